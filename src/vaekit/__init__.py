@@ -1,0 +1,26 @@
+"""Variational autoencoders built from interchangeable parts, on PyTorch Lightning."""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vaekit import callbacks, data
+    from vaekit.contracts import Batch, DataInfo
+    from vaekit.module import VAEModule
+    from vaekit.plugins import register
+
+__all__ = ["Batch", "DataInfo", "VAEModule", "__version__", "callbacks", "data", "register"]
+
+__version__ = version("vaekit")
+
+_HOME = {"Batch": "contracts", "DataInfo": "contracts", "VAEModule": "module", "register": "plugins"}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily: `vaekit --version` and `vaekit plugins` must not wait for torch.
+    if name in _HOME:
+        return getattr(import_module(f"vaekit.{_HOME[name]}"), name)
+    if name in ("callbacks", "data"):
+        return import_module(f"vaekit.{name}")
+    raise AttributeError(f"module 'vaekit' has no attribute {name!r}")

@@ -1,0 +1,8 @@
+"""Data modules: rows in memory, cut into batches."""
+
+from vaekit.data.arrays import Arrays
+from vaekit.data.base import DataModule
+from vaekit.data.digits import Digits
+from vaekit.data.idx import KMNIST, MNIST, FashionMNIST
+
+__all__ = ["KMNIST", "MNIST", "Arrays", "DataModule", "Digits", "FashionMNIST"]

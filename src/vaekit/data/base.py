@@ -1,0 +1,339 @@
+"""The base of all data modules: resident rows, the order of an epoch, and what is done to a batch."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, inf
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from vaekit.contracts import Batch, DataInfo
+
+__all__ = ["Batches", "DataModule", "Order", "Rows", "natural", "split"]
+
+
+@dataclass
+class Rows:
+    """The rows of one split, as they lie in memory.
+
+    Arguments:
+        x: The data, with shape `(N, *event)`; uint8 stays so until it is on the device.
+        context: Columns to condition on, with shape `(N, C)`.
+        mask: Like x, True where an element is observed.
+        label: Labels, with shape `(N,)` or `(N, *)`.
+        top: The stored value that is x = 1; None where values are taken as they are.
+    """
+
+    x: Tensor
+    context: Tensor | None = None
+    mask: Tensor | None = None
+    label: Tensor | None = None
+    top: float | None = None
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def __getitem__(self, index: Tensor | slice) -> Batch:
+        def rows(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[index]
+
+        return Batch(self.x[index], rows(self.context), rows(self.mask), rows(self.label))
+
+    def subset(self, index: Tensor | slice) -> Rows:
+        """Some of the rows."""
+        part = self[index]
+        return Rows(part.x, part.context, part.mask, part.label, self.top)
+
+
+def _generator(*key: object) -> torch.Generator:
+    """A generator that is a function of its key: seeds that lie close give unrelated streams."""
+    return torch.Generator().manual_seed(random.Random(repr(key)).getrandbits(63))
+
+
+def split(rows: Rows, val: float, test: float, seed: int) -> dict[str, Rows]:
+    """Disjoint train, val and test rows, drawn with a seed; a split without rows is left out.
+
+    Arguments:
+        val: Share of the rows, from 0 to 1; the same for `test`. None of both gives all to training.
+
+    Raises:
+        ValueError: If the shares leave no row for training.
+    """
+    n = len(rows)
+    n_val, n_test = round(n * val), round(n * test)
+    if val < 0 or test < 0 or n_val + n_test >= n:
+        raise ValueError(
+            f"Expected shares of held-out rows from 0 that leave rows for training, but got "
+            f"val={val} and test={test} of {n} rows."
+        )
+    if n_val == n_test == 0:
+        return {"train": rows}
+    order = torch.randperm(n, generator=_generator("split", seed))
+    parts = order.split([n - n_val - n_test, n_val, n_test])
+    named = zip(("train", "val", "test"), parts, strict=True)
+    return {name: rows.subset(part.sort()[0]) for name, part in named if len(part)}
+
+
+class Order:
+    """The order of an epoch's rows: a function of (seed, epoch), or the rows' own order."""
+
+    def __init__(self, n: int, shuffle: bool, seed: int) -> None:
+        self.n, self.shuffle, self.seed, self.epoch = n, shuffle, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def rows(self, start: int, stop: int) -> Tensor | slice:
+        """Which rows stand at these places of the epoch."""
+        return self._permutation()[start:stop] if self.shuffle else slice(start, stop)
+
+    def _permutation(self) -> Tensor:
+        key = (self.seed, self.epoch)
+        if getattr(self, "_key", None) != key:
+            self._key = key
+            self._order = torch.randperm(self.n, generator=_generator("order", *key))
+        return self._order
+
+
+class Batches:
+    """A loader that cuts batches out of resident rows.
+
+    Every rank takes the same number of steps, and every row is in exactly one batch of one rank. The
+    rows of a last batch are shared out evenly; a rank that is left without one receives a stand-in row
+    with weight 0.
+
+    Arguments:
+        batch_size: Rows a batch and rank.
+        shuffle: New order each epoch, a function of (seed, epoch); else the rows' own.
+    """
+
+    def __init__(
+        self, rows: Rows, batch_size: int, shuffle: bool, seed: int = 0, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self.rows, self.batch_size, self.rank, self.ranks = rows, batch_size, rank, ranks
+        self.sampler = Order(len(rows), shuffle, seed)  # Lightning calls its set_epoch
+        self.batch_sampler = None  # which Lightning looks for beside a sampler
+
+    def __len__(self) -> int:
+        return ceil(len(self.rows) / (self.batch_size * self.ranks))
+
+    def __iter__(self) -> Iterator[Batch]:
+        n, step = len(self.rows), self.batch_size * self.ranks
+        for start in range(0, n, step):
+            count = min(step, n - start)
+            share, more = divmod(count, self.ranks)
+            own = share + (self.rank < more)
+            first = start + self.rank * share + min(self.rank, more) if own else start
+            batch = self.rows[self.sampler.rows(first, first + max(own, 1))]
+            batch.weight = own * self.ranks / count
+            yield batch
+
+
+class DataModule(LightningDataModule):
+    """Base of all data modules. A subclass says how to `load` the rows of each split.
+
+    Arguments:
+        batch_size: Rows a step and device: with several devices the world's batch is that many times
+            larger, as in Lightning.
+        binarize: "none"; "dynamic", new draws of 0 and 1 from the grey values at each step of training,
+            held-out rows drawn once; or "static", all rows drawn once.
+        dequantize: Spread each of the `levels` values evenly over its bin, as a density wants it.
+        seed: Of the split, of the order of the rows and of what is drawn once.
+
+    Raises:
+        ValueError: If the batch size is below one, or both binarisation and dequantisation are wanted.
+    """
+
+    levels: int | None = None
+    _init: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        # Remembered here, for every subclass, so that a checkpoint can say what data it was trained on.
+        module = super().__new__(cls)
+        module._init = dict(inspect.signature(cls).bind_partial(*args, **kwargs).arguments)
+        return module
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        binarize: Literal["none", "dynamic", "static"] = "none",
+        dequantize: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"Expected a batch_size of at least 1 but got {batch_size}.")
+        if binarize not in ("none", "dynamic", "static"):
+            raise ValueError(f"Expected binarize to be none, dynamic or static but got {binarize!r}.")
+        if dequantize and binarize != "none":
+            raise ValueError(f"Expected one of dequantize and binarize={binarize!r} but got both.")
+        self.batch_size, self.binarize, self.dequantize = batch_size, binarize, dequantize
+        self.seed = seed
+        self._splits: dict[str, Rows] = {}
+
+    def load(self) -> dict[str, Rows]:
+        """The rows of each split: "train", and "val" and "test" where there are any."""
+        raise NotImplementedError
+
+    def natural_range(self) -> tuple[float, float]:
+        """Smallest and largest value of x, before binarisation and dequantisation."""
+        return (0.0, 1.0)
+
+    # What is declared
+
+    @property
+    def info(self) -> DataInfo:
+        """What is known of the data; loads it."""
+        self.prepare_data()
+        self.setup()
+        train = self._splits["train"]
+        levels: int | None = 2 if self.binarize != "none" else self.levels
+        width = 1.0 / self._count() if self.dequantize else 1.0
+        return DataInfo(
+            event_shape=tuple(train.x.shape[1:]),
+            data_range=self.natural_range(),
+            levels=None if self.dequantize else levels,
+            bin_width=width,
+            context_features=0 if train.context is None else train.context.shape[1],
+            data_size=len(train),
+        )
+
+    @property
+    def spec(self) -> dict[str, Any] | None:
+        """This data as plain data, for the checkpoint; None where it was made from tensors."""
+        init_args = {k: str(v) if isinstance(v, Path) else v for k, v in self._init.items()}
+        if not _is_plain(init_args):
+            return None
+        return {"class_path": type(self).__name__, "init_args": init_args}
+
+    def _count(self) -> int:
+        if self.levels is None:
+            raise ValueError(
+                f"Expected data of a known number of levels, such as uint8 images, to dequantise, but "
+                f"{type(self).__name__} holds continuous values."
+            )
+        return self.levels
+
+    # What Lightning calls
+
+    def setup(self, stage: str | None = None) -> None:
+        if self._splits:
+            return
+        splits = self.load()
+        if not splits or any(len(rows) == 0 for rows in splits.values()):
+            sizes = {name: len(rows) for name, rows in splits.items()}
+            raise ValueError(f"Expected at least one row in every split but got {sizes}.")
+        self._check(splits["train"])
+        for split, rows in splits.items():
+            if self.binarize == "static" or (self.binarize == "dynamic" and split != "train"):
+                splits[split] = self._binarized(rows, split)
+        self._splits = splits
+
+    def _check(self, rows: Rows) -> None:
+        if self.dequantize:
+            self._count()
+        low, high = self.natural_range()
+        if self.binarize != "none" and (low, high) != (0.0, 1.0):
+            raise ValueError(
+                f"Expected values in [0, 1], probabilities of a one, to binarise, but the data's range "
+                f"is [{low:g}, {high:g}]."
+            )
+
+    def _binarized(self, rows: Rows, split: str) -> Rows:
+        u = torch.rand(rows.x.shape, generator=_generator("binarize", self.seed, split))
+        ones = u * (1.0 if rows.top is None else rows.top) < rows.x
+        return Rows(ones.to(torch.uint8), rows.context, rows.mask, rows.label, top=1)
+
+    def _batches(self, split: str, shuffle: bool) -> Batches:
+        trainer = self.trainer
+        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        rows = self._splits[split]
+        return Batches(rows, self.batch_size, shuffle, self.seed, rank, ranks)
+
+    def train_dataloader(self) -> Batches:
+        return self._batches("train", shuffle=True)
+
+    def val_dataloader(self) -> Batches | list[Any]:
+        return self._batches("val", shuffle=False) if "val" in self._splits else []
+
+    def test_dataloader(self) -> Batches:
+        return self._batches(self._held_out("test"), shuffle=False)
+
+    def predict_dataloader(self) -> Batches:
+        return self._batches(self._held_out("test"), shuffle=False)
+
+    def _held_out(self, wanted: str) -> str:
+        if wanted not in self._splits:
+            raise ValueError(
+                f"Expected {wanted} rows but {type(self).__name__} was split into "
+                f"{', '.join(self._splits)} alone."
+            )
+        return wanted
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        assert self.trainer is not None
+        model = self.trainer.lightning_module
+        stage = self.trainer.state.stage
+        split = {"train": "train", "validate": "val", "sanity_check": "val"}.get(str(stage and stage.value), "test")
+        return self._converted(batch, split, torch.promote_types(torch.float32, model.dtype))
+
+    # What becomes of a batch
+
+    def _converted(self, batch: Batch, split: str, dtype: torch.dtype) -> Batch:
+        """The batch with x as the model sees it."""
+        top = self._splits[split].top
+        x = batch.x.to(dtype)
+        if top is not None:
+            x = (x + torch.rand_like(x)) / (top + 1) if self.dequantize else x / top
+        if self.binarize == "dynamic" and split == "train":
+            x = torch.bernoulli(x)
+        batch.x = x
+        if batch.context is not None:
+            batch.context = batch.context.to(dtype)
+        return batch
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have rows: "train", and "val" and "test" where there are any."""
+        self.info  # noqa: B018 - loads the rows
+        return tuple(self._splits)
+
+    def rows(
+        self, split: str, limit: int | None = None, batch_size: int = 1000
+    ) -> Iterator[Batch]:
+        """Batches of a split's rows as the model sees them, whatever the rank, in their own order.
+
+        Arguments:
+            split: "train", "val" or "test".
+            limit: At most so many rows.
+        """
+        if split not in self.splits:
+            self._held_out(split)
+        rows = self._splits[split]
+        if limit is not None:
+            rows = rows.subset(slice(0, limit))
+        for batch in Batches(rows, batch_size, shuffle=False):
+            yield self._converted(batch, split, torch.get_default_dtype())
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+def natural(low: float, high: float) -> tuple[float, float]:
+    """The narrowest of [0, 1], [-1, 1], [0, inf) and the real line that holds [low, high]."""
+    for least, most in ((0.0, 1.0), (-1.0, 1.0), (0.0, inf)):
+        if least <= low and high <= most:
+            return least, most
+    return -inf, inf

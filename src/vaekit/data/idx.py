@@ -1,0 +1,205 @@
+"""MNIST and the data sets that came after it in the same format."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import urllib.request
+from math import prod
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vaekit.data.base import DataModule, Rows
+
+__all__ = ["KMNIST", "MNIST", "FashionMNIST", "read_idx"]
+
+
+def read_idx(path: Path) -> Tensor:
+    """The unsigned bytes of an IDX file, gzipped or not.
+
+    Raises:
+        ValueError: If it is no IDX file of unsigned bytes, or its length is not what its header says.
+    """
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise ValueError(f"Expected a whole gzip file but {path} could not be read: {error}") from error
+    if len(data) < 4 or data[:3] != b"\0\0\x08":
+        raise ValueError(f"Expected an IDX file of unsigned bytes but {path} begins {data[:4]!r}.")
+    dims = data[3]
+    start = 4 + 4 * dims
+    shape = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(dims)]
+    if len(data) != start + prod(shape):
+        raise ValueError(
+            f"Expected {start + prod(shape):,} bytes for shape {shape} but {path} holds {len(data):,}."
+        )
+    return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy())
+
+
+class MNIST(DataModule):
+    """70,000 grey images of handwritten digits, 28x28: 60,000 for training, 10,000 for testing.
+
+    The four IDX files, gzipped or not, are looked for in `root` and in its folders `mnist`, `MNIST` and
+    `MNIST/raw`; else they are downloaded into the last of these. Grey values 0 to 255 become x from 0 to 1.
+
+    Arguments:
+        root: The folder; None takes the environment variable VAEKIT_DATA, or else `data`.
+        val: How many of the 60,000 rows, the last ones, are held out for validation; 0 trains on all.
+
+    Raises:
+        FileNotFoundError: If a file is not there and cannot be downloaded.
+        ValueError: If a file is damaged, or `val` leaves no row for training.
+
+    References:
+        Gradient-Based Learning Applied to Document Recognition (LeCun et al., 1998), doi 10.1109/5.726791
+    """
+
+    levels = 256
+    mirrors: ClassVar[list[str]] = [
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "http://yann.lecun.com/exdb/mnist/",
+    ]
+    md5: ClassVar[dict[str, str]] = {
+        "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
+        "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
+        "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
+    }
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        val: int = 10_000,
+        batch_size: int = 128,
+        binarize: Literal["none", "dynamic", "static"] = "none",
+        dequantize: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, binarize, dequantize, seed)
+        self.root = Path(os.environ.get("VAEKIT_DATA", "data") if root is None else root)
+        self.val = val
+
+    @property
+    def _folder(self) -> Path:
+        return self.root / type(self).__name__ / "raw"
+
+    def _find(self, name: str) -> Path | None:
+        own = type(self).__name__
+        for folder in (self.root, self.root / own.lower(), self.root / own, self._folder):
+            for file in (folder / name, folder / f"{name}.gz"):
+                if file.is_file():
+                    return file
+        return None
+
+    def prepare_data(self) -> None:
+        for name in self.md5:
+            if self._find(name) is None:
+                self._download(name)
+
+    def _download(self, name: str) -> None:
+        errors = []
+        for mirror in self.mirrors:
+            url = f"{mirror}{name}.gz"
+            try:
+                return fetch(url, self._folder / f"{name}.gz", self.md5[name])
+            except (OSError, ValueError) as error:
+                errors.append(f"{url}: {error}")
+        raise FileNotFoundError(
+            f"{type(self).__name__} needs the file {name}.gz, which is not under {self.root} and could "
+            f"not be downloaded. Put it into {self._folder}, or name the folder that has it with "
+            f"--data.root or VAEKIT_DATA. Tried: {'; '.join(errors)}"
+        )
+
+    def load(self) -> dict[str, Rows]:
+        train = self._rows("train")
+        if not 0 <= self.val < len(train):
+            raise ValueError(
+                f"Expected val, the number of held-out rows, from 0 to {len(train) - 1:,} but got {self.val:,}."
+            )
+        cut = len(train) - self.val
+        splits = {"train": train.subset(slice(0, cut)), "test": self._rows("t10k")}
+        if self.val:
+            splits["val"] = train.subset(slice(cut, None))
+        return splits
+
+    def _rows(self, part: str) -> Rows:
+        x, label = (self._read(f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+        if x.dim() != 3 or label.shape != x.shape[:1]:
+            raise ValueError(
+                f"Expected images (N, H, W) and labels (N,) in {self.root} but got {tuple(x.shape)} and "
+                f"{tuple(label.shape)}."
+            )
+        return Rows(x.unsqueeze(1), label=label.long(), top=255)
+
+    def _read(self, name: str) -> Tensor:
+        path = self._find(name)
+        if path is None:
+            raise FileNotFoundError(
+                f"{type(self).__name__} needs {name} or {name}.gz, which is not under {self.root}: call "
+                f"prepare_data() to download it, or put it there."
+            )
+        return read_idx(path)
+
+
+class FashionMNIST(MNIST):
+    """70,000 grey images of clothes, 28x28; files and arguments as for MNIST.
+
+    References:
+        Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017), https://arxiv.org/abs/1708.07747
+    """
+
+    mirrors: ClassVar[list[str]] = ["http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"]
+    md5: ClassVar[dict[str, str]] = {
+        "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+        "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+        "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+    }
+
+
+class KMNIST(MNIST):
+    """70,000 grey images of cursive Japanese characters, 28x28; files and arguments as for MNIST.
+
+    References:
+        Deep Learning for Classical Japanese Literature (Clanuwat et al., 2018),
+        https://arxiv.org/abs/1812.01718
+    """
+
+    mirrors: ClassVar[list[str]] = ["http://codh.rois.ac.jp/kmnist/dataset/kmnist/"]
+    md5: ClassVar[dict[str, str]] = {
+        "train-images-idx3-ubyte": "bdb82020997e1d708af4cf47b453dcf7",
+        "train-labels-idx1-ubyte": "e144d726b3acfaa3e44228e80efcd344",
+        "t10k-images-idx3-ubyte": "5c965bf0a639b31b8f53240b1b52f4d7",
+        "t10k-labels-idx1-ubyte": "7320c461ea6c1c855c0b718fb2a4b134",
+    }
+
+
+def fetch(url: str, path: Path, md5: str) -> None:
+    """Downloads a file, with a progress bar; it appears under its name only when whole and checked.
+
+    Raises:
+        OSError: If it cannot be reached or written.
+        ValueError: If its md5 is not the published one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        with urllib.request.urlopen(url, timeout=30) as source, part.open("wb") as target:
+            size = int(source.headers.get("Content-Length") or 0) or None
+            with tqdm(total=size, unit="B", unit_scale=True, desc=path.name) as bar:
+                while chunk := source.read(1 << 16):
+                    digest.update(chunk)
+                    target.write(chunk)
+                    bar.update(len(chunk))
+        if digest.hexdigest() != md5:
+            raise ValueError(f"expected md5 {md5} but got {digest.hexdigest()}")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

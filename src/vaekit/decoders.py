@@ -1,0 +1,98 @@
+"""Decoders: networks from z to what the likelihood needs."""
+
+from __future__ import annotations
+
+from math import prod
+
+from torch import Tensor, nn
+
+from vaekit.contracts import Decoder
+from vaekit.nn import activation_class, conv_sizes, mlp, with_context
+
+__all__ = ["ConvDecoder", "MLPDecoder"]
+
+
+class MLPDecoder(Decoder):
+    """A multilayer perceptron over the flattened latent; its output is linear.
+
+    Arguments:
+        hidden: Widths of the hidden layers; none gives a linear decoder.
+        activation: Name of an activation in torch.nn.
+
+    Raises:
+        ValueError: If a width is not positive or the activation has no such name.
+
+    Example:
+        >>> decoder = MLPDecoder(latent_shape=(2,), output_shape=(1, 8, 8), hidden=[32])
+        >>> decoder(torch.randn(5, 2)).shape
+        torch.Size([5, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        latent_shape: tuple[int, ...],
+        output_shape: tuple[int, ...],
+        context_features: int = 0,
+        hidden: list[int] = [256],  # noqa: B006
+        activation: str = "ReLU",
+    ) -> None:
+        super().__init__()
+        sizes = [prod(latent_shape) + context_features, *hidden, prod(output_shape)]
+        self.net = mlp(sizes, activation)
+        self.output_shape = tuple(output_shape)
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.net(with_context(z.flatten(1), context)).unflatten(1, self.output_shape)
+
+
+class ConvDecoder(Decoder):
+    """The mirror of `ConvEncoder`: linear layers, then transposed 3x3 convolutions to the exact size.
+
+    Arguments:
+        channels: Channels before each transposed convolution, in the encoder's order.
+        hidden: Width of the linear layer.
+        activation: Name of an activation in torch.nn.
+
+    Raises:
+        ValueError: If the output is no image (C, H, W), or too small for so many doublings.
+
+    Example:
+        >>> decoder = ConvDecoder(latent_shape=(2,), output_shape=(1, 28, 20), channels=[8, 16])
+        >>> decoder(torch.randn(5, 2)).shape
+        torch.Size([5, 1, 28, 20])
+    """
+
+    def __init__(
+        self,
+        latent_shape: tuple[int, ...],
+        output_shape: tuple[int, ...],
+        context_features: int = 0,
+        channels: list[int] = [32, 64],  # noqa: B006
+        hidden: int = 256,
+        activation: str = "ReLU",
+    ) -> None:
+        super().__init__()
+        # Leading axes (a mean and a scale for each element, say) are more channels of the same image.
+        image = (prod(output_shape[:-2]), *output_shape[-2:])
+        sizes = conv_sizes(image, len(channels))[::-1]
+        widths = [*channels[::-1], image[0]]
+        start = (widths[0], *sizes[0])
+        act = activation_class(activation)
+        self.linear = nn.Sequential(
+            mlp([prod(latent_shape) + context_features, hidden, prod(start)], activation, last=True),
+            nn.Unflatten(1, start),
+        )
+        layers: list[nn.Module] = []
+        for before, after, (h, w), (up_h, up_w) in zip(
+            widths, widths[1:], sizes, sizes[1:], strict=False
+        ):
+            # A doubling gives 2n - 1 or 2n pixels, as the output padding says.
+            pad = (up_h - 2 * h + 1, up_w - 2 * w + 1)
+            conv = nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=pad)
+            layers += [conv, act()]
+        self.conv = nn.Sequential(*layers[:-1])
+        self.output_shape = tuple(output_shape)
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        y = self.conv(self.linear(with_context(z.flatten(1), context)))
+        return y.reshape(-1, *self.output_shape)

@@ -1,0 +1,88 @@
+"""Encoders: networks from x to features."""
+
+from __future__ import annotations
+
+from math import prod
+
+from torch import Tensor, nn
+
+from vaekit.contracts import Encoder
+from vaekit.nn import activation_class, conv_sizes, fill, mlp, with_context
+
+__all__ = ["ConvEncoder", "MLPEncoder"]
+
+
+class MLPEncoder(Encoder):
+    """A multilayer perceptron over the flattened event.
+
+    Arguments:
+        hidden: Widths of the hidden layers; none gives the event itself, so that posterior heads are linear.
+        activation: Name of an activation in torch.nn.
+
+    Raises:
+        ValueError: If a width is not positive or the activation has no such name.
+
+    Example:
+        >>> MLPEncoder(event_shape=(1, 8, 8), hidden=[32])(torch.rand(5, 1, 8, 8)).shape
+        torch.Size([5, 32])
+    """
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...],
+        context_features: int = 0,
+        hidden: list[int] = [256],  # noqa: B006 - read only, and shown as it is by --help
+        activation: str = "ReLU",
+    ) -> None:
+        super().__init__()
+        sizes = [prod(event_shape) + context_features, *hidden]
+        self.features = sizes[-1]
+        self.net = mlp(sizes, activation, last=True)
+
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        return self.net(with_context(fill(x, mask).flatten(1), context))
+
+
+class ConvEncoder(Encoder):
+    """Strided 3x3 convolutions, each halving the image, and a linear layer.
+
+    Images may be of any size: an odd side is halved upwards.
+
+    Arguments:
+        channels: Channels after each convolution.
+        hidden: Width of the linear layer, which also sees the context.
+        activation: Name of an activation in torch.nn.
+
+    Raises:
+        ValueError: If the event is no image (C, H, W), or too small for so many halvings.
+
+    Example:
+        >>> ConvEncoder(event_shape=(1, 28, 20), channels=[8, 16])(torch.rand(5, 1, 28, 20)).shape
+        torch.Size([5, 256])
+    """
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...],
+        context_features: int = 0,
+        channels: list[int] = [32, 64],  # noqa: B006
+        hidden: int = 256,
+        activation: str = "ReLU",
+    ) -> None:
+        super().__init__()
+        h, w = conv_sizes(event_shape, len(channels))[-1]
+        widths = [event_shape[0], *channels]
+        act = activation_class(activation)
+        layers: list[nn.Module] = []
+        for before, after in zip(widths, channels, strict=False):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), act()]
+        self.conv = nn.Sequential(*layers, nn.Flatten())
+        self.linear = mlp([widths[-1] * h * w + context_features, hidden], activation, last=True)
+        self.features = hidden
+
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        return self.linear(with_context(self.conv(fill(x, mask)), context))

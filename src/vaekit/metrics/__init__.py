@@ -1,0 +1,1 @@
+"""Metrics: torchmetrics over pure functions."""

@@ -1,0 +1,53 @@
+"""Means over rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+__all__ = ["RowMeans"]
+
+
+class RowMeans(Metric):
+    """Means of named terms over all rows of all batches and ranks, each row counted once.
+
+    A term is (B,), a value a row, or a scalar, the mean over the batch's rows. Sums are kept in float64,
+    where the device has it. With `rows` 0 a batch counts nothing.
+
+    Example:
+        >>> means = RowMeans()
+        >>> means.update({"loss": torch.tensor([1.0, 2.0])}, rows=2)
+        >>> means.update({"loss": torch.tensor([6.0])}, rows=1)
+        >>> means.compute()
+        {'loss': 3.0}
+    """
+
+    full_state_update = False
+    totals: Tensor
+    rows: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: tuple[str, ...] = ()
+        self.add_state("totals", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("rows", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, terms: dict[str, Tensor], rows: int) -> None:
+        if not self.names:
+            self.names = tuple(terms)
+        values = [
+            x.detach().sum() * (rows > 0) if x.dim() else x.detach() * rows
+            for x in terms.values()
+        ]
+        dtype = torch.float32 if values[0].device.type == "mps" else torch.float64
+        self.totals = self.totals + torch.stack(values).to(dtype)
+        self.rows = self.rows + rows
+
+    def compute(self) -> dict[str, float]:
+        means = self.totals / self.rows
+        return dict(zip(self.names, means.tolist(), strict=True))
+
+    def reset(self) -> None:
+        super().reset()
+        self.names = ()

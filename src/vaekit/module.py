@@ -1,0 +1,460 @@
+"""The one LightningModule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
+from typing import IO, Any, Self
+
+import fsspec
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from vaekit import plugins
+from vaekit.contracts import Batch, Core, DataInfo, Objective, Part
+from vaekit.metrics.means import RowMeans
+from vaekit.plugins import RegistryError
+
+__all__ = ["PARTS", "VAEModule"]
+
+PARTS = ("encoder", "posterior", "prior", "decoder", "likelihood")
+Spec = str | Mapping[str, Any] | nn.Module
+
+
+class VAEModule(LightningModule):
+    """Trains and evaluates a core made of the parts that are named here.
+
+    A part is `Name`, or `{"class_path": Name, "init_args": {...}}`, or in Python a module, which then has
+    to be passed again when the model is loaded from a checkpoint.
+
+    Losses are in nats: sums over dimensions, means over rows. Validation and test report the bound itself
+    (beta 1, full KL), whatever is minimised in training.
+
+    Arguments:
+        latent_shape: Shape of z; a number n means (n,).
+        encoder: From x to features.
+        posterior: From features to q(z|x).
+        prior: p(z).
+        decoder: From z to what the likelihood needs.
+        likelihood: p(x|z).
+        objective: What is minimised.
+        core: How the parts make a model.
+        optimizer: A class of torch.optim; None is Adam with its own defaults.
+        lr_scheduler: A class of torch.optim.lr_scheduler; ReduceLROnPlateau watches the validation ELBO.
+        lr_interval: Whether the scheduler steps each "epoch" or each "step".
+        data: What is known of the data; None takes it from the data module when training begins. Under
+            strategies that fork or spawn it has to be given.
+
+    Raises:
+        RegistryError: If a name leads to no part, or a part refuses its arguments.
+        ValueError: If the parts do not fit the data.
+
+    Example:
+        >>> data = DataInfo(event_shape=(1, 8, 8), data_range=(0, 1), levels=2)
+        >>> model = VAEModule(latent_shape=2, data=data)
+        >>> model.encode(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 2])
+    """
+
+    core: Core
+    objective: Objective
+
+    def __init__(
+        self,
+        latent_shape: int | list[int] = 16,
+        encoder: Spec = "MLPEncoder",
+        posterior: Spec = "DiagonalNormal",
+        prior: Spec = "StandardNormal",
+        decoder: Spec = "MLPDecoder",
+        likelihood: Spec = "Bernoulli",
+        objective: Spec = "ELBO",
+        core: Spec = "VAE",
+        optimizer: str | Mapping[str, Any] | None = None,
+        lr_scheduler: str | Mapping[str, Any] | None = None,
+        lr_interval: str = "epoch",
+        data: DataInfo | Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        parts: dict[str, Spec] = {
+            "encoder": encoder,
+            "posterior": posterior,
+            "prior": prior,
+            "decoder": decoder,
+            "likelihood": likelihood,
+            "objective": objective,
+            "core": core,
+        }
+        self.parts = {
+            kind: part if isinstance(part, nn.Module) else plugins.as_spec(part)
+            for kind, part in parts.items()
+        }
+        sizes = [latent_shape] if isinstance(latent_shape, int) else list(latent_shape)
+        if not sizes or any(size < 1 for size in sizes):
+            raise ValueError(f"Expected a latent_shape of positive sizes but got {latent_shape!r}.")
+        if lr_interval not in ("epoch", "step"):
+            raise ValueError(f"Expected lr_interval to be epoch or step but got {lr_interval!r}.")
+        self.latent_shape = tuple(sizes)
+        self.optimizer = _torch_spec(optimizer or "Adam", "torch.optim")
+        self.lr_scheduler = lr_scheduler and _torch_spec(lr_scheduler, "torch.optim.lr_scheduler")
+        self.lr_interval = lr_interval
+        self.train_means, self.val_means, self.test_means = RowMeans(), RowMeans(), RowMeans()
+        self.info: DataInfo | None = None
+        self._checked = False
+        self.hparams.update(
+            latent_shape=sizes,
+            **{kind: _plain(part) for kind, part in self.parts.items()},
+            optimizer=self.optimizer,
+            lr_scheduler=self.lr_scheduler,
+            lr_interval=lr_interval,
+        )
+        if data is not None:
+            self.build(data if isinstance(data, DataInfo) else DataInfo(**data))
+
+    # Building
+
+    def build(self, data: DataInfo) -> None:
+        """Makes the parts for this data; their names were checked already, their arguments are now.
+
+        Raises:
+            RegistryError: If a part refuses its arguments.
+            ValueError: If the likelihood has no density for such data.
+        """
+        given = {
+            "event_shape": data.event_shape,
+            "latent_shape": self.latent_shape,
+            "context_features": data.context_features,
+            "data_size": data.data_size,
+        }
+
+        def build(kind: str, **more: Any) -> Part:
+            part = self.parts[kind]
+            if isinstance(part, nn.Module):
+                return part  # type: ignore[return-value]
+            return plugins.build(kind, part, {**given, **more})  # type: ignore[no-any-return]
+
+        core = self.parts["core"]
+        if isinstance(core, nn.Module):
+            self.core = core  # type: ignore[assignment]
+        else:
+            self.core = plugins.build("core", core, {"build": build}, make="assemble")
+        self.core.likelihood.check(data)
+        self.objective = build("objective")  # type: ignore[assignment]
+        self.info = data
+        self.hparams["data"] = data.as_dict()
+        parts = [m for m in self.modules() if isinstance(m, Part)]
+        self._stepped = [m for m in parts if type(m).after_step is not Part.after_step]
+        self._started = [m for m in parts if type(m).start is not Part.start]
+        self.core.keep_draw = bool(self._stepped)
+
+    def configure_model(self) -> None:
+        if self.info is None:
+            self.build(self._given_info())
+
+    def _given_info(self) -> DataInfo:
+        if getattr(self.trainer.strategy.launcher, "_start_method", None):  # fork or spawn
+            raise ValueError(
+                "Expected a model that is built before processes are forked or spawned, else its weights "
+                "would be lost with them: make it with VAEModule(..., data=datamodule.info)."
+            )
+        data = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "info"):
+            raise ValueError(
+                "Expected a vaekit data module, which says what its data are, or "
+                "VAEModule(..., data=DataInfo(event_shape=..., data_range=...)), but got neither."
+            )
+        return data.info  # type: ignore[no-any-return,union-attr]
+
+    def configure_optimizers(self) -> Any:
+        optimizer = _make(self.optimizer, self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = {
+            "scheduler": _make(self.lr_scheduler, optimizer),
+            "interval": self.lr_interval,
+            "monitor": "val/elbo",
+        }
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    # Training
+
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if self.info is not None and hasattr(data, "info"):
+            _check_same(self.info, data.info)  # type: ignore[union-attr]
+
+    def on_train_start(self) -> None:
+        if self.trainer.world_size > 1:
+            # seed_everything gives all ranks one seed, and with it all ranks' rows the same noise.
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
+        if self._started and self.global_step == 0:
+            data = getattr(self.trainer, "datamodule", None)
+            if not hasattr(data, "rows"):
+                names = ", ".join(type(part).__name__ for part in self._started)
+                raise ValueError(f"Expected a vaekit data module, for {names} to look at its rows.")
+            with torch.no_grad():
+                for part in self._started:
+                    part.start(b.to(self.device) for b in data.rows("train"))  # type: ignore[union-attr]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        batch = self._batch(batch)
+        terms = self.objective(self.core, batch, self.global_step)
+        self._count("train", terms, batch)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            shown = {name: term.detach().mean() for name, term in terms.items()}
+            self.log_dict({f"step/{name}": x for name, x in shown.items()}, batch_size=len(batch))
+        return terms["loss"].mean() * batch.weight
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        draw, self.core.last_draw = self.core.last_draw, None
+        if draw is not None:
+            with torch.no_grad():
+                for part in self._stepped:
+                    part.after_step(draw)
+
+    def on_train_epoch_end(self) -> None:
+        self._log_means("train")
+
+    # Evaluation
+
+    def evaluate(self, batch: Batch, samples: int = 1) -> dict[str, Tensor]:
+        """The bound and its parts, each (B,), in nats: beta 1, full KL, whatever is trained."""
+        draw = self.core.draw(batch, samples)
+        distortion, rate = -draw.log_likelihood.mean(0), draw.rate.mean(0)
+        return {"elbo": -(distortion + rate), "distortion": distortion, "rate": rate}
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluation_step("val", batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluation_step("test", batch)
+
+    def _evaluation_step(self, split: str, batch: Any) -> None:
+        batch = self._batch(batch)
+        self._count(split, self.evaluate(batch), batch)
+
+    def on_validation_epoch_start(self) -> None:
+        self._fix_noise()
+
+    def on_test_epoch_start(self) -> None:
+        self._fix_noise()
+
+    def on_validation_epoch_end(self) -> None:
+        self._free_noise()
+        self._log_means("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._free_noise()
+        self._log_means("test")
+
+    def _fix_noise(self) -> None:
+        # The same noise in every epoch: checkpoints are compared on it, and training's own random
+        # numbers do not depend on how often one looks.
+        devices = [self.device] if self.device.type == "cuda" else []
+        self._fork = torch.random.fork_rng(devices=devices)
+        self._fork.__enter__()
+        torch.manual_seed(self.global_rank)
+
+    def _free_noise(self) -> None:
+        self._fork.__exit__(None, None, None)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        batch = self._batch(batch)
+        q = self.core.infer(batch.x, batch.context, batch.mask)
+        p = self.core.decode(q.mean.unsqueeze(0), batch.context)
+        rows = {**self.evaluate(batch), "z": q.mean, "reconstruction": p.mean.squeeze(0)}
+        if batch.label is not None:
+            rows["label"] = batch.label
+        return {name: x[: len(batch) if batch.weight else 0] for name, x in rows.items()}
+
+    # Use
+
+    def sample(self, n: int, context: Tensor | None = None, sample: bool = False) -> Tensor:
+        """n rows x (n, *event) from the prior: the mean of p(x|z), or a sample of it."""
+        with self._using():
+            return self.core.generate(n, context, sample)
+
+    def encode(
+        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, sample: bool = False
+    ) -> Tensor:
+        """z (B, *Z) of rows x (B, *event): the mean of q(z|x), or a sample of it."""
+        with self._using():
+            q = self.core.infer(x.to(self.device), context, mask)
+            return q.sample() if sample else q.mean
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """x (B, *event) of latents z (B, *Z): the mean of p(x|z)."""
+        with self._using():
+            return self.core.decode(z.to(self.device).unsqueeze(0), context).mean.squeeze(0)
+
+    def reconstruct(
+        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, sample: bool = False
+    ) -> Tensor:
+        """x (B, *event) through z and back: the mean of p(x|z) at q(z|x)'s mean, or at a sample of it."""
+        return self.decode(self.encode(x, context, mask, sample), context)
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        if self.info is None:
+            raise ValueError(
+                "Expected a model that is built: train it first, load it from a checkpoint, or make it "
+                "with VAEModule(..., data=datamodule.info)."
+            )
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(training)
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        data = getattr(self._trainer, "datamodule", None)
+        named = {kind: p for kind, p in self.parts.items() if not isinstance(p, nn.Module)}
+        checkpoint["vaekit"] = {
+            "packages": plugins.provenance(named),
+            "data": getattr(data, "spec", None),
+        }
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path | IO[bytes],
+        map_location: Any = "cpu",
+        **changes: Any,
+    ) -> Self:
+        """The model of a checkpoint, with its weights; only tensors and plain data are read.
+
+        Arguments:
+            map_location: The device for its tensors.
+            changes: Arguments of the class to change, and the modules that were given as instances.
+
+        Raises:
+            RegistryError: If a part is not installed; the package that it came from is named.
+            ValueError: If the file is no checkpoint of vaekit, or an instance is missing.
+        """
+        checkpoint = read_checkpoint(checkpoint_path, map_location)
+        arguments = {**checkpoint["hyper_parameters"], **changes}
+        for name, value in arguments.items():
+            if isinstance(value, Mapping) and "instance" in value:
+                raise ValueError(
+                    f"The checkpoint was made around an instance of {value['instance']}: pass that "
+                    f"module again, as load_from_checkpoint(path, {name}=...)."
+                )
+        try:
+            model = cls(**arguments)
+        except RegistryError as error:
+            raise RegistryError(_missing(error, checkpoint["vaekit"]["packages"])) from error
+        model.load_state_dict(checkpoint["state_dict"])
+        return model.eval()
+
+    # Helpers
+
+    def _batch(self, batch: Any) -> Batch:
+        if not isinstance(batch, Batch):
+            x, *label = batch if isinstance(batch, list | tuple) else [batch]
+            batch = Batch(x, label=label[0] if label else None)
+        if not self._checked:
+            self._check(batch)
+        return batch
+
+    def _check(self, batch: Batch) -> None:
+        """Looks at the first batch, for loaders that vaekit does not know."""
+        assert self.info is not None
+        if tuple(batch.x.shape[1:]) != self.info.event_shape:
+            raise ValueError(
+                f"Expected rows of shape {self.info.event_shape} but got {tuple(batch.x.shape[1:])}."
+            )
+        seen = batch.x if batch.mask is None else batch.x[batch.mask]
+        low, high = (float(x) for x in torch.aminmax(seen))
+        least, most = self.core.likelihood.data_range
+        if not (isfinite(low) and isfinite(high) and least <= low and high <= most):
+            raise ValueError(
+                f"{type(self.core.likelihood).__name__} expected finite values in [{least:g}, {most:g}] "
+                f"but the first batch spans [{low:g}, {high:g}]."
+            )
+        self._checked = True
+
+    def _count(self, split: str, terms: dict[str, Tensor], batch: Batch) -> None:
+        self._means(split).update(terms, rows=len(batch) if batch.weight else 0)
+
+    def _means(self, split: str) -> RowMeans:
+        return getattr(self, f"{split}_means")  # type: ignore[no-any-return]
+
+    def _log_means(self, split: str) -> None:
+        means = self._means(split)
+        assert self.info is not None
+        values = means.compute()
+        means.reset()
+        if "elbo" in values:
+            values["bpd"] = self.info.bits_per_dimension(values["elbo"])
+        named = {f"{split}/{name}": x for name, x in values.items()}
+        for name, value in named.items():
+            self.log(name, value, prog_bar=name.endswith("/elbo"))
+
+
+def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = "cpu") -> dict[str, Any]:
+    """A checkpoint of vaekit: tensors and plain data, read with `weights_only`.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if isinstance(path, str | Path):
+        with fsspec.open(str(path), "rb") as file:
+            return read_checkpoint(file, map_location)
+    checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    if not (isinstance(checkpoint, dict) and "vaekit" in checkpoint):
+        raise ValueError(f"Expected a checkpoint of a VAEModule but {path} is none.")
+    return checkpoint
+
+
+def _plain(part: Any) -> Any:
+    if isinstance(part, nn.Module):
+        return {"instance": f"{type(part).__module__}.{type(part).__qualname__}"}
+    return plugins.shorten(part)
+
+
+def _torch_spec(value: str | Mapping[str, Any], module: str) -> dict[str, Any]:
+    """The spec of a class in a module of torch, checked."""
+    spec = plugins.as_spec(value)
+    prefix, _, name = spec["class_path"].rpartition(".")
+    found = getattr(_TORCH[module], name, None)
+    if prefix not in ("", module) or not isinstance(found, type):
+        raise RegistryError(f"Expected a class of {module} but got {spec['class_path']!r}.")
+    return {"class_path": f"{module}.{name}", "init_args": spec["init_args"]}
+
+
+_TORCH = {"torch.optim": torch.optim, "torch.optim.lr_scheduler": torch.optim.lr_scheduler}
+
+
+def _make(spec: Mapping[str, Any], first: Any) -> Any:
+    module, _, name = spec["class_path"].rpartition(".")
+    try:
+        return getattr(_TORCH[module], name)(first, **spec["init_args"])
+    except (TypeError, ValueError) as error:
+        raise RegistryError(f"{spec['class_path']}: {error}") from error
+
+
+def _check_same(declared: DataInfo, data: DataInfo) -> None:
+    """Refuses data that is not of the kind that the model was made for."""
+    for name in ("event_shape", "context_features"):
+        expected, got = getattr(declared, name), getattr(data, name)
+        if expected != got:
+            raise ValueError(f"The model was made for data of {name} {expected} but got {got}.")
+    (low, high), (least, most) = declared.data_range, data.data_range
+    if least < low or most > high:
+        raise ValueError(
+            f"The model was made for data in [{low:g}, {high:g}] but got data in [{least:g}, {most:g}]."
+        )
+
+
+def _missing(error: RegistryError, packages: Mapping[str, str]) -> str:
+    for name, package in packages.items():
+        if f"{name!r}" in str(error):
+            return f"{error} The checkpoint was written with {package}: install that package."
+    return str(error)

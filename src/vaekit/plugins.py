@@ -1,0 +1,352 @@
+"""From a name to a part: entry points, the classes they name, and the parts built from those."""
+
+# Nothing here imports torch or a part before a name asks for it: `vaekit plugins` must answer at once.
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import distributions
+from itertools import chain
+from typing import Any, TypeVar
+
+__all__ = [
+    "KINDS",
+    "Plugin",
+    "RegistryError",
+    "as_spec",
+    "build",
+    "find",
+    "load",
+    "plugins",
+    "provenance",
+    "register",
+    "shorten",
+]
+
+KINDS = {
+    "core": ("vaekit.models", "vaekit.contracts:Core"),
+    "encoder": ("vaekit.encoders", "vaekit.contracts:Encoder"),
+    "posterior": ("vaekit.posteriors", "vaekit.contracts:Posterior"),
+    "prior": ("vaekit.priors", "vaekit.contracts:Prior"),
+    "decoder": ("vaekit.decoders", "vaekit.contracts:Decoder"),
+    "likelihood": ("vaekit.likelihoods", "vaekit.contracts:Likelihood"),
+    "objective": ("vaekit.objectives", "vaekit.contracts:Objective"),
+    "schedule": ("vaekit.schedules", "vaekit.schedules:Schedule"),
+    "data": ("vaekit.data", "vaekit.data.base:DataModule"),
+}
+"""Each kind of plugin: its entry-point group, and the class that its plugins extend."""
+
+Spec = dict[str, Any]
+C = TypeVar("C", bound=type)
+
+
+class RegistryError(ValueError):
+    """A name that does not lead to a part, and what there is instead."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point: metadata alone, nothing imported."""
+
+    kind: str
+    name: str
+    value: str
+    package: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} ({self.package} {self.version})"
+
+
+_registered: dict[tuple[str, str], tuple[Plugin, type]] = {}
+_loaded: dict[Plugin, type] = {}
+_failures: dict[Plugin, Exception] = {}
+
+
+@cache
+def _installed(path: tuple[str, ...]) -> tuple[Plugin, ...]:
+    kinds = {group: kind for kind, (group, _) in KINDS.items()}
+    found: dict[str, list[Plugin]] = {}
+    for package in distributions():
+        entries = [entry for entry in package.entry_points if entry.group in kinds]
+        # A package found twice on the path counts where it is found first.
+        if entries and (name := package.name) not in found:
+            found[name] = [
+                Plugin(kinds[entry.group], entry.name, entry.value, name, package.version)
+                for entry in entries
+            ]
+    return tuple(chain.from_iterable(found.values()))
+
+
+def plugins(kind: str | None = None) -> list[Plugin]:
+    """All plugins, or those of one kind, from metadata and from `register`."""
+    found = [*_installed(tuple(sys.path)), *(plugin for plugin, _ in _registered.values())]
+    order = list(KINDS)
+    return sorted(
+        (p for p in found if kind in (None, p.kind)),
+        key=lambda p: (order.index(p.kind), p.package != "vaekit", p.name),
+    )
+
+
+def _import(value: str) -> Any:
+    module, _, name = value.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def load(plugin: Plugin) -> type:
+    """The plugin's class. It is imported once, and a failure is kept.
+
+    Raises:
+        RegistryError: If it cannot be imported, or is no class of its kind and name.
+    """
+    if plugin in _failures:
+        raise _failure(plugin) from _failures[plugin]
+    if (plugin.kind, plugin.name) in _registered:
+        mine, cls = _registered[plugin.kind, plugin.name]
+        if mine == plugin:
+            return cls
+    if plugin not in _loaded:
+        try:
+            _loaded[plugin] = _checked(plugin, _import(plugin.value))
+        except Exception as error:  # noqa: BLE001 - other people's code may raise anything
+            _failures[plugin] = error
+            raise _failure(plugin) from error
+    return _loaded[plugin]
+
+
+def _failure(plugin: Plugin) -> RegistryError:
+    error = _failures[plugin]
+    if isinstance(error, RegistryError):
+        return error
+    return RegistryError(
+        f"The {plugin} could not be imported from {plugin.value}: {type(error).__name__}: {error}"
+    )
+
+
+def _checked(plugin: Plugin, cls: Any) -> type:
+    base = _import(KINDS[plugin.kind][1])
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise RegistryError(
+            f"The {plugin} at {plugin.value} is no {base.__name__}: a plugin in the group "
+            f"{KINDS[plugin.kind][0]} must be a subclass of {base.__module__}.{base.__name__}."
+        )
+    if cls.__name__ != plugin.name:
+        raise RegistryError(
+            f"The {plugin} leads to a class named {cls.__name__}: an entry point's name must be the "
+            f"name of its class."
+        )
+    return cls
+
+
+def _matches(kind: str, name: str) -> list[Plugin]:
+    dotted = name.replace(":", ".")
+    return [p for p in plugins(kind) if p.name == name or p.value.replace(":", ".") == dotted]
+
+
+def find(kind: str, name: str) -> Plugin:
+    """The plugin of a kind by its name, or by its entry point's exact value.
+
+    Raises:
+        RegistryError: If there is none, or several packages claim the name.
+    """
+    found = _matches(kind, name)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        claims = ", ".join(f"{p.package} {p.version} ({p.value})" for p in found)
+        raise RegistryError(
+            f"Several packages claim the {kind} {name}: {claims}. Name it by its full path, such as "
+            f"{found[0].value.replace(':', '.')}, or uninstall one of them."
+        )
+    raise RegistryError(_unknown(kind, name))
+
+
+def _unknown(kind: str, name: str) -> str:
+    names = [p.name for p in plugins(kind)]
+    message = f"There is no {kind} {name!r}."
+    elsewhere = [p for p in plugins() if p.name == name]
+    if elsewhere:
+        message = f"Expected {_a(kind)}, but {name} is {_a(elsewhere[0].kind)}."
+    elif close := get_close_matches(name, names, n=1):
+        message += f" Did you mean {close[0]}?"
+    known = ", ".join(names) or "none"
+    return (
+        f"{message} Registered under {kind}: {known}. "
+        f"A class of your own needs @vaekit.register or an entry point in {KINDS[kind][0]}."
+    )
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+
+
+def register(cls: C) -> C:
+    """Registers a class of this process, such as one written in a notebook, under its own name.
+
+    A second class of the same name takes the place of the first.
+
+    Raises:
+        RegistryError: If the class extends no kind, or an installed package has that name.
+
+    Example:
+        >>> from vaekit.contracts import Prior
+        >>> @register
+        ... class MyPrior(Prior):
+        ...     pass
+        >>> find("prior", "MyPrior").package
+        '__main__'
+    """
+    kinds = [kind for kind, (_, base) in KINDS.items() if issubclass(cls, _import(base))]
+    if len(kinds) != 1:
+        bases = ", ".join(base.replace(":", ".") for _, base in KINDS.values())
+        raise RegistryError(f"Expected {cls.__name__} to extend one of {bases}.")
+    kind, name = kinds[0], cls.__name__
+    clash = [p for p in _installed(tuple(sys.path)) if (p.kind, p.name) == (kind, name)]
+    if clash:
+        raise RegistryError(
+            f"The name {name} is taken by the {clash[0]}: give your class another name."
+        )
+    value = f"{cls.__module__}:{cls.__qualname__}"
+    package = cls.__module__.partition(".")[0]
+    _registered[kind, name] = (Plugin(kind, name, value, package, "in this process"), cls)
+    return cls
+
+
+def as_spec(value: str | Mapping[str, Any]) -> Spec:
+    """`Name` or `{class_path, init_args}` as the latter.
+
+    Raises:
+        RegistryError: If it is neither.
+    """
+    if isinstance(value, str):
+        return {"class_path": value, "init_args": {}}
+    if isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
+        unknown = set(value) - {"class_path", "init_args"}
+        if not unknown:
+            return {"class_path": value["class_path"], "init_args": dict(value.get("init_args") or {})}
+    raise RegistryError(
+        f"Expected a part as a name or as {{class_path: Name, init_args: {{...}}}} but got {value!r}."
+    )
+
+
+def _is_spec(value: Any) -> bool:
+    return isinstance(value, Mapping) and "class_path" in value
+
+
+def _nested(value: Any, change: Callable[[Spec], Any]) -> Any:
+    """The value with every part inside it replaced by `change` of it."""
+    if _is_spec(value):
+        return change(as_spec(value))
+    if isinstance(value, Mapping):
+        return {k: _nested(v, change) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_nested(v, change) for v in value)
+    return value
+
+
+def _find_any(name: str) -> Plugin:
+    found = [p for kind in KINDS for p in _matches(kind, name)]
+    if len(found) != 1:
+        raise RegistryError(f"Expected the name of one plugin but {name!r} is that of {len(found)}.")
+    return found[0]
+
+
+def shorten(value: Any) -> Any:
+    """Specs with every class path that leads to a registered plugin replaced by the plugin's name."""
+
+    def change(spec: Spec) -> Spec:
+        init_args = {k: _nested(v, change) for k, v in spec["init_args"].items()}
+        return {"class_path": _short(spec["class_path"]), "init_args": init_args}
+
+    return _nested(value, change)
+
+
+def _short(path: str) -> str:
+    module, _, attribute = path.rpartition(".")
+    cls = getattr(sys.modules.get(module), attribute, None)
+    classes = {**_loaded, **dict(_registered.values())}
+    for plugin, known in classes.items():
+        if known is cls:
+            unique = len(_matches(plugin.kind, plugin.name)) == 1
+            return plugin.name if unique else plugin.value.replace(":", ".")
+    return path
+
+
+def arguments(cls: type) -> dict[str, inspect.Parameter]:
+    """The arguments of a class's `__init__`, those passed on to its bases by `**kwargs` among them."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        own = inspect.signature(base.__init__).parameters  # type: ignore[misc]
+        found = {**own, **found}
+        if not any(p.kind is p.VAR_KEYWORD for p in own.values()):
+            break
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: p for name, p in found.items() if name != "self" and p.kind in named}
+
+
+def build(
+    kind: str, value: str | Mapping[str, Any], given: Mapping[str, Any] | None = None, make: str = ""
+) -> Any:
+    """Makes a part from its name or spec.
+
+    Arguments:
+        given: What vaekit fills in where the part's `__init__` names it.
+        make: Name of a class method to call in the place of the class, and to which all of `given` goes.
+
+    Raises:
+        RegistryError: If the name leads to no part, or an argument is unknown, missing or refused by it.
+    """
+    spec, given = as_spec(value), given or {}
+    plugin = find(kind, spec["class_path"])
+    cls = load(plugin)
+    accepted = arguments(cls)
+    own = [name for name in accepted if name not in given]
+    for name in spec["init_args"]:
+        if name not in own:
+            raise RegistryError(_refuse(plugin, name, own, name in given))
+    init_args = _nested(spec["init_args"], _build_any)
+    given = given if make else {name: x for name, x in given.items() if name in accepted}
+    try:
+        return (getattr(cls, make) if make else cls)(**given, **init_args)
+    except RegistryError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise RegistryError(f"The {plugin}: {error}") from error
+
+
+def _build_any(spec: Spec) -> Any:
+    return build(_find_any(spec["class_path"]).kind, spec)
+
+
+def _refuse(plugin: Plugin, name: str, own: list[str], given: bool) -> str:
+    if given:
+        return f"The {plugin} is given {name} by vaekit: leave it out of init_args."
+    close = get_close_matches(name, own, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return f"The {plugin} has no argument {name!r}.{hint} It has: {', '.join(own) or 'none'}."
+
+
+def _names(value: Any) -> Iterator[str]:
+    if _is_spec(value):
+        yield value["class_path"]
+        yield from _names(value.get("init_args"))
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _names(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _names(part)
+
+
+def provenance(parts: Mapping[str, Any]) -> dict[str, str]:
+    """The package and version that each plugin named in some specs came from."""
+    names = set(_names({kind: as_spec(spec) for kind, spec in parts.items()}))
+    return {p.name: f"{p.package} {p.version}" for p in plugins() if p.name in names}
