@@ -272,6 +272,11 @@ class VAEModule(LightningModule):
 
     # Use
 
+    @property
+    def instances(self) -> dict[str, nn.Module]:
+        """The parts that were given as modules, which no checkpoint can make again."""
+        return {kind: part for kind, part in self.parts.items() if isinstance(part, nn.Module)}
+
     def sample(self, n: int, context: Tensor | None = None, sample: bool = False) -> Tensor:
         """n rows x (n, *event) from the prior: the mean of p(x|z), or a sample of it."""
         with self._using():

@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -20,11 +20,13 @@ __all__ = [
     "Plugin",
     "RegistryError",
     "as_spec",
+    "base",
     "build",
     "find",
     "load",
     "plugins",
     "provenance",
+    "refusal",
     "register",
     "shorten",
 ]
@@ -129,12 +131,17 @@ def _failure(plugin: Plugin) -> RegistryError:
     )
 
 
+def base(kind: str) -> type:
+    """The class that all plugins of a kind extend."""
+    return _import(KINDS[kind][1])  # type: ignore[no-any-return]
+
+
 def _checked(plugin: Plugin, cls: Any) -> type:
-    base = _import(KINDS[plugin.kind][1])
-    if not (isinstance(cls, type) and issubclass(cls, base)):
+    wanted = base(plugin.kind)
+    if not (isinstance(cls, type) and issubclass(cls, wanted)):
         raise RegistryError(
-            f"The {plugin} at {plugin.value} is no {base.__name__}: a plugin in the group "
-            f"{KINDS[plugin.kind][0]} must be a subclass of {base.__module__}.{base.__name__}."
+            f"The {plugin} at {plugin.value} is no {wanted.__name__}: a plugin in the group "
+            f"{KINDS[plugin.kind][0]} must be a subclass of {wanted.__module__}.{wanted.__name__}."
         )
     if cls.__name__ != plugin.name:
         raise RegistryError(
@@ -202,9 +209,9 @@ def register(cls: C) -> C:
         >>> find("prior", "MyPrior").package
         '__main__'
     """
-    kinds = [kind for kind, (_, base) in KINDS.items() if issubclass(cls, _import(base))]
+    kinds = [kind for kind in KINDS if issubclass(cls, base(kind))]
     if len(kinds) != 1:
-        bases = ", ".join(base.replace(":", ".") for _, base in KINDS.values())
+        bases = ", ".join(path.replace(":", ".") for _, path in KINDS.values())
         raise RegistryError(f"Expected {cls.__name__} to extend one of {bases}.")
     kind, name = kinds[0], cls.__name__
     clash = [p for p in _installed(tuple(sys.path)) if (p.kind, p.name) == (kind, name)]
@@ -308,10 +315,9 @@ def build(
     plugin = find(kind, spec["class_path"])
     cls = load(plugin)
     accepted = arguments(cls)
-    own = [name for name in accepted if name not in given]
     for name in spec["init_args"]:
-        if name not in own:
-            raise RegistryError(_refuse(plugin, name, own, name in given))
+        if name not in accepted or name in given:
+            raise RegistryError(refusal(plugin, name, given))
     init_args = _nested(spec["init_args"], _build_any)
     given = given if make else {name: x for name, x in given.items() if name in accepted}
     try:
@@ -326,9 +332,11 @@ def _build_any(spec: Spec) -> Any:
     return build(_find_any(spec["class_path"]).kind, spec)
 
 
-def _refuse(plugin: Plugin, name: str, own: list[str], given: bool) -> str:
-    if given:
-        return f"The {plugin} is given {name} by vaekit: leave it out of init_args."
+def refusal(plugin: Plugin, name: str, given: Collection[str]) -> str:
+    """Why a plugin does not take an argument of that name, and which arguments it has."""
+    own = [argument for argument in arguments(load(plugin)) if argument not in given]
+    if name in given:
+        return f"The {plugin} is given {name} by vaekit: leave it out."
     close = get_close_matches(name, own, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     return f"The {plugin} has no argument {name!r}.{hint} It has: {', '.join(own) or 'none'}."

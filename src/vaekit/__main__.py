@@ -1,0 +1,73 @@
+"""The command line's front: answers at once what needs no torch, and hands the rest on."""
+
+from __future__ import annotations
+
+import sys
+
+from vaekit import __version__
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "fit": "train a model; bare, a VAE on handwritten digits",
+    "validate": "the bound on the validation rows",
+    "test": "the bound on the test rows",
+    "predict": "bounds, latents and reconstructions of the test rows, to predictions.npz",
+    "sample": "rows from the prior, to samples.png and samples.npz",
+    "reconstruct": "held-out rows and their reconstructions, to reconstructions.png",
+    "encode": "posterior means of rows, to codes.npz and latent.png",
+    "plugins": "list the plugins that are installed; --check imports them",
+}
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the command line; `args` are those after the program's name."""
+    args = sys.argv[1:] if args is None else args
+    if not args or args[0] in ("-h", "--help"):
+        _help()
+    elif args[0] == "--version":
+        print(f"vaekit {__version__}")
+    elif args[0] == "plugins":
+        _plugins(args[1:])
+    else:
+        from vaekit.cli import run
+
+        run(args)
+
+
+def _help() -> None:
+    print("usage: vaekit COMMAND [-c CONFIG] [--OPTION VALUE] ...\n\ncommands:")
+    for name, text in COMMANDS.items():
+        print(f"  {name:<12} {text}")
+    print("\n  vaekit COMMAND --help      all options of a command")
+    print("  vaekit fit --print_config  the resolved configuration")
+    print("  vaekit --version")
+
+
+def _plugins(args: list[str]) -> None:
+    if args not in ([], ["--check"]):
+        sys.exit(f"vaekit plugins: expected no argument or --check but got {' '.join(args)}")
+    from rich.console import Console
+    from rich.table import Table
+
+    from vaekit.plugins import RegistryError, load, plugins
+
+    check, broken = bool(args), False
+    table = Table("kind", "name", "package", "version", *(["what it is"] if check else []))
+    for plugin in plugins():
+        row = [plugin.kind, plugin.name, plugin.package, plugin.version]
+        if check:
+            try:
+                doc = load(plugin).__doc__ or ""
+                row.append(doc.strip().partition("\n")[0])
+            except RegistryError as error:
+                broken = True
+                row.append(f"[red]broken:[/red] {error}")
+        table.add_row(*row)
+    Console(soft_wrap=True).print(table)
+    if broken:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Callbacks: the best checkpoint, pictures and the run's configuration, and a W&B logger that always works."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
+
+from vaekit import pictures
+from vaekit.data.base import DataModule
+from vaekit.module import VAEModule
+
+__all__ = ["BestCheckpoint", "ConfigWriter", "Pictures", "PredictionWriter", "WandbLogger"]
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps `best.ckpt` and `last.ckpt` in the run's folder.
+
+    Arguments:
+        monitor: What is compared; the validation ELBO, that is the bound itself, by default. Without
+            validation rows the newest model counts as the best.
+        mode: Whether "max" or "min" is best.
+        every_n_epochs: How often to look.
+    """
+
+    def __init__(
+        self, monitor: str = "val/elbo", mode: str = "max", every_n_epochs: int = 1
+    ) -> None:
+        super().__init__(
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            every_n_epochs=every_n_epochs,
+            save_last=True,
+            enable_version_counter=False,
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.dirpath = trainer.log_dir or trainer.default_root_dir
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, DataModule) and "val" not in data.splits:
+            self.monitor = None
+        super().setup(trainer, pl_module, stage)
+
+
+class ConfigWriter(Callback):
+    """Writes the resolved configuration into the run's folder, and gives it to the loggers."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = dict(config)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        folder = trainer.log_dir  # asked on every rank: it is broadcast
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        if folder is not None:
+            path = Path(folder, "config.yaml")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(yaml.safe_dump(self.config, sort_keys=False))
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):  # which would write the same file again
+                logger.log_hyperparams(self.config)
+
+
+class Pictures(Callback):
+    """Draws `samples.png`, `reconstructions.png` and `latent.png` into the run's folder, and for W&B.
+
+    At the end they show the best checkpoint where there is one, else the model as it is.
+
+    Arguments:
+        every_n_epochs: Also draw them during training, so often; 0 draws at the end alone.
+        rows: Held-out rows in `latent.png`.
+    """
+
+    def __init__(self, every_n_epochs: int = 0, rows: int = 2000) -> None:
+        self.every_n_epochs, self.rows = every_n_epochs, rows
+        self.paths: list[Path] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            assert isinstance(pl_module, VAEModule)
+            self._draw(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, VAEModule)
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if trainer.is_global_zero and best:
+            pl_module = VAEModule.load_from_checkpoint(best, **deepcopy(pl_module.instances))
+        self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: Trainer, model: VAEModule) -> None:
+        folder = trainer.log_dir
+        data = getattr(trainer, "datamodule", None)
+        if not trainer.is_global_zero or folder is None or not isinstance(data, DataModule):
+            return
+        split = next(split for split in ("val", "test", "train") if split in data.splits)
+        batch = next(data.rows(split, self.rows, batch_size=self.rows))
+        with torch.random.fork_rng():  # the same latents in every picture, and training undisturbed
+            torch.manual_seed(0)
+            figures = pictures.draw_all(model, batch)
+        self.paths = [Path(folder, f"{name}.png") for name in figures]
+        for path, figure in zip(self.paths, figures.values(), strict=True):
+            pictures.save(figure, path)
+        for logger in trainer.loggers:
+            if isinstance(logger, LightningWandbLogger):
+                for path in self.paths:
+                    logger.log_image(f"pictures/{path.stem}", [str(path)])
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes `predictions.npz`, what the model says of each row, the rows of all ranks in their order.
+
+    It holds elbo, distortion and rate in nats, z (the mean of q(z|x)), reconstruction (the mean of p(x|z)
+    there) and, where there are labels, label.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(write_interval="epoch")
+        self.path = folder / "predictions.npz"
+
+    def write_on_epoch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        predictions: Sequence[Any],
+        batch_indices: Sequence[Any],
+    ) -> None:
+        own = [{name: x.cpu() for name, x in batch.items()} for batch in predictions]
+        ranks = [own]
+        if trainer.world_size > 1:
+            ranks = [[] for _ in range(trainer.world_size)]
+            dist.all_gather_object(ranks, own)
+        if not trainer.is_global_zero:
+            return
+        # A step's rows lie on the ranks one after the other.
+        batches = [batch for step in zip(*ranks, strict=True) for batch in step]
+        columns = {name: torch.cat([b[name] for b in batches]) for name in batches[0]}
+        np.savez(self.path, **{name: x.float().numpy() for name, x in columns.items()})
+        print(f"  {self.path}")
+
+
+class WandbLogger(LightningWandbLogger):
+    """Lightning's W&B logger, offline unless a key is there.
+
+    Arguments:
+        project: The project's name.
+        name: The run's name; None lets W&B choose.
+        save_dir: Where the `wandb` folder is made.
+        offline: Keep the run on disk, for `wandb sync`; None decides by whether a key is there.
+    """
+
+    def __init__(
+        self,
+        project: str = "vaekit",
+        name: str | None = None,
+        save_dir: str = ".",
+        offline: bool | None = None,
+    ) -> None:
+        import wandb
+
+        if offline is None:
+            offline = not wandb.api.api_key
+        # Not Lightning's own `offline`, which sets WANDB_MODE for the whole process.
+        mode = {"mode": "offline"} if offline else {}
+        super().__init__(name=name, save_dir=save_dir, project=project, **mode)

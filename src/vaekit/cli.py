@@ -1,0 +1,362 @@
+"""LightningCLI, with parts by name, and the subcommands that look at a trained model."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+
+from vaekit import pictures, plugins, summary
+from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, PredictionWriter
+from vaekit.contracts import GIVEN
+from vaekit.data.base import DataModule
+from vaekit.module import PARTS, VAEModule, read_checkpoint
+
+__all__ = ["CLI", "Trainer", "run"]
+
+_MODEL_KINDS = (*PARTS, "objective", "core")
+_SKIPPED = {*GIVEN, *PARTS}
+
+
+class Trainer(LightningTrainer):
+    """Lightning's Trainer, with methods that look at a trained model."""
+
+    def sample(self, model: VAEModule, ckpt_path: str, n: int = 64, out: str | None = None) -> None:
+        """Draw rows from the prior, to samples.png and samples.npz.
+
+        Args:
+            ckpt_path: The checkpoint of the model.
+            n: How many rows.
+            out: Folder to write to; by default the checkpoint's.
+        """
+        x = model.sample(n)
+        folder = _folder(out, ckpt_path)
+        np.savez(folder / "samples.npz", x=x.numpy())
+        _draw(pictures.samples(model, x), folder / "samples.png")
+        print(f"  {folder / 'samples.npz'}")
+
+    def reconstruct(
+        self,
+        model: VAEModule,
+        datamodule: DataModule,
+        ckpt_path: str,
+        split: str = "test",
+        n: int = 32,
+        out: str | None = None,
+    ) -> None:
+        """Show rows and their reconstructions, in reconstructions.png.
+
+        Args:
+            ckpt_path: The checkpoint of the model.
+            split: Which rows: train, val or test.
+            n: How many rows.
+            out: Folder to write to; by default the checkpoint's.
+        """
+        batch = next(datamodule.rows(split, n, batch_size=n))
+        path = _folder(out, ckpt_path) / "reconstructions.png"
+        _draw(pictures.reconstructions(model, batch, n), path)
+
+    def encode(
+        self,
+        model: VAEModule,
+        datamodule: DataModule,
+        ckpt_path: str,
+        split: str = "test",
+        out: str | None = None,
+    ) -> None:
+        """Write posterior means and labels of rows to codes.npz, and show them in latent.png.
+
+        Args:
+            ckpt_path: The checkpoint of the model.
+            split: Which rows: train, val or test.
+            out: Folder to write to; by default the checkpoint's.
+        """
+        folder = _folder(out, ckpt_path)
+        batches = list(datamodule.rows(split))
+        columns = {"z": torch.cat([model.encode(b.x, b.context, b.mask) for b in batches])}
+        labels = [b.label for b in batches if b.label is not None]
+        if labels:
+            columns["label"] = torch.cat(labels)
+        np.savez(folder / "codes.npz", **{k: v.numpy() for k, v in columns.items()})
+        rows = next(datamodule.rows(split, 2000, batch_size=2000))
+        _draw(pictures.latent_plane(model, rows), folder / "latent.png")
+        print(f"  {folder / 'codes.npz'}")
+
+
+def _folder(out: str | None, ckpt_path: str) -> Path:
+    folder = Path(ckpt_path).parent if out is None else Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _draw(figure: Any, path: Path) -> None:
+    pictures.save(figure, path)
+    print(f"  {path}")
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose error, where a part's name is wrong, says which names there are."""
+
+    args: list[str] = []
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        return super().error(_better(message, self.args), ex)
+
+
+class CLI(LightningCLI):
+    """The command line: LightningCLI with a kind of plugin behind each part of the model."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(
+            VAEModule,
+            DataModule,
+            save_config_callback=None,
+            trainer_class=Trainer,
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={"default_env": True, "env_prefix": "VAEKIT"},
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    # Arguments
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        own = {name: {"model", "datamodule"} for name in ("sample", "reconstruct", "encode")}
+        return {**LightningCLI.subcommands(), **own}
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({"trainer.use_distributed_sampler": False})
+        plain: dict[str, Any] = {"instantiate": False, "required": False, "fail_untyped": False}
+        kinds = {*_MODEL_KINDS, "optimizer", "lr_scheduler", "data"}
+        parser.add_class_arguments(VAEModule, "model", skip=kinds, instantiate=False)
+        for kind in _MODEL_KINDS:
+            base = plugins.base(kind)
+            parser.add_subclass_arguments(base, f"model.{kind}", skip=_SKIPPED, **plain)
+        schedulers = torch.optim.lr_scheduler.LRScheduler
+        parser.add_subclass_arguments(
+            torch.optim.Optimizer, "model.optimizer", skip={"params"}, **plain
+        )
+        parser.add_subclass_arguments(schedulers, "model.lr_scheduler", skip={"optimizer"}, **plain)
+        parser.add_subclass_arguments(DataModule, "data", **plain)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_argument("--runs", default="runs", help="Folder in which each run gets its own.")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        assert isinstance(args, list)
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: a checkpoint's hyperparameters never win over the command line in silence."""
+
+    # Instances
+
+    def instantiate_classes(self) -> None:
+        self.config_init: Namespace = self.parser.instantiate_classes(self.config)
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=True, format="yaml"))
+        config = config[self.subcommand]
+        for key in ("model", "data"):
+            if key in config:
+                config[key] = plugins.shorten(config[key])
+        self.plain = config
+        try:
+            self._instantiate_parts(config)
+        except (ValueError, FileNotFoundError) as error:
+            self._parser(self.subcommand).error(str(error))
+        self.trainer = self.instantiate_trainer()
+
+    def _instantiate_parts(self, config: dict[str, Any]) -> None:
+        path = self._get(self.config, "ckpt_path")
+        if self.subcommand == "fit":
+            self.datamodule = plugins.build("data", config["data"])
+            self.model = VAEModule(**config["model"], data=self.datamodule.info)
+            return
+        if path is None:
+            raise ValueError(
+                f"vaekit {self.subcommand} needs a trained model: --ckpt_path runs/.../best.ckpt"
+            )
+        given = [key for key in ("encoder", "decoder", *_MODEL_KINDS) if key in config["model"]]
+        if given:
+            raise ValueError(
+                f"The model comes from the checkpoint: leave out --model.{given[0]}."
+            )
+        self.model = VAEModule.load_from_checkpoint(path)
+        spec = config.get("data") or read_checkpoint(path)["vaekit"]["data"]
+        self.datamodule = None
+        if spec is not None:
+            self.datamodule = plugins.build("data", spec)
+        elif self.subcommand != "sample":
+            raise ValueError(
+                "The checkpoint's data were tensors in memory: name data with --data, such as "
+                "--data Arrays --data.x rows.npy."
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> LightningTrainer:
+        trainer = self._get(self.config_init, "trainer")
+        logger = trainer.get("logger")
+        loggers = [logger] if logger and not isinstance(logger, list) else logger or []
+        runs = self._get(self.config, "runs")
+        if logger is not False and self.subcommand == "fit":
+            # First, since Lightning takes the run's folder from the first logger.
+            loggers = [CSVLogger(runs, name=None), *(x for x in loggers if x is not True)]
+        kwargs["logger"] = loggers or False
+        if self.subcommand != "fit":
+            kwargs["enable_checkpointing"] = False
+            self._parser(self.subcommand).callback_keys.clear()  # those of a fit
+        result: LightningTrainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "fit":
+            result.callbacks.insert(0, ConfigWriter(self.plain))
+        if self.subcommand == "predict":
+            result.callbacks.append(PredictionWriter(Path(self._get(self.config, "ckpt_path")).parent))
+        return result
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand in ("validate", "test", "predict"):
+            kwargs["ckpt_path"] = None  # the model has its weights already
+        return kwargs
+
+    # What is said
+
+    def after_fit(self) -> None:
+        trainer, folder = self.trainer, self.trainer.log_dir
+        if not trainer.is_global_zero or folder is None:
+            return
+        checkpoint = trainer.checkpoint_callback
+        best = getattr(checkpoint, "best_model_path", "")
+        score = getattr(checkpoint, "best_model_score", None)
+        drawn = [path for c in trainer.callbacks if isinstance(c, Pictures) for path in c.paths]
+        written = [*drawn, Path(best or folder), Path(folder, "config.yaml")]
+        elbo = float("nan") if score is None else float(score)
+        summary.show(self.model, self.datamodule, elbo, Path(folder), written)
+
+
+
+# What happens before the command line is parsed
+
+
+def run(args: list[str]) -> None:
+    """Parses and runs one command."""
+    args = _with_configs(args)
+    Parser.args = args
+    _load_named(args)
+    with _underlay(args):
+        CLI(args)
+
+
+def config_path(name: str) -> Path:
+    """The file of a configuration: a path, or the name of one that vaekit brings along."""
+    for folder in (files("vaekit") / "configs", Path(__file__).parents[2] / "configs"):
+        for file in (folder / name, folder / f"{name}.yaml"):
+            if Path(str(file)).is_file():
+                return Path(str(file))
+    return Path(name)
+
+
+def _with_configs(args: list[str]) -> list[str]:
+    """The arguments with the names of our own configurations replaced by their paths."""
+    found = []
+    previous = ""
+    for arg in args:
+        flag, equals, value = arg.partition("=")
+        if previous in ("-c", "--config"):
+            arg = str(config_path(arg))
+        elif flag in ("-c", "--config") and equals:
+            arg = f"{flag}={config_path(value)}"
+        found.append(arg)
+        previous = arg
+    return found
+
+
+@contextmanager
+def _underlay(args: list[str]) -> Iterator[None]:
+    """Lays digits.yaml under a fit: environment variables, files and arguments override it.
+
+    jsonargparse reads the configuration that an environment variable names before all else; as a
+    parser's default it would leak one class's arguments into another that is chosen later.
+    """
+    name = "VAEKIT_FIT__CONFIG"
+    before = os.environ.get(name)
+    if args[0] == "fit" and before is None:
+        os.environ[name] = str(config_path("digits"))
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+
+
+def _documents(args: list[str]) -> Iterator[Any]:
+    """What stands in the configuration files of a command line."""
+    paths = [value for flag, value in zip(args, args[1:], strict=False) if flag in ("-c", "--config")]
+    paths += [arg.partition("=")[2] for arg in args if re.match(r"(-c|--config)=", arg)]
+    paths += [os.environ.get("VAEKIT_FIT__CONFIG", "")]
+    for path in paths:
+        if Path(path).is_file():
+            yield Path(path).read_text()
+
+
+def _load_named(args: list[str]) -> None:
+    """Imports the plugins whose names stand in the command line, the files or the environment.
+
+    Nobody else's code is imported, but for help, which lists all.
+    """
+    variables = [v for k, v in os.environ.items() if k.startswith("VAEKIT_")]
+    words = set(re.findall(r"[\w.:]+", "\n".join([*args, *variables, *_documents(args)])))
+    everything = any(arg.endswith(("--help", ".help", "-h")) for arg in args)
+    for plugin in plugins.plugins():
+        named = {plugin.name, plugin.value, plugin.value.replace(":", ".")} & words
+        if plugin.package == "vaekit" or named or everything:
+            try:
+                plugins.load(plugin)
+            except plugins.RegistryError as error:
+                if named:
+                    sys.exit(f"vaekit: {error}")
+
+
+def _named_parts(args: list[str]) -> Iterator[tuple[str, str]]:
+    """Kind and name of each part that the command line and its files name."""
+    for arg, value in zip(args, [*args[1:], ""], strict=True):
+        flag, equals, given = arg.partition("=")
+        match = re.fullmatch(r"--(?:model\.)?(\w+)(?:\.class_path)?", flag)
+        if match and match[1] in plugins.KINDS:
+            yield match[1], given if equals else value
+    for text in _documents(args):
+        document = yaml.safe_load(text) or {}
+        parts = {**(document.get("model") or {}), "data": document.get("data")}
+        for kind, part in parts.items():
+            if kind in plugins.KINDS and part:
+                yield kind, part if isinstance(part, str) else str(part.get("class_path"))
+
+
+def _better(message: str, args: list[str]) -> str:
+    """An error of jsonargparse about a part's name or argument, in terms of the plugins there are."""
+    for kind, name in _named_parts(args):
+        try:
+            cls = plugins.load(plugins.find(kind, name))
+        except plugins.RegistryError as error:
+            return str(error)
+        argument = re.search(rf"class_path '[\w.]*\b{cls.__name__}'[\s\S]*Option '(\w+)'", message)
+        if argument:
+            return plugins.refusal(plugins.find(kind, name), argument[1], _SKIPPED)
+    return message

@@ -1,0 +1,130 @@
+"""Pictures of a model: samples, reconstructions and its latent space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from vaekit.contracts import Batch
+from vaekit.module import VAEModule
+
+__all__ = ["draw_all", "image_grid", "latent_plane", "reconstructions", "samples", "save"]
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def image_grid(x: Tensor, columns: int, low: float, high: float) -> Array:
+    """Rows x (N, *event) as one picture (H, W, 3), values from `low` (black) to `high` (white).
+
+    Images have shape (C, H, W) with one or three channels, or (H, W); any other event is a strip of its
+    values.
+    """
+    event = x.shape[1:]
+    if len(event) == 2:
+        x = x.unsqueeze(1)
+    elif len(event) != 3 or event[0] not in (1, 3):
+        x = x.flatten(1)[:, None, None, :]
+    x = ((x.double().cpu() - low) / (high - low)).clamp(0, 1).expand(-1, 3, -1, -1)
+    n, _, h, w = x.shape
+    rows = -(-n // columns)
+    grid = torch.ones(rows * columns, 3, h + 1, w + 1, dtype=torch.float64)  # a white line between
+    grid[:n, :, :h, :w] = x
+    grid = grid.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2)  # (rows, h, columns, w, 3)
+    return grid.reshape(rows * (h + 1), columns * (w + 1), 3)[:-1, :-1].numpy()
+
+
+def _show(picture: Array, title: str) -> Figure:
+    h, w = picture.shape[:2]
+    figure = Figure(figsize=(6, max(6 * h / w, 1) + 0.4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(picture, interpolation="nearest")
+    axes.set_title(title, fontsize=10)
+    axes.set_axis_off()
+    return figure
+
+
+def _range(model: VAEModule, x: Tensor) -> tuple[float, float]:
+    assert model.info is not None
+    low, high = model.info.data_range
+    if not np.isfinite([low, high]).all():
+        low, high = float(x.min()), float(x.max())
+    return low, max(high, low + 1e-9)
+
+
+def samples(model: VAEModule, x: Tensor) -> Figure:
+    """Rows that were drawn from the prior."""
+    return _show(image_grid(x, 8, *_range(model, x)), "Samples: mean of p(x|z), z from the prior")
+
+
+def reconstructions(model: VAEModule, batch: Batch, n: int = 32) -> Figure:
+    """Held-out rows, each with its reconstruction below it."""
+    x = batch.x[:n]
+    context = None if batch.context is None else batch.context[:n]
+    mask = None if batch.mask is None else batch.mask[:n]
+    y = model.reconstruct(x, context, mask)
+    columns = min(16, len(x))
+    pairs = [
+        picture
+        for a, b in zip(x.split(columns), y.cpu().split(columns), strict=True)
+        for picture in (image_grid(part, columns, *_range(model, x)) for part in (a, b))
+    ]
+    picture = np.concatenate([np.pad(p, ((0, 1), (0, 0), (0, 0)), constant_values=1) for p in pairs])
+    return _show(picture, "Held-out rows; below each its reconstruction")
+
+
+def latent_plane(model: VAEModule, batch: Batch) -> Figure:
+    """Posterior means of held-out rows, coloured by label; with two latents also the plane decoded."""
+    z = model.encode(batch.x, batch.context, batch.mask).flatten(1).double().cpu()
+    plane = z.shape[1] == 2 and batch.context is None
+    figure = Figure(figsize=(11.5 if plane else 6, 5.5), dpi=150, layout="constrained")
+    axes = np.atleast_1d(np.asarray(figure.subplots(1, 2 if plane else 1)))
+    points, names = _planar(z)
+    label = None if batch.label is None or batch.label.dim() != 1 else batch.label.cpu()
+    dots = axes[0].scatter(*points.T, c=label, cmap="tab10", s=6, alpha=0.8, linewidths=0)
+    if label is not None:
+        figure.colorbar(dots, ax=axes[0], label="label")
+    axes[0].set(xlabel=names[0], ylabel=names[1], title="Posterior means of held-out rows")
+    if plane:
+        _decoded_plane(model, axes[1])
+    return figure
+
+
+def _planar(z: Tensor) -> tuple[Array, tuple[str, str]]:
+    if z.shape[1] == 1:
+        return np.concatenate([z, np.zeros_like(z)], axis=1), ("z", "")
+    if z.shape[1] == 2:
+        return z.numpy(), ("first latent", "second latent")
+    from sklearn.decomposition import PCA  # slow to import, and only needed here
+
+    return PCA(2, random_state=0).fit_transform(z), ("first component", "second component")
+
+
+def _decoded_plane(model: VAEModule, axes: Any, n: int = 20) -> None:
+    # Evenly spaced in probability, from the 2.5 % to the 97.5 % quantile of a standard Normal.
+    steps = torch.special.ndtri(torch.linspace(0.025, 0.975, n, dtype=torch.float64))
+    first, second = torch.meshgrid(steps, steps.flip(0), indexing="xy")
+    z = torch.stack([first, second], dim=-1).reshape(-1, *model.latent_shape)
+    x = model.decode(z.to(torch.get_default_dtype()))
+    axes.imshow(image_grid(x, n, *_range(model, x)), interpolation="nearest")
+    axes.set(title="The plane decoded: quantiles 2.5 % to 97.5 %", xticks=[], yticks=[])
+
+
+def draw_all(model: VAEModule, batch: Batch) -> dict[str, Figure]:
+    """The three pictures by name; a conditional model takes the context of the batch's rows."""
+    context = None if batch.context is None else batch.context[:64]
+    x = model.sample(64 if context is None else len(context), context)
+    return {
+        "samples": samples(model, x),
+        "reconstructions": reconstructions(model, batch),
+        "latent": latent_plane(model, batch),
+    }
+
+
+def save(figure: Figure, path: Any) -> None:
+    """Writes a figure as PNG, without a display."""
+    FigureCanvasAgg(figure).print_png(path)
