@@ -105,8 +105,7 @@ class Pictures(Callback):
             return
         split = next(split for split in ("val", "test", "train") if split in data.splits)
         batch = next(data.rows(split, self.rows, batch_size=self.rows))
-        with torch.random.fork_rng():  # the same latents in every picture, and training undisturbed
-            torch.manual_seed(0)
+        with model.fixed_noise():  # the same latents in every picture, and training undisturbed
             figures = pictures.draw_all(model, batch)
         self.paths = [Path(folder, f"{name}.png") for name in figures]
         for path, figure in zip(self.paths, figures.values(), strict=True):

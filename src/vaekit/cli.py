@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,27 @@ _SKIPPED = {*GIVEN, *PARTS}
 class Trainer(LightningTrainer):
     """Lightning's Trainer, with methods that look at a trained model."""
 
-    def sample(self, model: VAEModule, ckpt_path: str, n: int = 64, out: str | None = None) -> None:
+    def sample(
+        self,
+        model: VAEModule,
+        ckpt_path: str,
+        datamodule: DataModule | None = None,
+        n: int = 64,
+        out: str | None = None,
+    ) -> None:
         """Draw rows from the prior, to samples.png and samples.npz.
+
+        A conditional model is given the context of the test rows.
 
         Args:
             ckpt_path: The checkpoint of the model.
             n: How many rows.
             out: Folder to write to; by default the checkpoint's.
         """
-        x = model.sample(n)
+        context = None
+        if datamodule is not None and datamodule.info.context_features:
+            context = next(datamodule.rows("test", n, batch_size=n)).context
+        x = model.sample(n if context is None else len(context), context)
         folder = _folder(out, ckpt_path)
         np.savez(folder / "samples.npz", x=x.numpy())
         _draw(pictures.samples(model, x), folder / "samples.png")
@@ -113,7 +126,9 @@ class Parser(LightningArgumentParser):
     args: list[str] = []
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        return super().error(_better(message, self.args), ex)
+        """Ends with the message, and without the pages of usage that would hide it."""
+        message = _better(message, self.args)
+        self.exit(2, f"vaekit: error: {message}\n(All options: vaekit {self.args[0]} --help)\n")
 
 
 class CLI(LightningCLI):
@@ -195,16 +210,15 @@ class CLI(LightningCLI):
             raise ValueError(
                 f"vaekit {self.subcommand} needs a trained model: --ckpt_path runs/.../best.ckpt"
             )
-        given = [key for key in ("encoder", "decoder", *_MODEL_KINDS) if key in config["model"]]
+        given = [key for key in _MODEL_KINDS if key in config["model"]]
         if given:
-            raise ValueError(
-                f"The model comes from the checkpoint: leave out --model.{given[0]}."
-            )
+            raise ValueError(f"The model comes from the checkpoint: leave out --model.{given[0]}.")
         self.model = VAEModule.load_from_checkpoint(path)
         spec = config.get("data") or read_checkpoint(path)["vaekit"]["data"]
         self.datamodule = None
         if spec is not None:
             self.datamodule = plugins.build("data", spec)
+            self.model.check_data(self.datamodule.info)
         elif self.subcommand != "sample":
             raise ValueError(
                 "The checkpoint's data were tensors in memory: name data with --data, such as "
@@ -239,17 +253,21 @@ class CLI(LightningCLI):
     # What is said
 
     def after_fit(self) -> None:
-        trainer, folder = self.trainer, self.trainer.log_dir
-        if not trainer.is_global_zero or folder is None:
-            return
+        trainer = self.trainer
         checkpoint = trainer.checkpoint_callback
-        best = getattr(checkpoint, "best_model_path", "")
-        score = getattr(checkpoint, "best_model_score", None)
-        drawn = [path for c in trainer.callbacks if isinstance(c, Pictures) for path in c.paths]
-        written = [*drawn, Path(best or folder), Path(folder, "config.yaml")]
-        elbo = float("nan") if score is None else float(score)
-        summary.show(self.model, self.datamodule, elbo, Path(folder), written)
-
+        if not isinstance(checkpoint, BestCheckpoint) or trainer.log_dir is None:
+            return
+        folder = Path(trainer.log_dir)
+        elbo = checkpoint.best_model_score if checkpoint.monitor == "val/elbo" else None
+        if elbo is None and "val" in self.datamodule.splits:
+            # Training was cut short of its first validation, or another number chose the best.
+            elbo = trainer.validate(self.model, self.datamodule, verbose=False)[0]["val/elbo"]
+        if trainer.is_global_zero:
+            drawn = [path for c in trainer.callbacks if isinstance(c, Pictures) for path in c.paths]
+            kept = Path(checkpoint.best_model_path or checkpoint.last_model_path)
+            elbo = None if elbo is None else float(elbo)
+            files = [kept, *drawn, folder / "config.yaml"]
+            summary.show(self.model, self.datamodule, elbo, files)
 
 
 # What happens before the command line is parsed
@@ -257,6 +275,7 @@ class CLI(LightningCLI):
 
 def run(args: list[str]) -> None:
     """Parses and runs one command."""
+    _quieten()
     args = _with_configs(args)
     Parser.args = args
     _load_named(args)
@@ -264,13 +283,34 @@ def run(args: list[str]) -> None:
         CLI(args)
 
 
+def _quieten() -> None:
+    """Leaves out what Lightning says that tells a user of vaekit nothing."""
+    noise = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    noise.addFilter(lambda record: not record.getMessage().startswith("💡"))
+    for message in (
+        "Checkpoint directory .* exists",
+        "Couldn't infer the batch indices",
+        ".*isinstance.treespec, LeafSpec",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
 def config_path(name: str) -> Path:
     """The file of a configuration: a path, or the name of one that vaekit brings along."""
-    for folder in (files("vaekit") / "configs", Path(__file__).parents[2] / "configs"):
-        for file in (folder / name, folder / f"{name}.yaml"):
-            if Path(str(file)).is_file():
-                return Path(str(file))
-    return Path(name)
+    if Path(name).is_file():
+        return Path(name)
+    here = Path(__file__).parent
+    known = {
+        path.stem: path
+        for folder in (here / "configs", here.parents[1] / "configs")  # installed, or a checkout
+        for path in sorted(folder.glob("*.yaml"))
+    }
+    if Path(name).stem not in known:
+        sys.exit(
+            f"vaekit: error: there is no configuration file {name}, and none of that name among "
+            f"vaekit's own: {', '.join(known)}."
+        )
+    return known[Path(name).stem]
 
 
 def _with_configs(args: list[str]) -> list[str]:

@@ -100,7 +100,7 @@ class VAEModule(LightningModule):
         self.optimizer = _torch_spec(optimizer or "Adam", "torch.optim")
         self.lr_scheduler = lr_scheduler and _torch_spec(lr_scheduler, "torch.optim.lr_scheduler")
         self.lr_interval = lr_interval
-        self.train_means, self.val_means, self.test_means = RowMeans(), RowMeans(), RowMeans()
+        self._means: dict[str, RowMeans] = {}  # of a split's epoch under way; no submodules
         self.info: DataInfo | None = None
         self._checked = False
         self.hparams.update(
@@ -183,7 +183,7 @@ class VAEModule(LightningModule):
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
         if self.info is not None and hasattr(data, "info"):
-            _check_same(self.info, data.info)  # type: ignore[union-attr]
+            self.check_data(data.info)  # type: ignore[union-attr]
 
     def on_train_start(self) -> None:
         if self.trainer.world_size > 1:
@@ -250,16 +250,22 @@ class VAEModule(LightningModule):
         self._free_noise()
         self._log_means("test")
 
+    @contextmanager
+    def fixed_noise(self, seed: int = 0) -> Iterator[None]:
+        """Random numbers that begin at a seed, and afterwards go on as if nothing had been drawn."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            yield
+
     def _fix_noise(self) -> None:
         # The same noise in every epoch: checkpoints are compared on it, and training's own random
         # numbers do not depend on how often one looks.
-        devices = [self.device] if self.device.type == "cuda" else []
-        self._fork = torch.random.fork_rng(devices=devices)
-        self._fork.__enter__()
-        torch.manual_seed(self.global_rank)
+        self._fixed = self.fixed_noise(self.global_rank)
+        self._fixed.__enter__()
 
     def _free_noise(self) -> None:
-        self._fork.__exit__(None, None, None)
+        self._fixed.__exit__(None, None, None)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         batch = self._batch(batch)
@@ -368,6 +374,23 @@ class VAEModule(LightningModule):
             self._check(batch)
         return batch
 
+    def check_data(self, data: DataInfo) -> None:
+        """Refuses data that is not of the kind that the model was made for.
+
+        Raises:
+            ValueError: If its shape, its number of context columns or its range is another.
+        """
+        assert self.info is not None
+        for name in ("event_shape", "context_features"):
+            expected, got = getattr(self.info, name), getattr(data, name)
+            if expected != got:
+                raise ValueError(f"The model was made for data of {name} {expected} but got {got}.")
+        (low, high), (least, most) = self.info.data_range, data.data_range
+        if least < low or most > high:
+            raise ValueError(
+                f"The model was made for data in [{low:g}, {high:g}] but got [{least:g}, {most:g}]."
+            )
+
     def _check(self, batch: Batch) -> None:
         """Looks at the first batch, for loaders that vaekit does not know."""
         assert self.info is not None
@@ -386,16 +409,13 @@ class VAEModule(LightningModule):
         self._checked = True
 
     def _count(self, split: str, terms: dict[str, Tensor], batch: Batch) -> None:
-        self._means(split).update(terms, rows=len(batch) if batch.weight else 0)
-
-    def _means(self, split: str) -> RowMeans:
-        return getattr(self, f"{split}_means")  # type: ignore[no-any-return]
+        if split not in self._means:
+            self._means[split] = RowMeans().to(self.device)
+        self._means[split].update(terms, rows=len(batch) if batch.weight else 0)
 
     def _log_means(self, split: str) -> None:
-        means = self._means(split)
+        values = self._means.pop(split).compute()
         assert self.info is not None
-        values = means.compute()
-        means.reset()
         if "elbo" in values:
             values["bpd"] = self.info.bits_per_dimension(values["elbo"])
         named = {f"{split}/{name}": x for name, x in values.items()}
@@ -443,19 +463,6 @@ def _make(spec: Mapping[str, Any], first: Any) -> Any:
         return getattr(_TORCH[module], name)(first, **spec["init_args"])
     except (TypeError, ValueError) as error:
         raise RegistryError(f"{spec['class_path']}: {error}") from error
-
-
-def _check_same(declared: DataInfo, data: DataInfo) -> None:
-    """Refuses data that is not of the kind that the model was made for."""
-    for name in ("event_shape", "context_features"):
-        expected, got = getattr(declared, name), getattr(data, name)
-        if expected != got:
-            raise ValueError(f"The model was made for data of {name} {expected} but got {got}.")
-    (low, high), (least, most) = declared.data_range, data.data_range
-    if least < low or most > high:
-        raise ValueError(
-            f"The model was made for data in [{low:g}, {high:g}] but got data in [{least:g}, {most:g}]."
-        )
 
 
 def _missing(error: RegistryError, packages: Mapping[str, str]) -> str:

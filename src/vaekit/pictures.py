@@ -40,7 +40,7 @@ def image_grid(x: Tensor, columns: int, low: float, high: float) -> Array:
 
 def _show(picture: Array, title: str) -> Figure:
     h, w = picture.shape[:2]
-    figure = Figure(figsize=(6, max(6 * h / w, 1) + 0.4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(6, 6 * h / w + 0.35), dpi=150, layout="constrained")
     axes = figure.subplots()
     axes.imshow(picture, interpolation="nearest")
     axes.set_title(title, fontsize=10)

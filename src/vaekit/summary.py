@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isnan
 from pathlib import Path
 
 import torch
@@ -16,19 +15,20 @@ from vaekit.module import VAEModule
 __all__ = ["baseline", "moments", "show"]
 
 
+_CAPTION = "The baseline is the likelihood alone, without latents, fitted to the training rows."
+
+
 def moments(data: DataModule) -> tuple[Tensor, Tensor]:
     """Mean and variance of each element over the training rows (*event), over what is observed of it."""
     shape = data.info.event_shape
     count, total, square = torch.zeros(3, *shape, dtype=torch.float64)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for batch in data.rows("train"):
-            x = batch.x.double()
-            seen = torch.ones_like(x) if batch.mask is None else batch.mask.double()
-            x = torch.where(seen > 0, x, 0.0)
-            count += seen.sum(0)
-            total += x.sum(0)
-            square += x.square().sum(0)
+    for batch in data.rows("train"):
+        x = batch.x.double()
+        seen = torch.ones_like(x) if batch.mask is None else batch.mask.double()
+        x = torch.where(seen > 0, x, 0.0)
+        count += seen.sum(0)
+        total += x.sum(0)
+        square += x.square().sum(0)
     mean = total / count
     return mean, (square / count - mean.square()).clamp(min=0)
 
@@ -39,28 +39,32 @@ def baseline(model: VAEModule, data: DataModule, split: str = "val") -> float | 
     None where the likelihood knows no such model.
     """
     likelihood = model.core.likelihood
-    p = likelihood.independent(*moments(data))
-    if p is None:
-        return None
-    terms = [likelihood.log_prob(p, batch.x.double(), batch.mask) for batch in data.rows(split)]
+    with model.fixed_noise():
+        p = likelihood.independent(*moments(data))
+        if p is None:
+            return None
+        terms = [likelihood.log_prob(p, batch.x.double(), batch.mask) for batch in data.rows(split)]
     return float(torch.cat(terms).mean())
 
 
-def show(model: VAEModule, data: DataModule, elbo: float, folder: Path, files: list[Path]) -> None:
+def show(model: VAEModule, data: DataModule, elbo: float | None, files: list[Path]) -> None:
     """Prints the validation ELBO beside the baseline, what was written, and what to try next.
 
     Arguments:
-        elbo: The best validation ELBO, in nats; nan where there were no validation rows.
+        elbo: The validation ELBO of the checkpoint, in nats; None where there are no validation rows.
+        files: What was written, the checkpoint first.
     """
     assert model.info is not None
+    checkpoint = files[0]
     console = Console(soft_wrap=True)
-    if isnan(elbo):
-        console.print("No validation rows: best.ckpt is the newest model.")
+    console.print("")
+    if elbo is None:
+        console.print(f"There are no validation rows: {checkpoint.name} is the newest model.")
     else:
-        table = Table("validation", "nats", "bits per dimension")
+        table = Table("validation", "nats", "bits per dimension", caption=_CAPTION)
         rows = {
-            "ELBO of best.ckpt": elbo,
-            "independent elements, fitted to the training rows": baseline(model, data),
+            f"ELBO of {checkpoint.name}": elbo,
+            "baseline: independent elements": baseline(model, data),
         }
         for name, nats in rows.items():
             if nats is not None:
@@ -68,4 +72,4 @@ def show(model: VAEModule, data: DataModule, elbo: float, folder: Path, files: l
         console.print(table)
     for file in files:
         console.print(f"  {file}")
-    console.print(f"Next: vaekit sample --ckpt_path {folder / 'best.ckpt'}")
+    console.print(f"Next: vaekit sample --ckpt_path {checkpoint}")
