@@ -14,7 +14,12 @@ __all__ = ["Batch", "DataInfo", "VAEModule", "__version__", "callbacks", "data",
 
 __version__ = version("vaekit")
 
-_HOME = {"Batch": "contracts", "DataInfo": "contracts", "VAEModule": "module", "register": "plugins"}
+_HOME = {
+    "Batch": "contracts",
+    "DataInfo": "contracts",
+    "VAEModule": "module",
+    "register": "plugins",
+}
 
 
 def __getattr__(name: str) -> Any:

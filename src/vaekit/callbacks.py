@@ -1,4 +1,4 @@
-"""Callbacks: the best checkpoint, pictures and the run's configuration, and a W&B logger that always works."""
+"""Callbacks: checkpoints, pictures, the run's configuration and predictions; a W&B logger."""
 
 from __future__ import annotations
 
@@ -15,20 +15,29 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
+from torch import Tensor
 
 from vaekit import pictures
+from vaekit.contracts import at_least_float32
 from vaekit.data.base import DataModule
 from vaekit.module import VAEModule
 
-__all__ = ["BestCheckpoint", "ConfigWriter", "Pictures", "PredictionWriter", "WandbLogger"]
+__all__ = [
+    "BestCheckpoint",
+    "ConfigWriter",
+    "Pictures",
+    "PredictionWriter",
+    "WandbLogger",
+    "write_arrays",
+]
 
 
 class BestCheckpoint(ModelCheckpoint):
     """Keeps `best.ckpt` and `last.ckpt` in the run's folder.
 
     Arguments:
-        monitor: What is compared; the validation ELBO, that is the bound itself, by default. Without
-            validation rows the newest model counts as the best.
+        monitor: What is compared; the validation ELBO, that is the bound itself, by default.
+            Without validation rows the newest model counts as the best.
         mode: Whether "max" or "min" is best.
         every_n_epochs: How often to look.
     """
@@ -73,7 +82,7 @@ class ConfigWriter(Callback):
 
 
 class Pictures(Callback):
-    """Draws `samples.png`, `reconstructions.png` and `latent.png` into the run's folder, and for W&B.
+    """Draws `samples.png`, `reconstructions.png` and `latent.png` into the run's folder.
 
     At the end they show the best checkpoint where there is one, else the model as it is.
 
@@ -117,10 +126,10 @@ class Pictures(Callback):
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes `predictions.npz`, what the model says of each row, the rows of all ranks in their order.
+    """Writes `predictions.npz`, what the model says of each row, in the rows' order.
 
-    It holds elbo, distortion and rate in nats, z (the mean of q(z|x)), reconstruction (the mean of p(x|z)
-    there) and, where there are labels, label.
+    It holds elbo, distortion and rate in nats, z (the mean of q(z|x)), reconstruction (the mean of
+    p(x|z) there) and, where there are labels, label.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -144,8 +153,16 @@ class PredictionWriter(BasePredictionWriter):
         # A step's rows lie on the ranks one after the other.
         batches = [batch for step in zip(*ranks, strict=True) for batch in step]
         columns = {name: torch.cat([b[name] for b in batches]) for name in batches[0]}
-        np.savez(self.path, **{name: x.float().numpy() for name, x in columns.items()})
-        print(f"  {self.path}")
+        write_arrays(self.path, columns)
+
+
+def write_arrays(path: Path, columns: Mapping[str, Tensor]) -> None:
+    """Writes named tensors to an `.npz` file, half types as float32, and says so."""
+    arrays: dict[str, Any] = {
+        name: at_least_float32(x).cpu().numpy() for name, x in columns.items()
+    }
+    np.savez(path, **arrays)
+    print(f"  {path}")
 
 
 class WandbLogger(LightningWandbLogger):
@@ -170,5 +187,5 @@ class WandbLogger(LightningWandbLogger):
         if offline is None:
             offline = not wandb.api.api_key
         # Not Lightning's own `offline`, which sets WANDB_MODE for the whole process.
-        mode = {"mode": "offline"} if offline else {}
+        mode: dict[str, Any] = {"mode": "offline"} if offline else {}
         super().__init__(name=name, save_dir=save_dir, project=project, **mode)

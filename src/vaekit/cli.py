@@ -9,10 +9,10 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import yaml
 from jsonargparse import Namespace
@@ -21,7 +21,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger
 
 from vaekit import pictures, plugins, summary
-from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, PredictionWriter
+from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, PredictionWriter, write_arrays
 from vaekit.contracts import GIVEN
 from vaekit.data.base import DataModule
 from vaekit.module import PARTS, VAEModule, read_checkpoint
@@ -57,9 +57,8 @@ class Trainer(LightningTrainer):
             context = next(datamodule.rows("test", n, batch_size=n)).context
         x = model.sample(n if context is None else len(context), context)
         folder = _folder(out, ckpt_path)
-        np.savez(folder / "samples.npz", x=x.numpy())
         _draw(pictures.samples(model, x), folder / "samples.png")
-        print(f"  {folder / 'samples.npz'}")
+        write_arrays(folder / "samples.npz", {"x": x})
 
     def reconstruct(
         self,
@@ -103,10 +102,9 @@ class Trainer(LightningTrainer):
         labels = [b.label for b in batches if b.label is not None]
         if labels:
             columns["label"] = torch.cat(labels)
-        np.savez(folder / "codes.npz", **{k: v.numpy() for k, v in columns.items()})
         rows = next(datamodule.rows(split, 2000, batch_size=2000))
         _draw(pictures.latent_plane(model, rows), folder / "latent.png")
-        print(f"  {folder / 'codes.npz'}")
+        write_arrays(folder / "codes.npz", columns)
 
 
 def _folder(out: str | None, ckpt_path: str) -> Path:
@@ -123,12 +121,12 @@ def _draw(figure: Any, path: Path) -> None:
 class Parser(LightningArgumentParser):
     """A parser whose error, where a part's name is wrong, says which names there are."""
 
-    args: list[str] = []
+    given: ClassVar[list[str]] = []
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Ends with the message, and without the pages of usage that would hide it."""
-        message = _better(message, self.args)
-        self.exit(2, f"vaekit: error: {message}\n(All options: vaekit {self.args[0]} --help)\n")
+        message = _better(message, self.given)
+        self.exit(2, f"vaekit: error: {message}\n(All options: vaekit {self.given[0]} --help)\n")
 
 
 class CLI(LightningCLI):
@@ -169,13 +167,17 @@ class CLI(LightningCLI):
         parser.add_subclass_arguments(
             torch.optim.Optimizer, "model.optimizer", skip={"params"}, **plain
         )
-        parser.add_subclass_arguments(schedulers, "model.lr_scheduler", skip={"optimizer"}, **plain)
+        parser.add_subclass_arguments(
+            schedulers, "model.lr_scheduler", skip={"optimizer"}, **plain
+        )
         parser.add_subclass_arguments(DataModule, "data", **plain)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Pictures, "pictures")
-        parser.add_argument("--runs", default="runs", help="Folder in which each run gets its own.")
+        parser.add_argument(
+            "--runs", default="runs", help="Folder in which each run gets its own."
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
@@ -237,11 +239,13 @@ class CLI(LightningCLI):
         if self.subcommand != "fit":
             kwargs["enable_checkpointing"] = False
             self._parser(self.subcommand).callback_keys.clear()  # those of a fit
-        result: LightningTrainer = super().instantiate_trainer(**kwargs)
+        result: Any = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit":
             result.callbacks.insert(0, ConfigWriter(self.plain))
         if self.subcommand == "predict":
-            result.callbacks.append(PredictionWriter(Path(self._get(self.config, "ckpt_path")).parent))
+            result.callbacks.append(
+                PredictionWriter(Path(self._get(self.config, "ckpt_path")).parent)
+            )
         return result
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -253,17 +257,19 @@ class CLI(LightningCLI):
     # What is said
 
     def after_fit(self) -> None:
-        trainer = self.trainer
+        trainer: Any = self.trainer
         checkpoint = trainer.checkpoint_callback
         if not isinstance(checkpoint, BestCheckpoint) or trainer.log_dir is None:
             return
         folder = Path(trainer.log_dir)
-        elbo = checkpoint.best_model_score if checkpoint.monitor == "val/elbo" else None
+        elbo: Any = checkpoint.best_model_score if checkpoint.monitor == "val/elbo" else None
         if elbo is None and "val" in self.datamodule.splits:
             # Training was cut short of its first validation, or another number chose the best.
             elbo = trainer.validate(self.model, self.datamodule, verbose=False)[0]["val/elbo"]
         if trainer.is_global_zero:
-            drawn = [path for c in trainer.callbacks if isinstance(c, Pictures) for path in c.paths]
+            drawn = [
+                path for c in trainer.callbacks if isinstance(c, Pictures) for path in c.paths
+            ]
             kept = Path(checkpoint.best_model_path or checkpoint.last_model_path)
             elbo = None if elbo is None else float(elbo)
             files = [kept, *drawn, folder / "config.yaml"]
@@ -277,7 +283,7 @@ def run(args: list[str]) -> None:
     """Parses and runs one command."""
     _quieten()
     args = _with_configs(args)
-    Parser.args = args
+    Parser.given = args
     _load_named(args)
     with _underlay(args):
         CLI(args)
@@ -348,7 +354,7 @@ def _underlay(args: list[str]) -> Iterator[None]:
 
 def _documents(args: list[str]) -> Iterator[Any]:
     """What stands in the configuration files of a command line."""
-    paths = [value for flag, value in zip(args, args[1:], strict=False) if flag in ("-c", "--config")]
+    paths = [value for flag, value in pairwise(args) if flag in ("-c", "--config")]
     paths += [arg.partition("=")[2] for arg in args if re.match(r"(-c|--config)=", arg)]
     paths += [os.environ.get("VAEKIT_FIT__CONFIG", "")]
     for path in paths:
@@ -390,7 +396,7 @@ def _named_parts(args: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _better(message: str, args: list[str]) -> str:
-    """An error of jsonargparse about a part's name or argument, in terms of the plugins there are."""
+    """jsonargparse's error about a part's name or argument, in terms of the plugins there are."""
     for kind, name in _named_parts(args):
         try:
             cls = plugins.load(plugins.find(kind, name))

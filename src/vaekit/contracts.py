@@ -1,4 +1,4 @@
-"""What a part is: the base class of every plugin kind, the batch they receive and the draw they share."""
+"""What a part is: the base of every kind of plugin, the batch and the draw that they share."""
 
 from __future__ import annotations
 
@@ -46,14 +46,21 @@ Infer = Callable[[Tensor, "Tensor | None"], Distribution]
 Build = Callable[..., Any]
 """(kind, **given) -> a part of that kind, made from the name that the user chose."""
 
-GIVEN = ("event_shape", "features", "latent_shape", "output_shape", "context_features", "data_size")
+GIVEN = (
+    "event_shape",
+    "features",
+    "latent_shape",
+    "output_shape",
+    "context_features",
+    "data_size",
+)
 """Arguments that vaekit fills in when a part's `__init__` names them."""
 
 T = TypeVar("T", Tensor, dict[str, Tensor])
 
 
 def full_precision(like: Tensor) -> torch.autocast:
-    """The context in which densities and sums run: no autocast, whatever the trainer's precision."""
+    """The context in which densities and sums run: no autocast, whatever the precision."""
     return torch.autocast(like.device.type, enabled=False)
 
 
@@ -73,9 +80,10 @@ class Batch:
         context: What a conditional model conditions on, with shape `(B, C)`.
         mask: Like `x`, True where an element is observed.
         label: For metrics and semi-supervised objectives, with shape `(B,)` or `(B, *)`.
-        weight: What the mean over these rows counts in the mean over all ranks: this rank's rows over
-            the ranks' average. One but for a last batch that does not divide; zero for a stand-in row,
-            which a rank without rows of its own receives so that all ranks take the same steps.
+        weight: What the mean over these rows counts in the mean over all ranks: this rank's rows
+            over the ranks' average. One but for a last batch that does not divide; zero for a
+            stand-in row, which a rank without rows of its own receives so that all ranks take the
+            same steps.
     """
 
     x: Tensor
@@ -109,7 +117,8 @@ class DataInfo:
         data_range: Smallest and largest value that `x` may take.
         levels: Number of different values an element may take, None where it is continuous.
         bin_width: Width of the bin over which a dequantised value was spread, in units of `x`; a
-            density in such bins gives bits per dimension of the discrete data. One where there is none.
+            density in such bins gives bits per dimension of the discrete data. One where there is
+            none.
         context_features: Number of context columns.
         data_size: Number of training rows.
     """
@@ -149,21 +158,22 @@ class Part(nn.Module):
     def after_step(self, draw: Draw) -> None:
         """Updates running state, once an optimizer step, in training only and without gradient.
 
-        State changes here and never in forward, and what it takes from the draw is summed over ranks, so
-        that every rank ends with the same state. Under gradient accumulation it sees the draw of the last
-        of the accumulated batches.
+        State changes here and never in forward, and what it takes from the draw is summed over
+        ranks, so that every rank ends with the same state. Under gradient accumulation it sees the
+        draw of the last of the accumulated batches.
         """
 
 
 class _FullPrecision(Part):
-    """A part whose parameters stay in float32 at least, also when the module is cast to a half type."""
+    """A part whose parameters stay in float32 at least when the module is cast to a half type."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def keep(x: Tensor) -> Tensor:
             out = fn(x)
             return x.to(out.device) if at_least_float32(out) is not out else out
 
-        return super()._apply(keep, recurse)
+        super()._apply(keep, recurse)
+        return self
 
 
 class Encoder(Part):
@@ -180,8 +190,8 @@ class Encoder(Part):
 class Posterior(_FullPrecision):
     """Builds q(z|x) from features (B, features): batch shape (B,), event shape `latent_shape`.
 
-    In the place of `rsample` its distribution may have `rsample_and_log_prob(shape)`, which returns z and
-    any l with E[exp(log p(x, z) - l)] = p(x); `log_prob` may then be missing.
+    In the place of `rsample` its distribution may have `rsample_and_log_prob(shape)`, which
+    returns z and any l with E[exp(log p(x, z) - l)] = p(x); `log_prob` may then be missing.
     """
 
     def forward(
@@ -228,10 +238,11 @@ class Likelihood(_FullPrecision):
             return p.log_prob(x)
         if not isinstance(p, Independent):
             raise ValueError(
-                f"Expected a likelihood that factorises over elements, to leave out the masked ones, but "
-                f"got {type(p).__name__} from {type(self).__name__}."
+                "Expected a likelihood that factorises over elements, to leave out the masked "
+                f"ones, but got {type(p).__name__} from {type(self).__name__}."
             )
-        # Hidden elements may hold anything, NaN too, and a NaN would reach the gradient through `where`.
+        # Hidden elements may hold anything, NaN too, and a NaN would reach the gradient through
+        # `where`.
         x = torch.where(mask, x, p.mean.detach())
         terms = torch.where(mask, p.base_dist.log_prob(x), 0.0)
         return terms.sum(dim=tuple(range(-p.reinterpreted_batch_ndims, 0)))
@@ -252,8 +263,9 @@ class Likelihood(_FullPrecision):
         (low, high), (least, most) = self.data_range, data.data_range
         if least < low or most > high:
             raise ValueError(
-                f"{type(self).__name__} expected data in [{low:g}, {high:g}], but the data's range is "
-                f"[{least:g}, {most:g}]. Rescale the data, or choose a likelihood for that range."
+                f"{type(self).__name__} expected data in [{low:g}, {high:g}], but the data's "
+                f"range is [{least:g}, {most:g}]. Rescale the data, or choose a likelihood for "
+                "that range."
             )
 
 
@@ -279,8 +291,8 @@ def _sum(terms: Iterable[Tensor]) -> Tensor:
 class Level(NamedTuple):
     """One level of latents in a draw, the top first; a flat model has one.
 
-    `z` (K, B, *Z) is the copy that the terms use, not the one that a hierarchy's chain goes on with.
-    The terms are functions: nothing is computed that an objective does not ask for.
+    `z` (K, B, *Z) is the copy that the terms use, not the one that a hierarchy's chain goes on
+    with. The terms are functions: nothing is computed that an objective does not ask for.
     """
 
     z: Tensor
@@ -292,7 +304,7 @@ class Level(NamedTuple):
 
 
 class Draw:
-    """K draws of the latents of B rows, and their log-terms (K, B) in nats, computed when first read.
+    """K draws of the latents of B rows, and their log-terms (K, B) in nats, made when first read.
 
     Arguments:
         batch: The rows.
@@ -336,7 +348,7 @@ class Draw:
 
     @property
     def log_weight(self) -> Tensor:
-        """log p(x, z) - log q(z|x): the log of an importance weight, never with a closed-form KL in it."""
+        """log p(x, z) - log q(z|x), the log importance weight; no closed-form KL enters it."""
         return self.log_likelihood + self.log_prior - self.log_posterior
 
     @property
@@ -362,7 +374,7 @@ class Draw:
 
 
 class Core(Part):
-    """The model proper: encoder, posterior, prior, decoder and likelihood, and the data's way through them."""
+    """The model proper: the parts, and the data's way through them."""
 
     likelihood: Likelihood
     keep_draw = False
@@ -386,7 +398,8 @@ class Core(Part):
 
         Arguments:
             stop: Detach q's parameters in log q(z|x), for path gradients.
-            noise: Standard normal noise with shape (K, B, *Z) to draw with, in the place of fresh noise.
+            noise: Standard normal noise with shape (K, B, *Z) to draw with, in the place of fresh
+                noise.
         """
         raise NotImplementedError
 
@@ -406,7 +419,7 @@ class Core(Part):
 
 
 class Objective(Part):
-    """Maps a model and a batch to terms by name, each (B,) or a scalar, in nats; `loss` is minimised."""
+    """Maps a model and a batch to named terms in nats, each (B,) or a scalar; one is `loss`."""
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
         raise NotImplementedError

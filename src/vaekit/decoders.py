@@ -46,7 +46,7 @@ class MLPDecoder(Decoder):
 
 
 class ConvDecoder(Decoder):
-    """The mirror of `ConvEncoder`: linear layers, then transposed 3x3 convolutions to the exact size.
+    """The mirror of `ConvEncoder`: linear layers, then transposed 3x3 convolutions.
 
     Arguments:
         channels: Channels before each transposed convolution, in the encoder's order.
@@ -72,14 +72,17 @@ class ConvDecoder(Decoder):
         activation: str = "ReLU",
     ) -> None:
         super().__init__()
-        # Leading axes (a mean and a scale for each element, say) are more channels of the same image.
+        # Leading axes (a mean and a scale for each element, say) are more channels of the same
+        # image.
         image = (prod(output_shape[:-2]), *output_shape[-2:])
         sizes = conv_sizes(image, len(channels))[::-1]
         widths = [*channels[::-1], image[0]]
         start = (widths[0], *sizes[0])
         act = activation_class(activation)
         self.linear = nn.Sequential(
-            mlp([prod(latent_shape) + context_features, hidden, prod(start)], activation, last=True),
+            mlp(
+                [prod(latent_shape) + context_features, hidden, prod(start)], activation, last=True
+            ),
             nn.Unflatten(1, start),
         )
         layers: list[nn.Module] = []

@@ -1,4 +1,4 @@
-"""What torch.distributions lacks: noise from outside, sampling with its density, a KL that always exists."""
+"""What torch.distributions lacks: noise from outside, and a KL that always exists."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _estimated: set[str] = set()
 def soft_clamp(x: Tensor, bound: float = 10.0) -> Tensor:
     """The identity within ±bound; beyond it grows like a logarithm.
 
-    Guards exp(log-variance): the value stays finite and, unlike a clamp's, the gradient never dies.
+    Guards exp(log-variance): the value stays finite and, unlike a clamp's, the gradient never
+    dies.
 
     Example:
         >>> soft_clamp(torch.tensor([-3.0, 10.0, 1e30]))
@@ -29,7 +30,7 @@ def soft_clamp(x: Tensor, bound: float = 10.0) -> Tensor:
     return x.clamp(-bound, bound) + x.sign() * excess.log1p()
 
 
-def normal(loc: Tensor, scale: Tensor, event_dims: int) -> Independent:
+def normal(loc: Tensor, scale: Tensor, event_dims: int) -> Independent[Normal]:
     """A Normal of independent elements whose last `event_dims` dimensions are one event."""
     return Independent(Normal(loc, scale, validate_args=False), event_dims, validate_args=False)
 
@@ -47,7 +48,8 @@ def transport(q: Distribution, noise: Tensor) -> Tensor:
     """
     raise NotImplementedError(
         f"Expected a distribution that can be drawn from given noise, but got {type(q).__name__}. "
-        f"Register its map from standard normal noise with vaekit.distributions.transport.register."
+        "Register its map from standard normal noise with "
+        "vaekit.distributions.transport.register."
     )
 
 
@@ -64,7 +66,7 @@ def _(q: Independent, noise: Tensor) -> Tensor:
 def sample_and_log_prob(
     q: Distribution, samples: int, noise: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Draws z (samples, *batch, *event), and log q(z) where the draw gives it for nothing, else None.
+    """Draws z (samples, *batch, *event), and log q(z) where the draw gives it, else None.
 
     Raises:
         TypeError: If a gradient is wanted and q has no reparametrised sample.
@@ -102,7 +104,8 @@ def rate(
         except NotImplementedError:
             _estimated.add(pair)
             warnings.warn(
-                f"{pair} has no registered closed form: it is estimated from the draws.", stacklevel=2
+                f"{pair} has no registered closed form: it is estimated from the draws.",
+                stacklevel=2,
             )
     return log_posterior() - log_prior()
 
@@ -112,7 +115,7 @@ def _name(p: Distribution) -> str:
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
-    """The sum over all processes of a distributed run, without gradient; x itself in a single process."""
+    """The sum over all processes of a distributed run, without gradient."""
     x = x.detach()
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         x = x.clone()

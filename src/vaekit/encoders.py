@@ -16,7 +16,8 @@ class MLPEncoder(Encoder):
     """A multilayer perceptron over the flattened event.
 
     Arguments:
-        hidden: Widths of the hidden layers; none gives the event itself, so that posterior heads are linear.
+        hidden: Widths of the hidden layers; none gives the event itself, so that posterior heads
+            are linear.
         activation: Name of an activation in torch.nn.
 
     Raises:

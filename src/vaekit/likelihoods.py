@@ -9,8 +9,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent
 from torch.distributions import Bernoulli as BernoulliDistribution
+from torch.distributions import Distribution, Independent
 
 from vaekit.contracts import DataInfo, Draw, Likelihood
 from vaekit.distributions import normal, soft_clamp, sum_over_ranks
@@ -23,8 +23,9 @@ class Bernoulli(Likelihood):
 
     .. math:: \log p(x|z) = \sum_i x_i \log \pi_i + (1 - x_i) \log(1 - \pi_i)
 
-    This is minus the binary cross-entropy summed over the event. It is a likelihood for x in {0, 1}; values
-    between are allowed, with a warning, since the sum is then no log-probability of anything.
+    This is minus the binary cross-entropy summed over the event. It is a likelihood for x in {0,
+    1}; values between are allowed, with a warning, since the sum is then no log-probability of
+    anything.
 
     Example:
         >>> likelihood = Bernoulli(event_shape=(3,))
@@ -49,13 +50,14 @@ class Bernoulli(Likelihood):
         super().check(data)
         if data.levels != 2:
             warnings.warn(
-                "Bernoulli on values between 0 and 1: the bound is then not one on any likelihood. "
+                "Bernoulli on values between 0 and 1: the bound is then not one on any "
+                "likelihood. "
                 "To have one, binarise the data (data.binarize: dynamic or static).",
                 stacklevel=2,
             )
 
 
-def _bernoulli(event_dims: int, **parameter: Tensor) -> Independent:
+def _bernoulli(event_dims: int, **parameter: Tensor) -> Independent[BernoulliDistribution]:
     base = BernoulliDistribution(**parameter, validate_args=False)
     return Independent(base, event_dims, validate_args=False)
 
@@ -70,25 +72,27 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Gaussian(Likelihood):
     r"""Independent Normal elements.
 
-    .. math:: \log p(x|z) = -\sum_i \frac{(x_i - \mu_i)^2}{2 \sigma_i^2} + \log \sigma_i + \tfrac12 \log 2\pi
+    .. math:: \log p(x|z) = -\sum_i \frac{(x_i - \mu_i)^2}{2 \sigma_i^2} + \log \sigma_i + \tfrac12
+    \log 2\pi
 
-    With a fixed scale this is half the squared error over scale², plus `D (log scale + log(2 pi) / 2)`.
+    With a fixed scale this is half the squared error over scale², plus `D (log scale + log(2 pi) /
+    2)`.
 
     Arguments:
         scale: The standard deviation, in units of x: a number; "learned", one for all elements;
-            "elementwise", one for each element of each row, from the decoder; or "optimal", one for all
-            elements, the root of the mean squared error, which maximises the likelihood: that of the batch
-            over all ranks in training, a running value elsewhere.
+            "elementwise", one for each element of each row, from the decoder; or "optimal", one
+            for all elements, the root of the mean squared error, which maximises the likelihood:
+            that of the batch over all ranks in training, a running value elsewhere.
         mean: Activation that gives the mean: "identity", "sigmoid" or "tanh".
-        min_scale: Floor of a scale that is not fixed, in units of x. Without one the density of data
-            that the decoder can fit exactly grows without bound.
+        min_scale: Floor of a scale that is not fixed, in units of x. Without one the density of
+            data that the decoder can fit exactly grows without bound.
 
     Raises:
         ValueError: If a scale or its floor is not positive, or the activation is another.
 
     References:
-        Simple and Effective VAE Training with Calibrated Decoders (Rybkin, Daniilidis and Levine, 2021),
-        https://arxiv.org/abs/2006.13202, for "optimal".
+        Simple and Effective VAE Training with Calibrated Decoders (Rybkin, Daniilidis and Levine,
+        2021), https://arxiv.org/abs/2006.13202, for "optimal".
 
     Example:
         >>> likelihood = Gaussian(event_shape=(2,), scale=1.0)
@@ -142,7 +146,8 @@ class Gaussian(Likelihood):
 
     def log_prob(self, p: Distribution, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.scale == "optimal" and self.training:
-            # At its optimum the bound does not change with the scale, so no gradient goes through it.
+            # At its optimum the bound does not change with the scale, so no gradient goes through
+            # it.
             scale = self._mean_square(p, x, mask).sqrt().clamp(min=self.min_scale)
             p = normal(p.mean, scale.expand_as(p.mean), self.event_dims)
         return super().log_prob(p, x, mask)

@@ -27,11 +27,11 @@ Spec = str | Mapping[str, Any] | nn.Module
 class VAEModule(LightningModule):
     """Trains and evaluates a core made of the parts that are named here.
 
-    A part is `Name`, or `{"class_path": Name, "init_args": {...}}`, or in Python a module, which then has
-    to be passed again when the model is loaded from a checkpoint.
+    A part is `Name`, or `{"class_path": Name, "init_args": {...}}`, or in Python a module, which
+    then has to be passed again when the model is loaded from a checkpoint.
 
-    Losses are in nats: sums over dimensions, means over rows. Validation and test report the bound itself
-    (beta 1, full KL), whatever is minimised in training.
+    Losses are in nats: sums over dimensions, means over rows. Validation and test report the bound
+    itself (beta 1, full KL), whatever is minimised in training.
 
     Arguments:
         latent_shape: Shape of z; a number n means (n,).
@@ -43,10 +43,11 @@ class VAEModule(LightningModule):
         objective: What is minimised.
         core: How the parts make a model.
         optimizer: A class of torch.optim; None is Adam with its own defaults.
-        lr_scheduler: A class of torch.optim.lr_scheduler; ReduceLROnPlateau watches the validation ELBO.
+        lr_scheduler: A class of torch.optim.lr_scheduler; ReduceLROnPlateau watches the validation
+            ELBO.
         lr_interval: Whether the scheduler steps each "epoch" or each "step".
-        data: What is known of the data; None takes it from the data module when training begins. Under
-            strategies that fork or spawn it has to be given.
+        data: What is known of the data; None takes it from the data module when training begins.
+            Under strategies that fork or spawn it has to be given.
 
     Raises:
         RegistryError: If a name leads to no part, or a part refuses its arguments.
@@ -93,12 +94,16 @@ class VAEModule(LightningModule):
         }
         sizes = [latent_shape] if isinstance(latent_shape, int) else list(latent_shape)
         if not sizes or any(size < 1 for size in sizes):
-            raise ValueError(f"Expected a latent_shape of positive sizes but got {latent_shape!r}.")
+            raise ValueError(
+                f"Expected a latent_shape of positive sizes but got {latent_shape!r}."
+            )
         if lr_interval not in ("epoch", "step"):
             raise ValueError(f"Expected lr_interval to be epoch or step but got {lr_interval!r}.")
         self.latent_shape = tuple(sizes)
         self.optimizer = _torch_spec(optimizer or "Adam", "torch.optim")
-        self.lr_scheduler = lr_scheduler and _torch_spec(lr_scheduler, "torch.optim.lr_scheduler")
+        self.lr_scheduler = (
+            _torch_spec(lr_scheduler, "torch.optim.lr_scheduler") if lr_scheduler else None
+        )
         self.lr_interval = lr_interval
         self._means: dict[str, RowMeans] = {}  # of a split's epoch under way; no submodules
         self.info: DataInfo | None = None
@@ -116,7 +121,7 @@ class VAEModule(LightningModule):
     # Building
 
     def build(self, data: DataInfo) -> None:
-        """Makes the parts for this data; their names were checked already, their arguments are now.
+        """Makes the parts for this data, and checks their names and arguments.
 
         Raises:
             RegistryError: If a part refuses its arguments.
@@ -156,16 +161,17 @@ class VAEModule(LightningModule):
     def _given_info(self) -> DataInfo:
         if getattr(self.trainer.strategy.launcher, "_start_method", None):  # fork or spawn
             raise ValueError(
-                "Expected a model that is built before processes are forked or spawned, else its weights "
-                "would be lost with them: make it with VAEModule(..., data=datamodule.info)."
+                "Expected a model that is built before processes are forked or spawned, else its "
+                "weights would be lost with them: make it with VAEModule(..., "
+                "data=datamodule.info)."
             )
-        data = getattr(self.trainer, "datamodule", None)
+        data = self._data
         if not hasattr(data, "info"):
             raise ValueError(
                 "Expected a vaekit data module, which says what its data are, or "
                 "VAEModule(..., data=DataInfo(event_shape=..., data_range=...)), but got neither."
             )
-        return data.info  # type: ignore[no-any-return,union-attr]
+        return data.info
 
     def configure_optimizers(self) -> Any:
         optimizer = _make(self.optimizer, self.parameters())
@@ -180,29 +186,41 @@ class VAEModule(LightningModule):
 
     # Training
 
+    @property
+    def _log_every(self) -> int:
+        return int(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
+
+    @property
+    def _data(self) -> Any:
+        """The trainer's data module, if there is one."""
+        return getattr(self._trainer, "datamodule", None)
+
     def setup(self, stage: str) -> None:
-        data = getattr(self.trainer, "datamodule", None)
+        data = self._data
         if self.info is not None and hasattr(data, "info"):
-            self.check_data(data.info)  # type: ignore[union-attr]
+            self.check_data(data.info)
 
     def on_train_start(self) -> None:
         if self.trainer.world_size > 1:
             # seed_everything gives all ranks one seed, and with it all ranks' rows the same noise.
             torch.manual_seed(torch.initial_seed() + self.global_rank)
         if self._started and self.global_step == 0:
-            data = getattr(self.trainer, "datamodule", None)
+            data = self._data
             if not hasattr(data, "rows"):
                 names = ", ".join(type(part).__name__ for part in self._started)
-                raise ValueError(f"Expected a vaekit data module, for {names} to look at its rows.")
+                raise ValueError(
+                    f"Expected a vaekit data module, for {names} to look at its rows."
+                )
             with torch.no_grad():
                 for part in self._started:
-                    part.start(b.to(self.device) for b in data.rows("train"))  # type: ignore[union-attr]
+                    part.start(b.to(self.device) for b in data.rows("train"))  # type:
+                    ignore[union - attr]
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         batch = self._batch(batch)
         terms = self.objective(self.core, batch, self.global_step)
         self._count("train", terms, batch)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if (self.global_step + 1) % self._log_every == 0:
             shown = {name: term.detach().mean() for name, term in terms.items()}
             self.log_dict({f"step/{name}": x for name, x in shown.items()}, batch_size=len(batch))
         return terms["loss"].mean() * batch.weight
@@ -252,7 +270,7 @@ class VAEModule(LightningModule):
 
     @contextmanager
     def fixed_noise(self, seed: int = 0) -> Iterator[None]:
-        """Random numbers that begin at a seed, and afterwards go on as if nothing had been drawn."""
+        """Random numbers from a seed; afterwards they go on as if nothing had been drawn."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
@@ -289,7 +307,11 @@ class VAEModule(LightningModule):
             return self.core.generate(n, context, sample)
 
     def encode(
-        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, sample: bool = False
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        sample: bool = False,
     ) -> Tensor:
         """z (B, *Z) of rows x (B, *event): the mean of q(z|x), or a sample of it."""
         with self._using():
@@ -302,17 +324,21 @@ class VAEModule(LightningModule):
             return self.core.decode(z.to(self.device).unsqueeze(0), context).mean.squeeze(0)
 
     def reconstruct(
-        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, sample: bool = False
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        sample: bool = False,
     ) -> Tensor:
-        """x (B, *event) through z and back: the mean of p(x|z) at q(z|x)'s mean, or at a sample of it."""
+        """x (B, *event) through z and back: p(x|z)'s mean at q(z|x)'s mean, or a sample of it."""
         return self.decode(self.encode(x, context, mask, sample), context)
 
     @contextmanager
     def _using(self) -> Iterator[None]:
         if self.info is None:
             raise ValueError(
-                "Expected a model that is built: train it first, load it from a checkpoint, or make it "
-                "with VAEModule(..., data=datamodule.info)."
+                "Expected a model that is built: train it first, load it from a checkpoint, or "
+                "make it with VAEModule(..., data=datamodule.info)."
             )
         training = self.training
         self.eval()
@@ -325,11 +351,10 @@ class VAEModule(LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        data = getattr(self._trainer, "datamodule", None)
         named = {kind: p for kind, p in self.parts.items() if not isinstance(p, nn.Module)}
         checkpoint["vaekit"] = {
             "packages": plugins.provenance(named),
-            "data": getattr(data, "spec", None),
+            "data": getattr(self._data, "spec", None),
         }
 
     @classmethod
@@ -343,7 +368,8 @@ class VAEModule(LightningModule):
 
         Arguments:
             map_location: The device for its tensors.
-            changes: Arguments of the class to change, and the modules that were given as instances.
+            changes: Arguments of the class to change, and the modules that were given as
+                instances.
 
         Raises:
             RegistryError: If a part is not installed; the package that it came from is named.
@@ -354,8 +380,8 @@ class VAEModule(LightningModule):
         for name, value in arguments.items():
             if isinstance(value, Mapping) and "instance" in value:
                 raise ValueError(
-                    f"The checkpoint was made around an instance of {value['instance']}: pass that "
-                    f"module again, as load_from_checkpoint(path, {name}=...)."
+                    f"The checkpoint was made around an instance of {value['instance']}: pass "
+                    f"that module again, as load_from_checkpoint(path, {name}=...)."
                 )
         try:
             model = cls(**arguments)
@@ -384,11 +410,14 @@ class VAEModule(LightningModule):
         for name in ("event_shape", "context_features"):
             expected, got = getattr(self.info, name), getattr(data, name)
             if expected != got:
-                raise ValueError(f"The model was made for data of {name} {expected} but got {got}.")
+                raise ValueError(
+                    f"The model was made for data of {name} {expected} but got {got}."
+                )
         (low, high), (least, most) = self.info.data_range, data.data_range
         if least < low or most > high:
             raise ValueError(
-                f"The model was made for data in [{low:g}, {high:g}] but got [{least:g}, {most:g}]."
+                f"The model was made for data in [{low:g}, {high:g}] but got [{least:g}, "
+                f"{most:g}]."
             )
 
     def _check(self, batch: Batch) -> None:
@@ -396,15 +425,16 @@ class VAEModule(LightningModule):
         assert self.info is not None
         if tuple(batch.x.shape[1:]) != self.info.event_shape:
             raise ValueError(
-                f"Expected rows of shape {self.info.event_shape} but got {tuple(batch.x.shape[1:])}."
+                f"Expected rows of shape {self.info.event_shape} but got "
+                f"{tuple(batch.x.shape[1:])}."
             )
         seen = batch.x if batch.mask is None else batch.x[batch.mask]
         low, high = (float(x) for x in torch.aminmax(seen))
         least, most = self.core.likelihood.data_range
         if not (isfinite(low) and isfinite(high) and least <= low and high <= most):
             raise ValueError(
-                f"{type(self.core.likelihood).__name__} expected finite values in [{least:g}, {most:g}] "
-                f"but the first batch spans [{low:g}, {high:g}]."
+                f"{type(self.core.likelihood).__name__} expected finite values in [{least:g}, "
+                f"{most:g}] but the first batch spans [{low:g}, {high:g}]."
             )
         self._checked = True
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,8 @@ def activation_class(name: str) -> type[nn.Module]:
     found = getattr(nn.modules.activation, name, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(
-            f"Expected the name of an activation in torch.nn, such as ReLU, Tanh, GELU or SiLU, but got {name!r}."
+            "Expected the name of an activation in torch.nn, such as ReLU, Tanh, GELU or SiLU, "
+            f"but got {name!r}."
         )
     return found
 
@@ -32,7 +35,7 @@ def mlp(sizes: list[int], activation: str, last: bool = False) -> nn.Sequential:
         raise ValueError(f"Expected layers of at least one unit but got widths {sizes}.")
     act = activation_class(activation)
     layers: list[nn.Module] = []
-    for size_in, size_out in zip(sizes, sizes[1:], strict=False):
+    for size_in, size_out in pairwise(sizes):
         layers += [nn.Linear(size_in, size_out), act()]
     return nn.Sequential(*(layers if last else layers[:-1]))
 
@@ -41,7 +44,8 @@ def conv_sizes(event_shape: tuple[int, ...], stages: int) -> list[tuple[int, int
     """Heights and widths of an image before and after each of `stages` halvings, rounded up.
 
     Raises:
-        ValueError: If the event is no image (C, H, W), or is down to one pixel before the last stage.
+        ValueError: If the event is no image (C, H, W), or is down to one pixel before the last
+            stage.
     """
     if len(event_shape) != 3:
         raise ValueError(f"Expected images of shape (C, H, W) but got {tuple(event_shape)}.")
@@ -50,8 +54,8 @@ def conv_sizes(event_shape: tuple[int, ...], stages: int) -> list[tuple[int, int
         h, w = sizes[-1]
         if h == w == 1:
             raise ValueError(
-                f"Expected at most {stage} channels entries for {event_shape[1]}x{event_shape[2]} images, "
-                f"since each halves the image, but got {stages}."
+                f"Expected at most {stage} channels entries for {event_shape[1]}x{event_shape[2]} "
+                f"images, since each halves the image, but got {stages}."
             )
         sizes.append(((h + 1) // 2, (w + 1) // 2))
     return sizes

@@ -21,8 +21,8 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 def image_grid(x: Tensor, columns: int, low: float, high: float) -> Array:
     """Rows x (N, *event) as one picture (H, W, 3), values from `low` (black) to `high` (white).
 
-    Images have shape (C, H, W) with one or three channels, or (H, W); any other event is a strip of its
-    values.
+    Images have shape (C, H, W) with one or three channels, or (H, W); any other event is a strip
+    of its values.
     """
     event = x.shape[1:]
     if len(event) == 2:
@@ -73,12 +73,14 @@ def reconstructions(model: VAEModule, batch: Batch, n: int = 32) -> Figure:
         for a, b in zip(x.split(columns), y.cpu().split(columns), strict=True)
         for picture in (image_grid(part, columns, *_range(model, x)) for part in (a, b))
     ]
-    picture = np.concatenate([np.pad(p, ((0, 1), (0, 0), (0, 0)), constant_values=1) for p in pairs])
+    picture = np.concatenate(
+        [np.pad(p, ((0, 1), (0, 0), (0, 0)), constant_values=1) for p in pairs]
+    )
     return _show(picture, "Held-out rows; below each its reconstruction")
 
 
 def latent_plane(model: VAEModule, batch: Batch) -> Figure:
-    """Posterior means of held-out rows, coloured by label; with two latents also the plane decoded."""
+    """Posterior means of rows, coloured by label; with two latents also the plane decoded."""
     z = model.encode(batch.x, batch.context, batch.mask).flatten(1).double().cpu()
     plane = z.shape[1] == 2 and batch.context is None
     figure = Figure(figsize=(11.5 if plane else 6, 5.5), dpi=150, layout="constrained")

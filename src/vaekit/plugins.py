@@ -1,6 +1,7 @@
 """From a name to a part: entry points, the classes they name, and the parts built from those."""
 
-# Nothing here imports torch or a part before a name asks for it: `vaekit plugins` must answer at once.
+# Nothing here imports torch or a part before a name asks for it: `vaekit plugins` must answer at
+# once.
 
 from __future__ import annotations
 
@@ -116,7 +117,7 @@ def load(plugin: Plugin) -> type:
     if plugin not in _loaded:
         try:
             _loaded[plugin] = _checked(plugin, _import(plugin.value))
-        except Exception as error:  # noqa: BLE001 - other people's code may raise anything
+        except Exception as error:  # other people's code may raise anything
             _failures[plugin] = error
             raise _failure(plugin) from error
     return _loaded[plugin]
@@ -133,7 +134,7 @@ def _failure(plugin: Plugin) -> RegistryError:
 
 def base(kind: str) -> type:
     """The class that all plugins of a kind extend."""
-    return _import(KINDS[kind][1])  # type: ignore[no-any-return]
+    return _import(KINDS[kind][1])
 
 
 def _checked(plugin: Plugin, cls: Any) -> type:
@@ -145,8 +146,8 @@ def _checked(plugin: Plugin, cls: Any) -> type:
         )
     if cls.__name__ != plugin.name:
         raise RegistryError(
-            f"The {plugin} leads to a class named {cls.__name__}: an entry point's name must be the "
-            f"name of its class."
+            f"The {plugin} leads to a class named {cls.__name__}: an entry point's name must be "
+            f"the name of its class."
         )
     return cls
 
@@ -168,8 +169,8 @@ def find(kind: str, name: str) -> Plugin:
     if found:
         claims = ", ".join(f"{p.package} {p.version} ({p.value})" for p in found)
         raise RegistryError(
-            f"Several packages claim the {kind} {name}: {claims}. Name it by its full path, such as "
-            f"{found[0].value.replace(':', '.')}, or uninstall one of them."
+            f"Several packages claim the {kind} {name}: {claims}. Name it by its full path, such "
+            f"as {found[0].value.replace(':', '.')}, or uninstall one of them."
         )
     raise RegistryError(_unknown(kind, name))
 
@@ -236,9 +237,13 @@ def as_spec(value: str | Mapping[str, Any]) -> Spec:
     if isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
         unknown = set(value) - {"class_path", "init_args"}
         if not unknown:
-            return {"class_path": value["class_path"], "init_args": dict(value.get("init_args") or {})}
+            return {
+                "class_path": value["class_path"],
+                "init_args": dict(value.get("init_args") or {}),
+            }
     raise RegistryError(
-        f"Expected a part as a name or as {{class_path: Name, init_args: {{...}}}} but got {value!r}."
+        f"Expected a part as a name or as {{class_path: Name, init_args: {{...}}}} but got "
+        f"{value!r}."
     )
 
 
@@ -260,12 +265,14 @@ def _nested(value: Any, change: Callable[[Spec], Any]) -> Any:
 def _find_any(name: str) -> Plugin:
     found = [p for kind in KINDS for p in _matches(kind, name)]
     if len(found) != 1:
-        raise RegistryError(f"Expected the name of one plugin but {name!r} is that of {len(found)}.")
+        raise RegistryError(
+            f"Expected the name of one plugin but {name!r} is that of {len(found)}."
+        )
     return found[0]
 
 
 def shorten(value: Any) -> Any:
-    """Specs with every class path that leads to a registered plugin replaced by the plugin's name."""
+    """Specs with every class path that leads to a plugin replaced by the plugin's name."""
 
     def change(spec: Spec) -> Spec:
         init_args = {k: _nested(v, change) for k, v in spec["init_args"].items()}
@@ -286,7 +293,7 @@ def _short(path: str) -> str:
 
 
 def arguments(cls: type) -> dict[str, inspect.Parameter]:
-    """The arguments of a class's `__init__`, those passed on to its bases by `**kwargs` among them."""
+    """The arguments of a class's `__init__`, with those passed on to its bases by `**kwargs`."""
     found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
@@ -300,16 +307,21 @@ def arguments(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def build(
-    kind: str, value: str | Mapping[str, Any], given: Mapping[str, Any] | None = None, make: str = ""
+    kind: str,
+    value: str | Mapping[str, Any],
+    given: Mapping[str, Any] | None = None,
+    make: str = "",
 ) -> Any:
     """Makes a part from its name or spec.
 
     Arguments:
         given: What vaekit fills in where the part's `__init__` names it.
-        make: Name of a class method to call in the place of the class, and to which all of `given` goes.
+        make: Name of a class method to call in the place of the class, and to which all of `given`
+            goes.
 
     Raises:
-        RegistryError: If the name leads to no part, or an argument is unknown, missing or refused by it.
+        RegistryError: If the name leads to no part, or an argument is unknown, missing or refused
+            by it.
     """
     spec, given = as_spec(value), given or {}
     plugin = find(kind, spec["class_path"])

@@ -19,7 +19,7 @@ _CAPTION = "The baseline is the likelihood alone, without latents, fitted to the
 
 
 def moments(data: DataModule) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each element over the training rows (*event), over what is observed of it."""
+    """Mean and variance (*event) of each element, over the training rows that show it."""
     shape = data.info.event_shape
     count, total, square = torch.zeros(3, *shape, dtype=torch.float64)
     for batch in data.rows("train"):
@@ -34,7 +34,7 @@ def moments(data: DataModule) -> tuple[Tensor, Tensor]:
 
 
 def baseline(model: VAEModule, data: DataModule, split: str = "val") -> float | None:
-    """log p(x) in nats, the mean over a split's rows, of independent elements fitted to the training rows.
+    """Mean log p(x) of a split's rows, in nats, for independent elements fitted to training rows.
 
     None where the likelihood knows no such model.
     """
@@ -43,7 +43,9 @@ def baseline(model: VAEModule, data: DataModule, split: str = "val") -> float | 
         p = likelihood.independent(*moments(data))
         if p is None:
             return None
-        terms = [likelihood.log_prob(p, batch.x.double(), batch.mask) for batch in data.rows(split)]
+        terms = [
+            likelihood.log_prob(p, batch.x.double(), batch.mask) for batch in data.rows(split)
+        ]
     return float(torch.cat(terms).mean())
 
 
@@ -51,7 +53,8 @@ def show(model: VAEModule, data: DataModule, elbo: float | None, files: list[Pat
     """Prints the validation ELBO beside the baseline, what was written, and what to try next.
 
     Arguments:
-        elbo: The validation ELBO of the checkpoint, in nats; None where there are no validation rows.
+        elbo: The validation ELBO of the checkpoint, in nats; None where there are no validation
+            rows.
         files: What was written, the checkpoint first.
     """
     assert model.info is not None

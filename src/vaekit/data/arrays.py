@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +22,9 @@ class Arrays(DataModule):
     """Rows from `.npy`, `.npz` or `.pt` files, or from tensors and NumPy arrays.
 
     Files are read without running code that they may hold: NumPy's without pickles, torch's with
-    `weights_only`. An `.npz` or `.pt` of several arrays holds them under the names x, label, context and
-    mask. A lone `.npy` is mapped into memory, not read. uint8 values 0 to 255 become x from 0 to 1; other
-    values are taken as they are.
+    `weights_only`. An `.npz` or `.pt` of several arrays holds them under the names x, label,
+    context and mask. A lone `.npy` is mapped into memory, not read. uint8 values 0 to 255 become x
+    from 0 to 1; other values are taken as they are.
 
     Arguments:
         x: The data (N, *event).
@@ -31,13 +32,14 @@ class Arrays(DataModule):
         context: Columns (N, C) to condition on.
         mask: Like x, True where an element is observed; what is not observed may be NaN.
         val: Share of the rows held out for validation.
-        test: Share of the rows held out for testing; with `val` 0 as well, all rows are for training.
+        test: Share of the rows held out for testing; with `val` 0 as well, all rows are for
+            training.
         data_range: Smallest and largest value of x; None takes the narrowest of [0, 1], [-1, 1],
             [0, inf) and the real line that holds the values.
 
     Raises:
-        ValueError: If arrays differ in length, a value is not finite or out of the range, or a file is of
-            another type or cannot be read safely.
+        ValueError: If arrays differ in length, a value is not finite or out of the range, or a
+            file is of another type or cannot be read safely.
         FileNotFoundError: If there is no such file.
 
     Example:
@@ -84,7 +86,8 @@ class Arrays(DataModule):
         context = columns.get("context")
         if context is not None and (context.dim() != 2 or not bool(context.isfinite().all())):
             raise ValueError(
-                f"Expected a context of finite values with shape (N, C) but got {tuple(context.shape)}."
+                "Expected a context of finite values with shape (N, C) but got "
+                f"{tuple(context.shape)}."
             )
         self._measure(x, mask)
         rows = Rows(**columns, top=255 if x.dtype == torch.uint8 else None)
@@ -99,7 +102,8 @@ class Arrays(DataModule):
             if isinstance(found, dict):
                 if name not in found:
                     raise ValueError(
-                        f"Expected an array named {name} in {source} but it holds {', '.join(found)}."
+                        f"Expected an array named {name} in {source} but it holds "
+                        f"{', '.join(found)}."
                     )
                 wanted = {k: v for k, v in found.items() if k in _COLUMNS} if name == "x" else {}
                 columns = {**wanted, **columns, name: found[name]}
@@ -120,10 +124,13 @@ class Arrays(DataModule):
         low, high = (float(v) for v in torch.aminmax(seen))
         if not (isfinite(low) and isfinite(high)):
             raise ValueError(
-                "Expected finite values but x holds NaN or infinity. Leave rows out, or give a mask "
-                "that is False there."
+                "Expected finite values but x holds NaN or infinity. Leave rows out, or give a "
+                "mask that is False there."
             )
-        if self.data_range is not None and not self.data_range[0] <= low <= high <= self.data_range[1]:
+        if (
+            self.data_range is not None
+            and not self.data_range[0] <= low <= high <= self.data_range[1]
+        ):
             raise ValueError(
                 f"Expected values in the declared data_range {list(self.data_range)} but x spans "
                 f"[{low:g}, {high:g}]."
@@ -147,7 +154,8 @@ def _read(source: str | Path | Tensor | np.ndarray[Any, Any]) -> Tensor | dict[s
         return _READERS[path.suffix](path)
     except Exception as error:
         raise ValueError(
-            f"Expected {path} to hold plain arrays, without pickled objects, but it could not be read: {error}"
+            f"Expected {path} to hold plain arrays, without pickled objects, but it could not be "
+            f"read: {error}"
         ) from error
 
 
@@ -169,4 +177,8 @@ def _read_pt(path: Path) -> Tensor | dict[str, Tensor]:
     return found
 
 
-_READERS = {".npy": _read_npy, ".npz": _read_npz, ".pt": _read_pt}
+_READERS: dict[str, Callable[[Path], Tensor | dict[str, Tensor]]] = {
+    ".npy": _read_npy,
+    ".npz": _read_npz,
+    ".pt": _read_pt,
+}

@@ -1,4 +1,4 @@
-"""The base of all data modules: resident rows, the order of an epoch, and what is done to a batch."""
+"""The base of all data modules: resident rows, an epoch's order, what is done to a batch."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def split(rows: Rows, val: float, test: float, seed: int) -> dict[str, Rows]:
     """Disjoint train, val and test rows, drawn with a seed; a split without rows is left out.
 
     Arguments:
-        val: Share of the rows, from 0 to 1; the same for `test`. None of both gives all to training.
+        val: Share of the rows, from 0 to 1; the same for `test`. None of both gives all to
+            training.
 
     Raises:
         ValueError: If the shares leave no row for training.
@@ -105,9 +106,9 @@ class Order:
 class Batches:
     """A loader that cuts batches out of resident rows.
 
-    Every rank takes the same number of steps, and every row is in exactly one batch of one rank. The
-    rows of a last batch are shared out evenly; a rank that is left without one receives a stand-in row
-    with weight 0.
+    Every rank takes the same number of steps, and every row is in exactly one batch of one rank.
+    The rows of a last batch are shared out evenly; a rank that is left without one receives a
+    stand-in row with weight 0.
 
     Arguments:
         batch_size: Rows a batch and rank.
@@ -115,7 +116,13 @@ class Batches:
     """
 
     def __init__(
-        self, rows: Rows, batch_size: int, shuffle: bool, seed: int = 0, rank: int = 0, ranks: int = 1
+        self,
+        rows: Rows,
+        batch_size: int,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.rows, self.batch_size, self.rank, self.ranks = rows, batch_size, rank, ranks
         self.sampler = Order(len(rows), shuffle, seed)  # Lightning calls its set_epoch
@@ -140,22 +147,24 @@ class DataModule(LightningDataModule):
     """Base of all data modules. A subclass says how to `load` the rows of each split.
 
     Arguments:
-        batch_size: Rows a step and device: with several devices the world's batch is that many times
-            larger, as in Lightning.
-        binarize: "none"; "dynamic", new draws of 0 and 1 from the grey values at each step of training,
-            held-out rows drawn once; or "static", all rows drawn once.
+        batch_size: Rows a step and device: with several devices the world's batch is that many
+            times larger, as in Lightning.
+        binarize: "none"; "dynamic", new draws of 0 and 1 from the grey values at each step of
+            training, held-out rows drawn once; or "static", all rows drawn once.
         dequantize: Spread each of the `levels` values evenly over its bin, as a density wants it.
         seed: Of the split, of the order of the rows and of what is drawn once.
 
     Raises:
-        ValueError: If the batch size is below one, or both binarisation and dequantisation are wanted.
+        ValueError: If the batch size is below one, or both binarisation and dequantisation are
+            wanted.
     """
 
     levels: int | None = None
     _init: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        # Remembered here, for every subclass, so that a checkpoint can say what data it was trained on.
+        # Remembered here, for every subclass, so that a checkpoint can say what data it was
+        # trained on.
         module = super().__new__(cls)
         module._init = dict(inspect.signature(cls).bind_partial(*args, **kwargs).arguments)
         return module
@@ -171,7 +180,9 @@ class DataModule(LightningDataModule):
         if batch_size < 1:
             raise ValueError(f"Expected a batch_size of at least 1 but got {batch_size}.")
         if binarize not in ("none", "dynamic", "static"):
-            raise ValueError(f"Expected binarize to be none, dynamic or static but got {binarize!r}.")
+            raise ValueError(
+                f"Expected binarize to be none, dynamic or static but got {binarize!r}."
+            )
         if dequantize and binarize != "none":
             raise ValueError(f"Expected one of dequantize and binarize={binarize!r} but got both.")
         self.batch_size, self.binarize, self.dequantize = batch_size, binarize, dequantize
@@ -216,8 +227,8 @@ class DataModule(LightningDataModule):
     def _count(self) -> int:
         if self.levels is None:
             raise ValueError(
-                f"Expected data of a known number of levels, such as uint8 images, to dequantise, but "
-                f"{type(self).__name__} holds continuous values."
+                "Expected data of a known number of levels, such as uint8 images, to dequantise, "
+                f"but {type(self).__name__} holds continuous values."
             )
         return self.levels
 
@@ -242,8 +253,8 @@ class DataModule(LightningDataModule):
         low, high = self.natural_range()
         if self.binarize != "none" and (low, high) != (0.0, 1.0):
             raise ValueError(
-                f"Expected values in [0, 1], probabilities of a one, to binarise, but the data's range "
-                f"is [{low:g}, {high:g}]."
+                "Expected values in [0, 1], probabilities of a one, to binarise, but the data's "
+                f"range is [{low:g}, {high:g}]."
             )
 
     def _binarized(self, rows: Rows, split: str) -> Rows:
@@ -281,8 +292,10 @@ class DataModule(LightningDataModule):
         assert self.trainer is not None
         model = self.trainer.lightning_module
         stage = self.trainer.state.stage
-        split = {"train": "train", "validate": "val", "sanity_check": "val"}.get(str(stage and stage.value), "test")
-        return self._converted(batch, split, torch.promote_types(torch.float32, model.dtype))
+        split = {"train": "train", "validate": "val", "sanity_check": "val"}.get(
+            str(stage and stage.value), "test"
+        )
+        return self._converted(batch, split, torch.promote_types(torch.float32, model.dtype)  # type: ignore[arg-type])
 
     # What becomes of a batch
 

@@ -21,7 +21,8 @@ class Digits(DataModule):
         test: Share of the rows held out for testing.
 
     References:
-        Optical Recognition of Handwritten Digits (Alpaydin and Kaynak, 1998), UCI, doi 10.24432/C50P49
+        Optical Recognition of Handwritten Digits (Alpaydin and Kaynak, 1998), UCI, doi
+        10.24432/C50P49
     """
 
     levels = 17

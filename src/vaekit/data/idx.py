@@ -24,12 +24,15 @@ def read_idx(path: Path) -> Tensor:
     """The unsigned bytes of an IDX file, gzipped or not.
 
     Raises:
-        ValueError: If it is no IDX file of unsigned bytes, or its length is not what its header says.
+        ValueError: If it is no IDX file of unsigned bytes, or its length is not what its header
+            says.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError) as error:
-        raise ValueError(f"Expected a whole gzip file but {path} could not be read: {error}") from error
+        raise ValueError(
+            f"Expected a whole gzip file but {path} could not be read: {error}"
+        ) from error
     if len(data) < 4 or data[:3] != b"\0\0\x08":
         raise ValueError(f"Expected an IDX file of unsigned bytes but {path} begins {data[:4]!r}.")
     dims = data[3]
@@ -37,7 +40,8 @@ def read_idx(path: Path) -> Tensor:
     shape = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(dims)]
     if len(data) != start + prod(shape):
         raise ValueError(
-            f"Expected {start + prod(shape):,} bytes for shape {shape} but {path} holds {len(data):,}."
+            f"Expected {start + prod(shape):,} bytes for shape {shape} but {path} holds "
+            f"{len(data):,}."
         )
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy())
 
@@ -45,19 +49,22 @@ def read_idx(path: Path) -> Tensor:
 class MNIST(DataModule):
     """70,000 grey images of handwritten digits, 28x28: 60,000 for training, 10,000 for testing.
 
-    The four IDX files, gzipped or not, are looked for in `root` and in its folders `mnist`, `MNIST` and
-    `MNIST/raw`; else they are downloaded into the last of these. Grey values 0 to 255 become x from 0 to 1.
+    The four IDX files, gzipped or not, are looked for in `root` and in its folders `mnist`,
+    `MNIST` and `MNIST/raw`; else they are downloaded into the last of these. Grey values 0 to 255
+    become x from 0 to 1.
 
     Arguments:
         root: The folder; None takes the environment variable VAEKIT_DATA, or else `data`.
-        val: How many of the 60,000 rows, the last ones, are held out for validation; 0 trains on all.
+        val: How many of the 60,000 rows, the last ones, are held out for validation; 0 trains on
+            all.
 
     Raises:
         FileNotFoundError: If a file is not there and cannot be downloaded.
         ValueError: If a file is damaged, or `val` leaves no row for training.
 
     References:
-        Gradient-Based Learning Applied to Document Recognition (LeCun et al., 1998), doi 10.1109/5.726791
+        Gradient-Based Learning Applied to Document Recognition (LeCun et al., 1998), doi
+        10.1109/5.726791
     """
 
     levels = 256
@@ -111,16 +118,17 @@ class MNIST(DataModule):
             except (OSError, ValueError) as error:
                 errors.append(f"{url}: {error}")
         raise FileNotFoundError(
-            f"{type(self).__name__} needs the file {name}.gz, which is not under {self.root} and could "
-            f"not be downloaded. Put it into {self._folder}, or name the folder that has it with "
-            f"--data.root or VAEKIT_DATA. Tried: {'; '.join(errors)}"
+            f"{type(self).__name__} needs the file {name}.gz, which is not under {self.root} and "
+            f"could not be downloaded. Put it into {self._folder}, or name the folder that has it "
+            f"with --data.root or VAEKIT_DATA. Tried: {'; '.join(errors)}"
         )
 
     def load(self) -> dict[str, Rows]:
         train = self._rows("train")
         if not 0 <= self.val < len(train):
             raise ValueError(
-                f"Expected val, the number of held-out rows, from 0 to {len(train) - 1:,} but got {self.val:,}."
+                f"Expected val, the number of held-out rows, from 0 to {len(train) - 1:,} but got "
+                f"{self.val:,}."
             )
         cut = len(train) - self.val
         splits = {"train": train.subset(slice(0, cut)), "test": self._rows("t10k")}
@@ -132,8 +140,8 @@ class MNIST(DataModule):
         x, label = (self._read(f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
         if x.dim() != 3 or label.shape != x.shape[:1]:
             raise ValueError(
-                f"Expected images (N, H, W) and labels (N,) in {self.root} but got {tuple(x.shape)} and "
-                f"{tuple(label.shape)}."
+                f"Expected images (N, H, W) and labels (N,) in {self.root} but got "
+                f"{tuple(x.shape)} and {tuple(label.shape)}."
             )
         return Rows(x.unsqueeze(1), label=label.long(), top=255)
 
@@ -141,8 +149,8 @@ class MNIST(DataModule):
         path = self._find(name)
         if path is None:
             raise FileNotFoundError(
-                f"{type(self).__name__} needs {name} or {name}.gz, which is not under {self.root}: call "
-                f"prepare_data() to download it, or put it there."
+                f"{type(self).__name__} needs {name} or {name}.gz, which is not under "
+                f"{self.root}: call prepare_data() to download it, or put it there."
             )
         return read_idx(path)
 
@@ -181,7 +189,7 @@ class KMNIST(MNIST):
 
 
 def fetch(url: str, path: Path, md5: str) -> None:
-    """Downloads a file, with a progress bar; it appears under its name only when whole and checked.
+    """Downloads a file with a progress bar; it gets its name when it is whole and checked.
 
     Raises:
         OSError: If it cannot be reached or written.

@@ -12,8 +12,8 @@ __all__ = ["RowMeans"]
 class RowMeans(Metric):
     """Means of named terms over all rows of all batches and ranks, each row counted once.
 
-    A term is (B,), a value a row, or a scalar, the mean over the batch's rows. Sums are kept in float64,
-    where the device has it. With `rows` 0 a batch counts nothing.
+    A term is (B,), a value a row, or a scalar, the mean over the batch's rows. Sums are kept in
+    float64, where the device has it. With `rows` 0 a batch counts nothing.
 
     Example:
         >>> means = RowMeans()
@@ -37,8 +37,7 @@ class RowMeans(Metric):
         if not self.names:
             self.names = tuple(terms)
         values = [
-            x.detach().sum() * (rows > 0) if x.dim() else x.detach() * rows
-            for x in terms.values()
+            x.detach().sum() * (rows > 0) if x.dim() else x.detach() * rows for x in terms.values()
         ]
         dtype = torch.float32 if values[0].device.type == "mps" else torch.float64
         self.totals = self.totals + torch.stack(values).to(dtype)

@@ -23,8 +23,9 @@ class ELBO(Objective):
         ValueError: If beta is negative or samples is below one.
 
     References:
-        Auto-Encoding Variational Bayes (Kingma and Welling, 2014), https://arxiv.org/abs/1312.6114;
-        beta-VAE (Higgins et al., 2017), https://openreview.net/forum?id=Sy2fzU9gl
+        Auto-Encoding Variational Bayes (Kingma and Welling, 2014),
+        https://arxiv.org/abs/1312.6114; beta-VAE (Higgins et al., 2017),
+        https://openreview.net/forum?id=Sy2fzU9gl
     """
 
     def __init__(self, beta: float | Schedule = 1.0, samples: int = 1) -> None:
