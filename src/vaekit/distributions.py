@@ -58,8 +58,8 @@ def _(q: Normal, noise: Tensor) -> Tensor:
     return q.loc + q.scale * noise
 
 
-@transport.register
-def _(q: Independent, noise: Tensor) -> Tensor:
+@transport.register(Independent)
+def _(q: Independent[Distribution], noise: Tensor) -> Tensor:
     return transport(q.base_dist, noise)
 
 

@@ -138,7 +138,7 @@ class VAEModule(LightningModule):
             part = self.parts[kind]
             if isinstance(part, nn.Module):
                 return part  # type: ignore[return-value]
-            return plugins.build(kind, part, {**given, **more})  # type: ignore[no-any-return]
+            return plugins.build(kind, part, {**given, **more})
 
         core = self.parts["core"]
         if isinstance(core, nn.Module):
@@ -213,8 +213,7 @@ class VAEModule(LightningModule):
                 )
             with torch.no_grad():
                 for part in self._started:
-                    part.start(b.to(self.device) for b in data.rows("train"))  # type:
-                    ignore[union - attr]
+                    part.start(b.to(self.device) for b in data.rows("train"))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         batch = self._batch(batch)

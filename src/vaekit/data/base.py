@@ -143,6 +143,9 @@ class Batches:
             yield batch
 
 
+_SPLIT_OF = {"train": "train", "validate": "val", "sanity_check": "val"}  # by Lightning's stage
+
+
 class DataModule(LightningDataModule):
     """Base of all data modules. A subclass says how to `load` the rows of each split.
 
@@ -290,12 +293,11 @@ class DataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         assert self.trainer is not None
-        model = self.trainer.lightning_module
-        stage = self.trainer.state.stage
-        split = {"train": "train", "validate": "val", "sanity_check": "val"}.get(
-            str(stage and stage.value), "test"
+        model: Any = self.trainer.lightning_module
+        split = _SPLIT_OF.get(
+            str(self.trainer.state.stage and self.trainer.state.stage.value), "test"
         )
-        return self._converted(batch, split, torch.promote_types(torch.float32, model.dtype)  # type: ignore[arg-type])
+        return self._converted(batch, split, torch.promote_types(torch.float32, model.dtype))
 
     # What becomes of a batch
 
