@@ -1,0 +1,56 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from vaekit.cli import run
+
+os.environ["WANDB_SILENT"] = "true"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def mnist_root() -> Path:
+    root = os.environ.get("VAEKIT_DATA", "")
+    if not Path(root, "mnist").is_dir():
+        pytest.skip("needs VAEKIT_DATA, a folder with mnist/ and its IDX files")
+    return Path(root)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Runs a command in an empty folder and returns that folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: object) -> Path:
+        run([str(arg) for arg in args])
+        return tmp_path
+
+    return call
+
+
+def fit(model: pl.LightningModule, data: pl.LightningDataModule, **kwargs: object) -> pl.Trainer:
+    """Trains and returns the trainer."""
+    settings = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "accelerator": "cpu",
+        "devices": 1,
+        "num_sanity_val_steps": 0,
+    }
+    trainer = pl.Trainer(**{**settings, **kwargs})  # type: ignore[arg-type]
+    trainer.fit(model, data)
+    return trainer

@@ -1,0 +1,98 @@
+"""Imports point one way: the arrows of the house, and no circle."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src" / "vaekit"
+
+PARTS = {"encoders", "decoders", "posteriors", "priors", "likelihoods"}
+BLOCKS = {"contracts", "distributions", "nn", "schedules"}
+ARROWS = {
+    "": {"plugins", "callbacks", "data", "contracts", "module"},
+    "__main__": {"", "cli", "plugins"},
+    "cli": {"module", "data", "plugins", "callbacks", "pictures", "summary", "contracts"},
+    "callbacks": {"module", "data", "pictures", "contracts"},
+    "summary": {"module", "data", "contracts"},
+    "pictures": {"module", "contracts"},
+    "module": {"vae", "plugins", "metrics", "contracts"},
+    "vae": {"contracts", "distributions"},
+    "objectives": BLOCKS,
+    **{part: BLOCKS for part in PARTS},
+    "data": {"contracts"},
+    "metrics": set(),
+    "plugins": {"contracts"},
+    "distributions": {"contracts"},
+    "nn": set(),
+    "schedules": set(),
+    "contracts": set(),
+}
+
+
+def _floor(module: str) -> str:
+    """The floor that a module of vaekit stands on: the part of its name after vaekit."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def _imports(path: Path) -> set[str]:
+    """Floors that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "vaekit":
+            modules = {p.stem for p in SRC.iterdir()}
+            names = [f"vaekit.{a.name}" if a.name in modules else "vaekit" for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module or ""]
+        else:
+            continue
+        found |= {_floor(name) for name in names if name.split(".")[0] == "vaekit"}
+    return found
+
+
+FILES = sorted(SRC.rglob("*.py"))
+
+
+def _own_floor(path: Path) -> str:
+    parts = path.relative_to(SRC).with_suffix("").parts
+    return "" if parts == ("__init__",) else parts[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SRC)))
+def test_a_file_imports_only_what_stands_below_it(path: Path) -> None:
+    own = _own_floor(path)
+    assert own in ARROWS, f"{path} stands on no floor of the list"
+    assert _imports(path) - {own} <= ARROWS[own]
+
+
+def test_the_arrows_form_no_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in FILES:
+        if _own_floor(path):  # the package's face imports lazily, and nothing below imports it
+            graph.setdefault(_own_floor(path), set()).update(_imports(path) - {_own_floor(path), ""})
+    done: set[str] = set()
+    while graph:
+        free = {floor for floor, needs in graph.items() if needs <= done}
+        assert free, f"a circle among {sorted(graph)}"
+        done |= free
+        graph = {floor: needs for floor, needs in graph.items() if floor not in free}
+
+
+def test_contracts_import_nothing_but_torch() -> None:
+    tree = ast.parse((SRC / "contracts.py").read_text())
+    roots = {
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]  # type: ignore[union-attr]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert roots <= {"__future__", "collections", "dataclasses", "math", "typing", "torch"}
+
+
+@pytest.mark.parametrize("name", ["vae", "module"])
+def test_the_core_and_the_module_get_parts_by_name(name: str) -> None:
+    assert not _imports(SRC / f"{name}.py") & {*PARTS, "objectives", "data", "schedules"}

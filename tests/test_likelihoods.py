@@ -1,0 +1,182 @@
+"""Likelihoods against scipy, in float64, with masks and in every mode."""
+
+from __future__ import annotations
+
+from math import inf, log, nan, pi
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch.distributions import MultivariateNormal
+
+from vaekit.contracts import Batch, DataInfo, Draw, Likelihood
+from vaekit.likelihoods import Bernoulli, Gaussian
+
+EVENT = (1, 3, 2)
+X = torch.rand(5, *EVENT, dtype=torch.float64)
+Y = torch.randn(4, 5, *EVENT, dtype=torch.float64)
+
+
+def _summed(terms: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(terms).flatten(2).sum(-1)
+
+
+def test_bernoulli_is_scipys() -> None:
+    x = (X > 0.5).double()
+    likelihood = Bernoulli(EVENT)
+    terms = stats.bernoulli.logpmf(x.numpy(), Y.sigmoid().numpy())
+    assert torch.allclose(likelihood.log_prob(likelihood(Y), x), _summed(terms), atol=1e-12)
+
+
+def test_bernoulli_on_grey_values_is_minus_the_binary_cross_entropy() -> None:
+    likelihood = Bernoulli(EVENT)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(
+        Y, X.expand_as(Y), reduction="none"
+    )
+    assert torch.allclose(likelihood.log_prob(likelihood(Y), X), -loss.flatten(2).sum(-1))
+
+
+@pytest.mark.parametrize("mean", ["identity", "sigmoid", "tanh"])
+def test_gaussian_of_fixed_scale_is_scipys(mean: str) -> None:
+    likelihood = Gaussian(EVENT, scale=0.3, mean=mean)  # type: ignore[arg-type]
+    loc = {"identity": Y, "sigmoid": Y.sigmoid(), "tanh": Y.tanh()}[mean]
+    terms = stats.norm.logpdf(X.numpy(), loc.numpy(), 0.3)
+    assert torch.allclose(likelihood.log_prob(likelihood(Y), X), _summed(terms), atol=1e-10)
+
+
+def test_gaussian_is_half_the_squared_error_plus_the_stated_constant() -> None:
+    likelihood = Gaussian(EVENT, scale=0.7)
+    error = ((X - Y) ** 2).flatten(2).sum(-1)
+    constant = 6 * (log(0.7) + log(2 * pi) / 2)
+    assert torch.allclose(-likelihood.log_prob(likelihood(Y), X), error / 2 / 0.49 + constant)
+
+
+def test_gaussian_with_a_learned_scale() -> None:
+    likelihood = Gaussian(EVENT, scale="learned", min_scale=0.01).double()
+    torch.nn.init.constant_(likelihood.log_scale, log(0.2))
+    terms = stats.norm.logpdf(X.numpy(), Y.numpy(), 0.21)
+    log_prob = likelihood.log_prob(likelihood(Y), X)
+    assert torch.allclose(log_prob, _summed(terms))
+    log_prob.sum().backward()
+    assert likelihood.log_scale.grad is not None
+
+
+def test_gaussian_with_a_scale_per_element() -> None:
+    likelihood = Gaussian(EVENT, scale="elementwise", min_scale=0.01)
+    assert likelihood.output_shape == (2, *EVENT)
+    y = torch.stack([Y, Y.flip(0)], dim=2)  # (K, B, 2, *event)
+    terms = stats.norm.logpdf(X.numpy(), Y.numpy(), Y.flip(0).exp().numpy() + 0.01)
+    assert torch.allclose(likelihood.log_prob(likelihood(y), X), _summed(terms))
+
+
+@pytest.mark.parametrize("mode", ["learned", "elementwise", "optimal"])
+def test_a_learned_scale_has_a_floor(mode: str) -> None:
+    likelihood = Gaussian(EVENT, scale=mode, min_scale=0.05)  # type: ignore[arg-type]
+    y = torch.full((1, 5, *likelihood.output_shape), -1e4)
+    if mode == "learned":
+        torch.nn.init.constant_(likelihood.log_scale, -1e4)
+    if mode == "optimal":
+        likelihood.variance.zero_()
+    assert likelihood(y).base_dist.scale.min() >= 0.05
+
+
+def test_the_optimal_scale_maximises_the_likelihood_of_the_batch() -> None:
+    likelihood = Gaussian(EVENT, scale="optimal").double()
+    best = likelihood.log_prob(likelihood(Y), X).sum()
+    scales = torch.linspace(0.3, 3, 200).tolist()
+    fixed = [
+        (lik := Gaussian(EVENT, scale=s)).log_prob(lik(Y), X).sum().item() for s in scales
+    ]
+    assert best >= max(fixed)
+    assert best == pytest.approx(max(fixed), rel=1e-3)
+
+
+def test_the_optimal_scale_sends_back_the_gradient_of_the_profile_likelihood() -> None:
+    # Written out: max over sigma of log p is -N/2 (log(mean square) + 1 + log 2 pi).
+    likelihood = Gaussian(EVENT, scale="optimal").double()
+    y = Y.clone().requires_grad_()
+    likelihood.log_prob(likelihood(y), X).sum().backward()
+    other = Y.clone().requires_grad_()
+    (-Y.numel() / 2 * ((X - other) ** 2).mean().log()).backward()
+    assert torch.allclose(y.grad, other.grad)  # type: ignore[arg-type]
+
+
+def test_the_optimal_scale_is_stored_in_training_and_used_elsewhere() -> None:
+    likelihood = Gaussian(EVENT, scale="optimal").double()
+    p = likelihood(Y)
+    draw = Draw(Batch(X), (), X, p, lambda: X)
+    before = likelihood.variance.clone()
+    likelihood.log_prob(p, X)
+    assert torch.equal(likelihood.variance, before)  # never changed in forward
+    for _ in range(3):
+        likelihood.after_step(draw)
+    assert torch.allclose(likelihood.variance, ((X - Y) ** 2).mean())
+    likelihood.eval()
+    x = X * 100  # held-out rows do not set their own scale
+    scale = likelihood.variance.sqrt().item()
+    terms = stats.norm.logpdf(x.numpy(), Y.numpy(), scale)
+    assert torch.allclose(likelihood.log_prob(likelihood(Y), x), _summed(terms))
+
+
+@pytest.mark.parametrize("make", [Bernoulli, lambda e: Gaussian(e, scale=0.4)])
+def test_masks_add_up_and_hide_nan(make: type[Likelihood]) -> None:
+    likelihood = make(EVENT)
+    x = (X > 0.5).double()
+    mask = torch.rand_like(x) > 0.4
+    y = Y.clone().requires_grad_()
+    p = likelihood(y)
+    whole = likelihood.log_prob(p, x)
+    seen, hidden = (likelihood.log_prob(p, x, m) for m in (mask, ~mask))
+    assert torch.allclose(seen + hidden, whole)
+    spoilt = likelihood.log_prob(p, torch.where(mask, x, nan), mask)
+    assert torch.equal(spoilt, seen)
+    spoilt.sum().backward()
+    assert y.grad is not None
+    assert y.grad.isfinite().all()
+
+
+def test_a_mask_on_a_likelihood_that_does_not_factorise_is_refused() -> None:
+    p = MultivariateNormal(torch.zeros(2), torch.eye(2))
+    with pytest.raises(ValueError, match=r"factorises.*MultivariateNormal"):
+        Likelihood().log_prob(p, torch.zeros(3, 2), torch.ones(3, 2) > 0)
+
+
+def test_data_outside_the_range_is_refused_with_the_range() -> None:
+    for bad in ((0.0, 255.0), (-1.0, 1.0), (-inf, inf)):
+        with pytest.raises(ValueError, match=r"expected data in \[0, 1\]"):
+            Bernoulli(EVENT).check(DataInfo(EVENT, bad, levels=2))
+    Gaussian(EVENT).check(DataInfo(EVENT, (-inf, inf)))
+
+
+def test_disentanglement_libs_bernoulli_on_grey_values_is_allowed_but_said() -> None:
+    with pytest.warns(UserWarning, match=r"not one on any likelihood.*binarise"):
+        Bernoulli(EVENT).check(DataInfo(EVENT, (0.0, 1.0), levels=256))
+
+
+def test_the_baseline_is_the_best_constant() -> None:
+    x = torch.rand(1000, 3, dtype=torch.float64) ** 2
+    mean, variance = x.mean(0), x.var(0, correction=0)
+    p = Gaussian((3,), scale="elementwise").independent(mean, variance)
+    expected = stats.norm.logpdf(x.numpy(), mean.numpy(), variance.sqrt().numpy()).sum(-1)
+    assert torch.allclose(p.log_prob(x), torch.from_numpy(expected))
+    one = Gaussian((3,), scale="learned").independent(mean, variance)
+    assert torch.allclose(one.base_dist.scale, ((x - mean) ** 2).mean().sqrt().expand(3))
+    bits = (x > 0.3).double()
+    q = Bernoulli((3,)).independent(bits.mean(0), variance)
+    expected = stats.bernoulli.logpmf(bits.numpy(), bits.mean(0).numpy()).sum(-1)
+    assert torch.allclose(q.log_prob(bits), torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"scale": 0.0}, "scale to be positive"),
+        ({"scale": "lerned"}, "'lerned'"),
+        ({"mean": "relu"}, "'relu'"),
+        ({"min_scale": 0.0}, "min_scale to be positive"),
+    ],
+)
+def test_bad_arguments_say_what_was_expected(arguments: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Gaussian(EVENT, **arguments)  # type: ignore[arg-type]

@@ -1,0 +1,38 @@
+"""Schedules against their definitions."""
+
+import math
+
+import pytest
+
+from vaekit.schedules import Constant, Cyclical, Linear, Sigmoid, weight_at
+
+
+def test_linear_reaches_its_end_and_stays() -> None:
+    schedule = Linear(steps=10, start=0.5, end=2.5)
+    assert [schedule(s) for s in (0, 5, 10, 11, 1000)] == [0.5, 1.5, 2.5, 2.5, 2.5]
+
+
+def test_sigmoid_is_symmetric_and_begins_and_ends_exactly() -> None:
+    schedule = Sigmoid(steps=8)
+    assert (schedule(0), schedule(8), schedule(9)) == (0.0, 1.0, 1.0)
+    for step in range(9):
+        assert math.isclose(schedule(step) + schedule(8 - step), 1.0)
+
+
+def test_cyclical_repeats() -> None:
+    schedule = Cyclical(steps=10, rise=0.5)
+    assert [schedule(s) for s in range(10)] == [schedule(s + 30) for s in range(10)]
+    assert max(schedule(s) for s in range(10)) == 1.0
+    assert schedule(5) == 1.0
+
+
+def test_weights_may_be_numbers_or_schedules() -> None:
+    assert weight_at(0.3, 7) == 0.3
+    assert weight_at(Constant(0.3), 7) == 0.3
+    assert weight_at(Linear(steps=4), 2) == 0.5
+
+
+@pytest.mark.parametrize("make", [lambda: Linear(steps=0), lambda: Cyclical(steps=3, rise=0.0)])
+def test_impossible_schedules_are_refused(make: object) -> None:
+    with pytest.raises(ValueError, match="Expected"):
+        make()  # type: ignore[operator]
