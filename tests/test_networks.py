@@ -9,7 +9,7 @@ from vaekit.decoders import ConvDecoder, MLPDecoder
 from vaekit.encoders import ConvEncoder, MLPEncoder
 
 
-@pytest.mark.parametrize("height", [4, 5, 7, 28, 33])
+@pytest.mark.parametrize("height", [5, 6, 7, 28, 33])
 @pytest.mark.parametrize("width", [4, 9, 31])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_convolutions_take_and_give_any_size(height: int, width: int, depth: int) -> None:

@@ -52,21 +52,20 @@ def _plugins(args: list[str]) -> None:
 
     from vaekit.plugins import RegistryError, load, plugins
 
-    check, broken = bool(args), False
+    check, broken = bool(args), []
     table = Table("kind", "name", "package", "version", *(["what it is"] if check else []))
     for plugin in plugins():
         row = [plugin.kind, plugin.name, plugin.package, plugin.version]
         if check:
             try:
-                doc = load(plugin).__doc__ or ""
-                row.append(doc.strip().partition("\n")[0])
+                row.append((load(plugin).__doc__ or "").strip().partition("\n")[0])
             except RegistryError as error:
-                broken = True
-                row.append(f"[red]broken:[/red] {error}")
+                row.append("[red]broken, see below[/red]")
+                broken.append(f"broken: {error}")
         table.add_row(*row)
-    Console(soft_wrap=True).print(table)
+    Console().print(table)
     if broken:
-        sys.exit(1)
+        sys.exit("\n".join(broken))
 
 
 if __name__ == "__main__":

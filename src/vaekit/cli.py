@@ -7,8 +7,9 @@ import os
 import re
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -296,6 +297,7 @@ def _quieten() -> None:
     for message in (
         "Checkpoint directory .* exists",
         "Couldn't infer the batch indices",
+        "Total length of `list` across ranks is zero",  # no validation rows: the summary says so
         ".*isinstance.treespec, LeafSpec",
     ):
         warnings.filterwarnings("ignore", message=message)
@@ -370,14 +372,15 @@ def _load_named(args: list[str]) -> None:
     variables = [v for k, v in os.environ.items() if k.startswith("VAEKIT_")]
     words = set(re.findall(r"[\w.:]+", "\n".join([*args, *variables, *_documents(args)])))
     everything = any(arg.endswith(("--help", ".help", "-h")) for arg in args)
-    for plugin in plugins.plugins():
-        named = {plugin.name, plugin.value, plugin.value.replace(":", ".")} & words
-        if plugin.package == "vaekit" or named or everything:
-            try:
+    found = plugins.plugins()
+    claims = Counter((plugin.kind, plugin.name) for plugin in found)
+    for plugin in found:
+        path = {plugin.value, plugin.value.replace(":", ".")} & words
+        named = plugin.name in words and claims[plugin.kind, plugin.name] == 1
+        if plugin.package == "vaekit" or path or named or everything:
+            # A failure is kept, and told where the parser finds no part of that name.
+            with suppress(plugins.RegistryError):
                 plugins.load(plugin)
-            except plugins.RegistryError as error:
-                if named:
-                    sys.exit(f"vaekit: {error}")
 
 
 def _named_parts(args: list[str]) -> Iterator[tuple[str, str]]:

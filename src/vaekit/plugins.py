@@ -242,8 +242,7 @@ def as_spec(value: str | Mapping[str, Any]) -> Spec:
                 "init_args": dict(value.get("init_args") or {}),
             }
     raise RegistryError(
-        f"Expected a part as a name or as {{class_path: Name, init_args: {{...}}}} but got "
-        f"{value!r}."
+        f"Expected a part as Name or {{class_path: Name, init_args: {{...}}}} but got {value!r}."
     )
 
 

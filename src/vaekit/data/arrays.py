@@ -73,6 +73,8 @@ class Arrays(DataModule):
     def load(self) -> dict[str, Rows]:
         columns = self._columns()
         x = columns["x"]
+        if x.dim() < 2 or x.numel() == 0:
+            raise ValueError(f"Expected x with shape (N, *event) but got {tuple(x.shape)}.")
         for name, column in columns.items():
             if len(column) != len(x):
                 raise ValueError(f"Expected {len(x)} rows, as in x, but {name} has {len(column)}.")
@@ -109,10 +111,6 @@ class Arrays(DataModule):
                 columns = {**wanted, **columns, name: found[name]}
             else:
                 columns[name] = found
-        if columns["x"].dim() < 2:
-            raise ValueError(
-                f"Expected x with shape (N, *event) but got {tuple(columns['x'].shape)}."
-            )
         return columns
 
     def _measure(self, x: Tensor, mask: Tensor | None) -> None:

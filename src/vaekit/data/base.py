@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -21,7 +21,7 @@ __all__ = ["Batches", "DataModule", "Order", "Rows", "natural", "split"]
 
 @dataclass
 class Rows:
-    """The rows of one split, as they lie in memory.
+    """The rows of one split, as they lie in memory or on disk.
 
     Arguments:
         x: The data, with shape `(N, *event)`; uint8 stays so until it is on the device.
@@ -29,6 +29,7 @@ class Rows:
         mask: Like x, True where an element is observed.
         label: Labels, with shape `(N,)` or `(N, *)`.
         top: The stored value that is x = 1; None where values are taken as they are.
+        index: Which of those rows these are; None for all. Splits share one copy of the data.
     """
 
     x: Tensor
@@ -36,20 +37,23 @@ class Rows:
     mask: Tensor | None = None
     label: Tensor | None = None
     top: float | None = None
+    index: Tensor | None = None
 
     def __len__(self) -> int:
-        return self.x.shape[0]
+        return self.x.shape[0] if self.index is None else self.index.shape[0]
 
-    def __getitem__(self, index: Tensor | slice) -> Batch:
+    def __getitem__(self, at: Tensor | slice) -> Batch:
+        index = at if self.index is None else self.index[at]
+
         def rows(x: Tensor | None) -> Tensor | None:
             return None if x is None else x[index]
 
         return Batch(self.x[index], rows(self.context), rows(self.mask), rows(self.label))
 
-    def subset(self, index: Tensor | slice) -> Rows:
-        """Some of the rows."""
-        part = self[index]
-        return Rows(part.x, part.context, part.mask, part.label, self.top)
+    def subset(self, at: Tensor | slice) -> Rows:
+        """Some of the rows, not copied."""
+        index = torch.arange(len(self))[at] if self.index is None else self.index[at]
+        return replace(self, index=index)
 
 
 def _generator(*key: object) -> torch.Generator:
@@ -261,9 +265,10 @@ class DataModule(LightningDataModule):
             )
 
     def _binarized(self, rows: Rows, split: str) -> Rows:
-        u = torch.rand(rows.x.shape, generator=_generator("binarize", self.seed, split))
-        ones = u * (1.0 if rows.top is None else rows.top) < rows.x
-        return Rows(ones.to(torch.uint8), rows.context, rows.mask, rows.label, top=1)
+        part = rows[:]
+        u = torch.rand(part.x.shape, generator=_generator("binarize", self.seed, split))
+        ones = u * (1.0 if rows.top is None else rows.top) < part.x
+        return Rows(ones.to(torch.uint8), part.context, part.mask, part.label, top=1)
 
     def _batches(self, split: str, shuffle: bool) -> Batches:
         trainer = self.trainer
