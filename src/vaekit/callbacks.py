@@ -33,7 +33,7 @@ __all__ = [
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps `best.ckpt` and `last.ckpt` in the run's folder.
+    """Keeps `best.ckpt` and `last.ckpt`, the newest, in the run's folder.
 
     Arguments:
         monitor: What is compared; the validation ELBO, that is the bound itself, by default.
@@ -50,7 +50,6 @@ class BestCheckpoint(ModelCheckpoint):
             monitor=monitor,
             mode=mode,
             every_n_epochs=every_n_epochs,
-            save_last=True,
             enable_version_counter=False,
         )
 
@@ -60,6 +59,13 @@ class BestCheckpoint(ModelCheckpoint):
         if isinstance(data, DataModule) and "val" not in data.splits:
             self.monitor = None
         super().setup(trainer, pl_module, stage)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        # Not `save_last`, which only copies what was saved as the best.
+        if not trainer.fast_dev_run and (trainer.current_epoch + 1) % self._every_n_epochs == 0:
+            self.last_model_path = str(Path(str(self.dirpath), "last.ckpt"))
+            trainer.save_checkpoint(self.last_model_path)
 
 
 class ConfigWriter(Callback):

@@ -382,7 +382,7 @@ class Core(Part):
 
     def kept(self, draw: Draw) -> Draw:
         """The draw that `draw` returns; remembered where a part's `after_step` will want it."""
-        if self.keep_draw:
+        if self.keep_draw and self.training:
             self.last_draw = draw
         return draw
 

@@ -141,12 +141,13 @@ class VAEModule(LightningModule):
             return plugins.build(kind, part, {**given, **more})
 
         core = self.parts["core"]
-        if isinstance(core, nn.Module):
-            self.core = core  # type: ignore[assignment]
-        else:
-            self.core = plugins.build("core", core, {"build": build}, make="assemble")
+        with _full_precision_parameters():
+            if isinstance(core, nn.Module):
+                self.core = core  # type: ignore[assignment]
+            else:
+                self.core = plugins.build("core", core, {"build": build}, make="assemble")
+            self.objective = build("objective")  # type: ignore[assignment]
         self.core.likelihood.check(data)
-        self.objective = build("objective")  # type: ignore[assignment]
         self.info = data
         self.hparams["data"] = data.as_dict()
         parts = [m for m in self.modules() if isinstance(m, Part)]
@@ -465,6 +466,17 @@ def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = "cpu") -> 
     if not (isinstance(checkpoint, dict) and "vaekit" in checkpoint):
         raise ValueError(f"Expected a checkpoint of a VAEModule but {path} is none.")
     return checkpoint
+
+
+@contextmanager
+def _full_precision_parameters() -> Iterator[None]:
+    """Parameters are made in float32 at least; under bf16-true Lightning casts them afterwards."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.promote_types(default, torch.float32))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _plain(part: Any) -> Any:
