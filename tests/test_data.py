@@ -109,7 +109,7 @@ def test_all_rows_may_be_for_training() -> None:
 
 
 def test_digits_are_grey_values_from_0_to_1_with_labels() -> None:
-    module = data.Digits()
+    module = data.Digits(binarize="none")
     batch = next(module.rows("train"))
     assert module.info.event_shape == (1, 8, 8)
     assert module.info.levels == 17
@@ -119,7 +119,7 @@ def test_digits_are_grey_values_from_0_to_1_with_labels() -> None:
 
 
 def test_uint8_stays_uint8_until_it_is_on_the_device() -> None:
-    module = data.Digits()
+    module = data.Digits(binarize="none")
     module.setup()
     batch = next(iter(module.train_dataloader()))
     assert batch.x.dtype == torch.uint8
@@ -127,8 +127,8 @@ def test_uint8_stays_uint8_until_it_is_on_the_device() -> None:
 
 
 def test_dynamic_binarisation_draws_anew_in_training_and_once_for_held_out_rows() -> None:
-    module = data.Digits(binarize="dynamic")
-    grey = next(data.Digits().rows("train", 200)).x
+    module = data.Digits()
+    grey = next(data.Digits(binarize="none").rows("train", 200)).x
     draws = torch.stack([next(module.rows("train", 200)).x for _ in range(300)])
     assert set(draws.unique().tolist()) == {0.0, 1.0}
     assert not torch.equal(draws[0], draws[1])
@@ -136,7 +136,7 @@ def test_dynamic_binarisation_draws_anew_in_training_and_once_for_held_out_rows(
     held = [next(module.rows("val", 50)).x for _ in range(2)]
     assert torch.equal(*held)
     assert set(held[0].unique().tolist()) == {0.0, 1.0}
-    assert torch.equal(held[0], next(data.Digits(binarize="dynamic").rows("val", 50)).x)
+    assert torch.equal(held[0], next(data.Digits().rows("val", 50)).x)
     assert module.info.levels == 2
 
 
@@ -148,9 +148,9 @@ def test_static_binarisation_draws_once() -> None:
 
 
 def test_dequantisation_spreads_values_over_their_bins() -> None:
-    module = data.Digits(dequantize=True)
+    module = data.Digits(binarize="none", dequantize=True)
     x = next(module.rows("train", 200)).x
-    raw = next(data.Digits().rows("train", 200)).x * 16
+    raw = next(data.Digits(binarize="none").rows("train", 200)).x * 16
     assert torch.equal((x * 17).floor(), raw)
     inside = x * 17 - raw
     assert inside.mean() == pytest.approx(0.5, abs=0.02)

@@ -71,7 +71,7 @@ def test_looking_at_the_validation_rows_does_not_change_training() -> None:
     weights = []
     for every in (1, 1000):
         pl.seed_everything(1, verbose=False)
-        module = data.Digits(binarize="dynamic")
+        module = data.Digits()
         model = VAEModule(latent_shape=3, data=module.info)
         fit(model, module, max_epochs=3, check_val_every_n_epoch=every)
         weights.append(nn.utils.parameters_to_vector(model.parameters()))
@@ -81,7 +81,7 @@ def test_looking_at_the_validation_rows_does_not_change_training() -> None:
 def test_a_run_is_a_function_of_its_seed() -> None:
     def weights(seed: int) -> Tensor:
         pl.seed_everything(seed, verbose=False)
-        module = data.Digits(binarize="dynamic")
+        module = data.Digits()
         model = VAEModule(latent_shape=3, data=module.info)
         fit(model, module, max_epochs=1)
         return nn.utils.parameters_to_vector(model.parameters())
@@ -116,7 +116,7 @@ def test_every_precision_trains(precision: str) -> None:
 def test_state_changes_after_a_step_once_and_only_in_training() -> None:
     likelihood = {"class_path": "Gaussian", "init_args": {"scale": "optimal"}}
     model = VAEModule(latent_shape=3, likelihood=likelihood)
-    module = data.Digits(batch_size=300)  # 1437 rows in 5 batches
+    module = data.Digits(batch_size=300, binarize="none")  # 1437 rows in 5 batches
     fit(model, module, max_epochs=1, accumulate_grad_batches=2)
     assert model.core.likelihood.seen.item() == pytest.approx(1 - 0.99**3)  # three optimizer steps
     assert model.core.last_draw is None  # nor is a graph kept alive

@@ -126,6 +126,8 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Ends with the message, and without the pages of usage that would hide it."""
+        if not self.exit_on_error:  # a parser within the parser, whose error is looked at
+            super().error(message, ex)
         message = _better(message, self.given)
         self.exit(2, f"vaekit: error: {message}\n(All options: vaekit {self.given[0]} --help)\n")
 

@@ -14,7 +14,7 @@ __all__ = ["Digits"]
 class Digits(DataModule):
     """1,797 grey images of handwritten digits, 8x8, embedded in scikit-learn: no file, no network.
 
-    Grey values 0 to 16 become x from 0 to 1.
+    Grey values 0 to 16 become x from 0 to 1, and these 0 or 1 unless `binarize` is "none".
 
     Arguments:
         val: Share of the rows held out for validation.
@@ -32,7 +32,7 @@ class Digits(DataModule):
         val: float = 0.1,
         test: float = 0.1,
         batch_size: int = 64,
-        binarize: Literal["none", "dynamic", "static"] = "none",
+        binarize: Literal["none", "dynamic", "static"] = "dynamic",
         dequantize: bool = False,
         seed: int = 0,
     ) -> None:

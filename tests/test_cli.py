@@ -1,0 +1,310 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from matplotlib.image import imread
+from test_data import write_mnist
+
+from vaekit import VAEModule, data
+from vaekit.__main__ import COMMANDS, main
+from vaekit.cli import CLI
+
+Cli = Callable[..., Path]
+FAST = ("--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
+
+
+@pytest.fixture
+def trained(cli: Cli) -> Path:
+    """The folder of a short run."""
+    return cli("fit", *FAST, "--model.latent_shape", 2) / "runs" / "version_0"
+
+
+# The main job
+
+
+def test_a_bare_fit_shows_the_bound_the_baseline_and_its_files(
+    cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = cli("fit", "--trainer.max_epochs", 20) / "runs" / "version_0"
+    said = capsys.readouterr().out
+    wanted = ("samples.png", "reconstructions.png", "latent.png", "best.ckpt", "config.yaml")
+    for name in wanted:
+        assert (folder / name).is_file(), name
+        assert f"runs/version_0/{name}" in said
+    assert "vaekit sample --ckpt_path runs/version_0/best.ckpt" in said
+    lines = {line.split("│")[1].strip(): line.split("│") for line in said.splitlines() if "│" in line}
+    elbo = float(lines["ELBO of best.ckpt"][2])
+    baseline = float(lines["baseline: independent elements"][2])
+    assert elbo > baseline
+    bits = float(lines["ELBO of best.ckpt"][3])
+    assert bits == pytest.approx(-elbo / 64 / np.log(2), abs=1e-3)
+    # The baseline, computed another way: each pixel's frequency in the training rows.
+    grey = torch.cat([b.x for b in data.Digits(binarize="none").rows("train")]).mean(0).clamp(1e-3, 1 - 1e-3)
+    x = torch.cat([b.x for b in data.Digits().rows("val")])
+    exact = (x * grey.log() + (1 - x) * (1 - grey).log()).flatten(1).sum(1).mean()
+    assert baseline == pytest.approx(exact.item(), abs=0.05)
+
+
+def test_the_best_checkpoint_has_the_bound_that_was_said(
+    capsys: pytest.CaptureFixture[str], trained: Path, cli: Cli
+) -> None:
+    said = capsys.readouterr().out
+    elbo = next(line for line in said.splitlines() if "ELBO of best.ckpt" in line).split("│")[2]
+    cli("validate", "--ckpt_path", trained / "best.ckpt")
+    again = capsys.readouterr().out
+    line = next(line for line in again.splitlines() if "val/elbo" in line)
+    assert float(line.split("│")[2]) == pytest.approx(float(elbo), abs=0.006)
+
+
+def test_the_subcommands_look_at_a_checkpoint(
+    trained: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = trained / "best.ckpt"
+    out = trained / "out"
+    cli("test", "--ckpt_path", checkpoint)
+    assert "test/elbo" in capsys.readouterr().out
+    cli("predict", "--ckpt_path", checkpoint)
+    cli("sample", "--ckpt_path", checkpoint, "--n", 9, "--out", out)
+    cli("reconstruct", "--ckpt_path", checkpoint, "--split", "val", "--out", out)
+    cli("encode", "--ckpt_path", checkpoint, "--out", out)
+    with np.load(out / "samples.npz") as found:
+        assert found["x"].shape == (9, 1, 8, 8)
+    with np.load(out / "codes.npz") as found:
+        assert found["z"].shape == (180, 2)
+        assert set(found["label"].tolist()) == set(range(10))
+    with np.load(trained / "predictions.npz") as found:
+        assert found["reconstruction"].shape == (180, 1, 8, 8)
+        codes = found["z"]
+    with np.load(out / "codes.npz") as found:
+        assert np.allclose(found["z"], codes, atol=1e-5)
+    for name in ("samples", "reconstructions", "latent"):
+        assert imread(out / f"{name}.png").std() > 0.1
+
+
+def test_other_data_may_be_named_for_a_checkpoint(trained: Path, cli: Cli) -> None:
+    np.save(trained / "rows.npy", np.random.default_rng(0).random((30, 1, 8, 8), np.float32))
+    arguments = ("--data", "Arrays", "--data.x", trained / "rows.npy", "--split", "train")
+    cli("encode", "--ckpt_path", trained / "best.ckpt", *arguments)
+    with np.load(trained / "codes.npz") as found:
+        assert found["z"].shape == (24, 2)
+
+
+def test_the_written_configuration_repeats_the_run(trained: Path, cli: Cli) -> None:
+    cli("fit", "-c", trained / "config.yaml")
+    folders = (trained, trained.parent / "version_1")
+    configs = [yaml.safe_load((f / "config.yaml").read_text()) for f in folders]
+    assert configs[0] == configs[1]
+    assert configs[0]["model"]["encoder"]["class_path"] == "MLPEncoder"
+    weights = [torch.load(f / "best.ckpt", weights_only=True)["state_dict"] for f in folders]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+# Where settings come from
+
+
+def resolved(monkeypatch: pytest.MonkeyPatch, *args: object) -> dict[str, Any]:
+    """The configuration that a command line resolves to; nothing is trained."""
+    found: dict[str, Any] = {}
+
+    def keep(self: CLI) -> None:
+        import vaekit.cli
+
+        plain = vaekit.cli.yaml.safe_load(self.parser.dump(self.config, skip_none=True))
+        found.update(plain[self.subcommand])
+        raise SystemExit(0)
+
+    monkeypatch.setattr(CLI, "instantiate_classes", keep)
+    with pytest.raises(SystemExit):
+        main([str(arg) for arg in args])
+    return found
+
+
+def test_later_files_and_arguments_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("model: {latent_shape: 3, encoder: ConvEncoder}\n")
+    (tmp_path / "b.yaml").write_text("model: {latent_shape: 4}\ntrainer: {max_epochs: 7}\n")
+    files = ("-c", tmp_path / "a.yaml", f"--config={tmp_path / 'b.yaml'}")
+    config = resolved(monkeypatch, "fit", *files, "--trainer.max_epochs", 9)
+    assert config["model"]["latent_shape"] == 4
+    assert config["model"]["encoder"]["class_path"] == "vaekit.encoders.ConvEncoder"
+    assert config["trainer"]["max_epochs"] == 9
+    assert config["data"]["class_path"] == "vaekit.data.Digits"  # from digits.yaml below
+
+
+def test_environment_variables_win_over_defaults_and_lose_to_arguments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VAEKIT_FIT__MODEL__LATENT_SHAPE", "5")
+    monkeypatch.setenv("VAEKIT_FIT__TRAINER__MAX_EPOCHS", "6")
+    config = resolved(monkeypatch, "fit", "--trainer.max_epochs", 8)
+    assert config["model"]["latent_shape"] == 5
+    assert config["trainer"]["max_epochs"] == 8
+    assert "VAEKIT_FIT__CONFIG" not in os.environ
+
+
+def test_adams_weight_decay_does_not_leak_into_adamw(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = resolved(monkeypatch, "fit", "-c", "mnist_dense", "--model.optimizer", "AdamW")
+    assert config["model"]["optimizer"]["init_args"]["weight_decay"] == 0.01
+
+
+def test_latents_may_have_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = resolved(monkeypatch, "fit", "--model.latent_shape", "[2,3]")
+    assert config["model"]["latent_shape"] == [2, 3]
+
+
+def test_parts_inside_parts_from_the_command_line(cli: Cli) -> None:
+    beta = ("--model.objective.beta", "Linear", "--model.objective.beta.steps", 50)
+    folder = cli("fit", *FAST, *beta) / "runs" / "version_0"
+    model = VAEModule.load_from_checkpoint(folder / "best.ckpt")
+    assert model.objective.beta(25) == 0.5
+
+
+# What is answered without training
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out.startswith("vaekit 0.")
+    main(["--help"])
+    said = capsys.readouterr().out
+    assert all(command in said for command in COMMANDS)
+    main(["plugins"])
+    assert "ConvEncoder" in capsys.readouterr().out
+
+
+def test_every_command_is_in_the_help() -> None:
+    assert set(COMMANDS) == {*CLI.subcommands(), "plugins"}
+
+
+def test_help_of_a_part_shows_its_own_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.encoder.help", "ConvEncoder"])
+    said = capsys.readouterr().out
+    assert "--model.encoder.channels" in said
+    assert "event_shape" not in said
+
+
+def test_print_config_can_be_used_as_a_configuration(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", "mnist", "--print_config"])
+    text = capsys.readouterr().out
+    assert yaml.safe_load(text)["model"]["latent_shape"] == 32
+    (tmp_path / "printed.yaml").write_text(text)
+    config = resolved(monkeypatch, "fit", "-c", tmp_path / "printed.yaml")
+    assert config["model"]["encoder"]["class_path"] == "vaekit.encoders.ConvEncoder"
+
+
+# Errors
+
+
+ERRORS = {
+    "unknown name": (
+        ["fit", "--model.encoder", "ConvEncodr"],
+        "There is no encoder 'ConvEncodr'. Did you mean ConvEncoder? Registered under encoder: Conv",
+    ),
+    "unknown name in a file": (
+        ["fit", "-c", "bad.yaml"],
+        "There is no prior 'Vamp'. Registered under prior: StandardNormal",
+    ),
+    "another kind": (
+        ["fit", "--model.encoder", "Gaussian"],
+        "Expected an encoder, but Gaussian is a likelihood",
+    ),
+    "unknown argument": (
+        ["fit", "--model.encoder", "MLPEncoder", "--model.encoder.hiden", "[3]"],
+        "has no argument 'hiden'. Did you mean hidden? It has: hidden, activation.",
+    ),
+    "argument of another part": (
+        ["fit", "--model.likelihood.scale", "3"],
+        "The likelihood Bernoulli (vaekit 0.1.0) has no argument 'scale'",
+    ),
+    "refused value": (
+        ["fit", "--model.likelihood", "Gaussian", "--model.likelihood.scale", "-1"],
+        "The likelihood Gaussian (vaekit 0.1.0): Expected scale to be positive",
+    ),
+    "too many halvings": (
+        ["fit", "--model.encoder", "ConvEncoder", "--model.encoder.channels", "[4,4,4,4]"],
+        "at most 3 channels entries for 8x8 images",
+    ),
+    "range": (
+        ["fit", "--data", "Arrays", "--data.x", "rows.npy"],
+        "Bernoulli expected data in [0, 1], but the data's range is [-inf, inf]",
+    ),
+    "no configuration": (
+        ["fit", "-c", "mnits"],
+        "no configuration file mnits, and none of that name among vaekit's own: digits, early",
+    ),
+    "no checkpoint": (["test", "--data", "Digits"], "needs a trained model: --ckpt_path"),
+    "checkpoint file": (["test", "--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt"),
+    "model beside a checkpoint": (
+        ["sample", "--ckpt_path", "model.ckpt", "--model.encoder", "ConvEncoder"],
+        "The model comes from the checkpoint: leave out --model.encoder.",
+    ),
+    "optimizer": (["fit", "--model.optimizer", "Adma"], "model.optimizer"),
+    "trainer": (["fit", "--trainer.epochs", "3"], "trainer.epochs"),
+    "command": (["fti"], "invalid choice: 'fti'"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_say_what_was_expected_and_end_at_once(
+    case: str, cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args, words = ERRORS[case]
+    (tmp_path / "bad.yaml").write_text("model:\n  prior: {class_path: Vamp}\n")
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(30, 3)) * 9)
+    with pytest.raises(SystemExit) as stopped:
+        cli(*args)
+    said = capsys.readouterr().err + str(stopped.value)
+    assert stopped.value.code not in (0, None)
+    assert words in said
+    assert said.count("\n") < 25  # and no page of usage that hides it
+    assert not (tmp_path / "runs").exists()
+
+
+# Processes of their own
+
+
+def vaekit(folder: Path, *args: object) -> str:
+    """Runs the installed command."""
+    command = [sys.executable, "-m", "vaekit", *map(str, args)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_two_ranks_from_the_command_line(tmp_path: Path) -> None:
+    ranks = ("--trainer.devices", 2, "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp")
+    said = vaekit(tmp_path, "fit", *FAST, *ranks)
+    assert said.count("ELBO of best.ckpt") == 1
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["version_0"]
+    checkpoint = tmp_path / "runs/version_0/best.ckpt"
+    vaekit(tmp_path, "predict", "--ckpt_path", checkpoint, *ranks)
+    with np.load(checkpoint.parent / "predictions.npz") as found:
+        assert len(found["elbo"]) == 180
+
+
+def test_bfloat16_from_the_command_line(tmp_path: Path) -> None:
+    vaekit(tmp_path, "fit", *FAST, "--trainer.precision", "bf16-mixed")
+    model = VAEModule.load_from_checkpoint(tmp_path / "runs/version_0/best.ckpt")
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_conv_networks_on_files_in_mnist_s_format(cli: Cli, tmp_path: Path) -> None:
+    write_mnist(tmp_path / "mnist", train=150)
+    arguments = ("-c", "mnist", "--data.root", tmp_path, "--data.val", 50)
+    folder = cli("fit", *FAST, *arguments) / "runs/version_0"
+    found = torch.load(folder / "best.ckpt", weights_only=True)
+    assert found["vaekit"]["data"]["init_args"]["root"] == str(tmp_path)
