@@ -120,7 +120,7 @@ def resolved(monkeypatch: pytest.MonkeyPatch, *args: object) -> dict[str, Any]:
     def keep(self: CLI) -> None:
         import vaekit.cli
 
-        plain = vaekit.cli.yaml.safe_load(self.parser.dump(self.config, skip_none=True))
+        plain = vaekit.cli.yaml.safe_load(self.parser.dump(self.config, skip_unset=True))
         found.update(plain[self.subcommand])
         raise SystemExit(0)
 

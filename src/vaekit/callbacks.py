@@ -194,4 +194,4 @@ class WandbLogger(LightningWandbLogger):
             offline = not wandb.api.api_key
         # Not Lightning's own `offline`, which sets WANDB_MODE for the whole process.
         mode: dict[str, Any] = {"mode": "offline"} if offline else {}
-        super().__init__(name=name, save_dir=save_dir, project=project, **mode)
+        super().__init__(name=name, save_dir=Path(save_dir).absolute(), project=project, **mode)

@@ -192,8 +192,8 @@ class CLI(LightningCLI):
     # Instances
 
     def instantiate_classes(self) -> None:
-        self.config_init: Namespace = self.parser.instantiate_classes(self.config)
-        config = yaml.safe_load(self.parser.dump(self.config, skip_none=True, format="yaml"))
+        self.config_init: Namespace = self.parser.instantiate(self.config)
+        config = yaml.safe_load(self.parser.dump(self.config, skip_unset=True, format="yaml"))
         config = config[self.subcommand]
         for key in ("model", "data"):
             if key in config:
@@ -300,6 +300,8 @@ def _quieten() -> None:
         "Checkpoint directory .* exists",
         "Couldn't infer the batch indices",
         "Total length of `list` across ranks is zero",  # no validation rows: the summary says so
+        "The number of training batches .* is smaller than the logging interval",
+        "You're using the WeightAveraging callback with a model that overrides",
         ".*isinstance.treespec, LeafSpec",
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -450,7 +450,8 @@ class VAEModule(LightningModule):
             values["bpd"] = self.info.bits_per_dimension(values["elbo"])
         named = {f"{split}/{name}": x for name, x in values.items()}
         for name, value in named.items():
-            self.log(name, value, prog_bar=name.endswith("/elbo"))
+            # The value is that of all ranks already: the mean over them is itself.
+            self.log(name, value, prog_bar=name.endswith("/elbo"), sync_dist=True)
 
 
 def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = "cpu") -> dict[str, Any]:

@@ -87,7 +87,8 @@ def latent_plane(model: VAEModule, batch: Batch) -> Figure:
     axes = np.atleast_1d(np.asarray(figure.subplots(1, 2 if plane else 1)))
     points, names = _planar(z)
     label = None if batch.label is None or batch.label.dim() != 1 else batch.label.cpu()
-    dots = axes[0].scatter(*points.T, c=label, cmap="tab10", s=6, alpha=0.8, linewidths=0)
+    coloured = {} if label is None else {"c": label, "cmap": "tab10"}
+    dots = axes[0].scatter(*points.T, s=6, alpha=0.8, linewidths=0, **coloured)
     if label is not None:
         figure.colorbar(dots, ax=axes[0], label="label")
     axes[0].set(xlabel=names[0], ylabel=names[1], title="Posterior means of held-out rows")

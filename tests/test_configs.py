@@ -1,0 +1,63 @@
+"""Every configuration that we ship trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from test_data import write_mnist
+
+from vaekit import VAEModule
+from vaekit.cli import config_path
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+# What a machine without GPUs cannot do as it stands.
+INSTEAD = {"multi_gpu": ("--trainer.accelerator", "cpu", "--trainer.devices", 1)}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_a_configuration_trains_a_step_and_reloads(
+    path: Path, cli: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path / "data" / "mnist", train=10_100)
+    monkeypatch.setenv("VAEKIT_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    limits = ("--trainer.limit_train_batches", 1, "--trainer.limit_val_batches", 1)
+    more = ("--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
+    folder = cli("fit", "-c", path.stem, *limits, *more, *INSTEAD.get(path.stem, ()))
+    checkpoint = folder / "runs/version_0/best.ckpt"
+    step = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert step == 1
+    model = VAEModule.load_from_checkpoint(checkpoint)
+    assert model.sample(2).isfinite().all()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_a_configuration_is_short_and_says_what_it_is(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("# ")
+    assert len(lines) <= 20
+
+
+def test_the_classical_networks_are_what_their_names_say() -> None:
+    def read(name: str) -> dict[str, object]:
+        return yaml.safe_load(config_path(name).read_text())  # type: ignore[no-any-return]
+
+    for name, hidden, latents in (("mnist_dense", 128, 2), ("mnist_pytorch_example", 400, 20)):
+        model = read(name)["model"]
+        assert model["encoder"]["init_args"]["hidden"] == [hidden]  # type: ignore[index]
+        assert model["decoder"]["init_args"]["hidden"] == [hidden]  # type: ignore[index]
+        assert model["latent_shape"] == latents  # type: ignore[index]
+
+
+def test_a_file_in_the_folder_goes_before_one_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert config_path("mnist").parent.name == "configs"
+    assert config_path("mnist.yaml") == config_path("mnist")
+    (tmp_path / "mnist.yaml").write_text("{}")
+    assert config_path("mnist.yaml") == Path("mnist.yaml")

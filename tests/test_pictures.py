@@ -1,0 +1,91 @@
+"""Pictures: what stands where, and that training is not disturbed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from conftest import fit
+from torch import nn
+
+from vaekit import VAEModule, callbacks, data, pictures
+from vaekit.contracts import Batch, DataInfo
+
+
+def test_a_grid_shows_row_after_row() -> None:
+    x = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 1, 2, 3) / 5
+    grid = pictures.image_grid(x, columns=4, low=0.0, high=1.0)
+    assert grid.shape == (2 * 3 - 1, 4 * 4 - 1, 3)
+    assert grid[0, [0, 4, 8, 12], 0] == pytest.approx([0, 0.2, 0.4, 0.6])
+    assert grid[3, [0, 4, 8], 0] == pytest.approx([0.8, 1.0, 1.0])  # two rows, then white
+
+
+def test_a_grid_keeps_colours_and_scales_the_range() -> None:
+    x = torch.tensor([-1.0, 0.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    grid = pictures.image_grid(x, columns=1, low=-1.0, high=1.0)
+    assert grid[0, 0].tolist() == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("event", [(1, 5, 4), (3, 5, 4), (5, 4), (7,), (2, 3, 4, 5)])
+@pytest.mark.parametrize("latent", [[1], [2], [5], [2, 2]])
+@pytest.mark.parametrize("context", [0, 3])
+def test_every_model_can_be_drawn(
+    event: tuple[int, ...], latent: list[int], context: int, tmp_path: Path
+) -> None:
+    info = DataInfo(event, context_features=context)
+    model = VAEModule(latent_shape=latent, likelihood="Gaussian", data=info)
+    rows = torch.randn(20, context) if context else None
+    batch = Batch(torch.randn(20, *event), rows, label=torch.arange(20) % 10)
+    for name, figure in pictures.draw_all(model, batch).items():
+        pictures.save(figure, tmp_path / f"{name}.png")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_two_latents_show_the_decoded_plane() -> None:
+    model = VAEModule(latent_shape=2, data=DataInfo((1, 4, 4), (0, 1), levels=2))
+    figure = pictures.latent_plane(model, Batch(torch.rand(20, 1, 4, 4)))
+    plane = figure.axes[-1].images[0].get_array()
+    # The top left corner: the lowest first latent, the highest second.
+    z = torch.special.ndtri(torch.tensor([[0.025, 0.975]]))
+    assert np.allclose(plane[:4, :4, 0], model.decode(z)[0, 0], atol=1e-5)
+
+
+def test_pictures_during_training_leave_it_as_it_is(tmp_path: Path) -> None:
+    weights = []
+    for every in (0, 1):
+        pl.seed_everything(0, verbose=False)
+        module = data.Digits()
+        model = VAEModule(latent_shape=3, data=module.info)
+        settings = {"logger": pl.loggers.CSVLogger(tmp_path, name=str(every))}
+        fit(model, module, max_epochs=2, callbacks=[callbacks.Pictures(every)], **settings)
+        weights.append(nn.utils.parameters_to_vector(model.parameters()))
+    assert torch.equal(*weights)
+    assert (tmp_path / "1/version_0/samples.png").is_file()
+
+
+def test_final_pictures_show_the_best_model_and_leave_the_last_alone(tmp_path: Path) -> None:
+    class Worse(pl.Callback):
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if trainer.current_epoch == 2:
+                with torch.no_grad():
+                    for p in pl_module.parameters():
+                        p.zero_()
+
+    drawn: list[VAEModule] = []
+
+    class Watched(callbacks.Pictures):
+        def _draw(self, trainer: pl.Trainer, model: VAEModule) -> None:
+            drawn.append(model)
+
+    module = data.Digits()
+    model = VAEModule(latent_shape=3, data=module.info, optimizer="SGD")
+    keep = callbacks.BestCheckpoint()
+    logger = pl.loggers.CSVLogger(tmp_path)
+    settings = {"enable_checkpointing": True, "logger": logger}
+    fit(model, module, max_epochs=3, callbacks=[keep, Worse(), Watched()], **settings)
+    assert torch.load(keep.best_model_path, weights_only=True)["epoch"] == 1
+    best = nn.utils.parameters_to_vector(drawn[0].parameters())
+    assert not torch.equal(best, nn.utils.parameters_to_vector(model.parameters()))
