@@ -63,6 +63,6 @@ def fit(model: pl.LightningModule, data: pl.LightningDataModule, **kwargs: objec
         "devices": 1,
         "num_sanity_val_steps": 0,
     }
-    trainer = pl.Trainer(**{**settings, **kwargs})  # type: ignore[arg-type]
+    trainer = pl.Trainer(**{**settings, **kwargs})
     trainer.fit(model, data)
     return trainer

@@ -16,17 +16,17 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from conftest import fit
 
+from conftest import fit
 from vaekit import VAEModule, callbacks, data, register
 from vaekit.contracts import Batch
 from vaekit.vae import VAE
 
 NOISE = torch.randn(64, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 SCALES = (0.5, "learned", "elementwise", "optimal")
-# Rows and Gaussian scale of a case. Three fifths train, 8 a step: of 40 rows 24, which divide; of 42
-# rows 26, whose last batch has 2; of 41 and 55 rows 25 and 33, whose last batch has one, so that the
-# second rank gets a stand-in.
+# Rows and Gaussian scale of a case. Three fifths train, 8 a step: of 40 rows 24, which divide; of
+# 42 rows 26, whose last batch has 2; of 41 and 55 rows 25 and 33, whose last batch has one, so
+# that the second rank gets a stand-in.
 CASES = [*((n, scale) for n in (40, 42) for scale in SCALES), (41, "learned"), (55, 0.5)]
 
 

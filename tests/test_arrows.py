@@ -74,7 +74,9 @@ def test_the_arrows_form_no_circle() -> None:
     graph: dict[str, set[str]] = {}
     for path in FILES:
         if _own_floor(path):  # the package's face imports lazily, and nothing below imports it
-            graph.setdefault(_own_floor(path), set()).update(_imports(path) - {_own_floor(path), ""})
+            graph.setdefault(_own_floor(path), set()).update(
+                _imports(path) - {_own_floor(path), ""}
+            )
     done: set[str] = set()
     while graph:
         free = {floor for floor, needs in graph.items() if needs <= done}
@@ -86,7 +88,7 @@ def test_the_arrows_form_no_circle() -> None:
 def test_contracts_import_nothing_but_torch() -> None:
     tree = ast.parse((SRC / "contracts.py").read_text())
     roots = {
-        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]  # type: ignore[union-attr]
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
     }

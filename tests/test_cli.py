@@ -14,8 +14,8 @@ import pytest
 import torch
 import yaml
 from matplotlib.image import imread
-from test_data import write_mnist
 
+from test_data import write_mnist
 from vaekit import VAEModule, data
 from vaekit.__main__ import COMMANDS, main
 from vaekit.cli import CLI
@@ -43,14 +43,20 @@ def test_a_bare_fit_shows_the_bound_the_baseline_and_its_files(
         assert (folder / name).is_file(), name
         assert f"runs/version_0/{name}" in said
     assert "vaekit sample --ckpt_path runs/version_0/best.ckpt" in said
-    lines = {line.split("│")[1].strip(): line.split("│") for line in said.splitlines() if "│" in line}
+    lines = {
+        line.split("│")[1].strip(): line.split("│") for line in said.splitlines() if "│" in line
+    }
     elbo = float(lines["ELBO of best.ckpt"][2])
     baseline = float(lines["baseline: independent elements"][2])
     assert elbo > baseline
     bits = float(lines["ELBO of best.ckpt"][3])
     assert bits == pytest.approx(-elbo / 64 / np.log(2), abs=1e-3)
     # The baseline, computed another way: each pixel's frequency in the training rows.
-    grey = torch.cat([b.x for b in data.Digits(binarize="none").rows("train")]).mean(0).clamp(1e-3, 1 - 1e-3)
+    grey = (
+        torch.cat([b.x for b in data.Digits(binarize="none").rows("train")])
+        .mean(0)
+        .clamp(1e-3, 1 - 1e-3)
+    )
     x = torch.cat([b.x for b in data.Digits().rows("val")])
     exact = (x * grey.log() + (1 - x) * (1 - grey).log()).flatten(1).sum(1).mean()
     assert baseline == pytest.approx(exact.item(), abs=0.05)
@@ -108,6 +114,14 @@ def test_the_written_configuration_repeats_the_run(trained: Path, cli: Cli) -> N
     assert configs[0]["model"]["encoder"]["class_path"] == "MLPEncoder"
     weights = [torch.load(f / "best.ckpt", weights_only=True)["state_dict"] for f in folders]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_training_goes_on_from_a_checkpoint(trained: Path, cli: Cli) -> None:
+    arguments = ("--trainer.max_epochs", 3, "--trainer.enable_progress_bar", "false")
+    latent = ("--model.latent_shape", 2)
+    folder = cli("fit", *arguments, *latent, "--ckpt_path", trained / "last.ckpt")
+    found = torch.load(folder / "runs/version_1/last.ckpt", weights_only=True)
+    assert (found["epoch"], found["global_step"]) == (2, 3 * 23)
 
 
 # Where settings come from
@@ -212,7 +226,7 @@ def test_print_config_can_be_used_as_a_configuration(
 ERRORS = {
     "unknown name": (
         ["fit", "--model.encoder", "ConvEncodr"],
-        "There is no encoder 'ConvEncodr'. Did you mean ConvEncoder? Registered under encoder: Conv",
+        "There is no encoder 'ConvEncodr'. Did you mean ConvEncoder? Registered under encoder: C",
     ),
     "unknown name in a file": (
         ["fit", "-c", "bad.yaml"],

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from test_data import write_mnist
 
+from test_data import write_mnist
 from vaekit import VAEModule
 from vaekit.cli import config_path
 
@@ -44,13 +44,13 @@ def test_a_configuration_is_short_and_says_what_it_is(path: Path) -> None:
 
 def test_the_classical_networks_are_what_their_names_say() -> None:
     def read(name: str) -> dict[str, object]:
-        return yaml.safe_load(config_path(name).read_text())  # type: ignore[no-any-return]
+        return yaml.safe_load(config_path(name).read_text())
 
     for name, hidden, latents in (("mnist_dense", 128, 2), ("mnist_pytorch_example", 400, 20)):
         model = read(name)["model"]
-        assert model["encoder"]["init_args"]["hidden"] == [hidden]  # type: ignore[index]
-        assert model["decoder"]["init_args"]["hidden"] == [hidden]  # type: ignore[index]
-        assert model["latent_shape"] == latents  # type: ignore[index]
+        assert model["encoder"]["init_args"]["hidden"] == [hidden]
+        assert model["decoder"]["init_args"]["hidden"] == [hidden]
+        assert model["latent_shape"] == latents
 
 
 def test_a_file_in_the_folder_goes_before_one_of_ours(

@@ -36,10 +36,12 @@ def cases() -> list[Any]:
                 try:
                     model_with(kind, plugin.name, event)
                 except plugins.RegistryError as error:
-                    assert event_name == "row", f"{plugin} takes no image"
-                    assert "images of shape" in str(error)
-                    continue
-                found.append(pytest.param(kind, plugin.name, event, id=f"{plugin.name}-{event_name}"))
+                    if event_name == "row" and "images of shape" in str(error):
+                        continue
+                    raise
+                found.append(
+                    pytest.param(kind, plugin.name, event, id=f"{plugin.name}-{event_name}")
+                )
     return found
 
 
@@ -78,7 +80,9 @@ def test_a_row_does_not_depend_on_its_batch(kind: str, name: str, event: tuple[i
     x = batch.x.double()
     noise = torch.randn(DRAWS, ROWS, *LATENT, dtype=torch.float64)
     whole = core.draw(Batch(x), DRAWS, noise=noise).log_weight
-    single = [core.draw(Batch(x[i : i + 1]), DRAWS, noise=noise[:, i : i + 1]) for i in range(ROWS)]
+    single = [
+        core.draw(Batch(x[i : i + 1]), DRAWS, noise=noise[:, i : i + 1]) for i in range(ROWS)
+    ]
     assert torch.allclose(whole, torch.cat([d.log_weight for d in single], dim=1), atol=1e-11)
 
 

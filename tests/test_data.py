@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import fit
 
+from conftest import fit
 from vaekit import VAEModule, data
 from vaekit.contracts import Batch
 from vaekit.data.base import Batches, Order, Rows
@@ -26,7 +26,7 @@ def numbered(n: int) -> Rows:
 
 
 def labels(batches: Iterable[Batch]) -> list[int]:
-    return [i for b in batches if b.weight for i in b.label.tolist()]  # type: ignore[union-attr]
+    return [i for b in batches if b.weight for i in b.label.tolist()]
 
 
 # The order of an epoch
@@ -90,7 +90,9 @@ def test_splits_are_disjoint_seeded_and_whole() -> None:
 
     def rows(seed: int) -> dict[str, set[float]]:
         module = data.Arrays(x, val=0.2, test=0.1, seed=seed)
-        return {s: {v for b in module.rows(s) for v in b.x.flatten().tolist()} for s in module.splits}
+        return {
+            s: {v for b in module.rows(s) for v in b.x.flatten().tolist()} for s in module.splits
+        }
 
     first = rows(0)
     assert [len(first[s]) for s in ("train", "val", "test")] == [70, 20, 10]
@@ -114,7 +116,7 @@ def test_digits_are_grey_values_from_0_to_1_with_labels() -> None:
     assert module.info.event_shape == (1, 8, 8)
     assert module.info.levels == 17
     assert (batch.x.min(), batch.x.max()) == (0.0, 1.0)
-    assert set(batch.label.tolist()) == set(range(10))  # type: ignore[union-attr]
+    assert set(batch.label.tolist()) == set(range(10))
     assert sum(len(b) for s in module.splits for b in module.rows(s)) == 1797
 
 
@@ -166,7 +168,7 @@ def test_impossible_preparations_are_refused() -> None:
     with pytest.raises(ValueError, match="known number of levels"):
         data.Arrays(torch.rand(50, 2), dequantize=True).info  # noqa: B018
     with pytest.raises(ValueError, match="binarize to be none, dynamic or static"):
-        data.Digits(binarize="dynamical")  # type: ignore[arg-type]
+        data.Digits(binarize="dynamical")
     with pytest.raises(ValueError, match="batch_size of at least 1"):
         data.Digits(batch_size=0)
 
@@ -198,17 +200,17 @@ def test_arrays_from_every_source(
     elif kind == "npy":
         for name, array in arrays.items():
             np.save(tmp_path / f"{name}.npy", array)
-        module = data.Arrays(**{k: tmp_path / f"{k}.npy" for k in columns})  # type: ignore[arg-type]
+        module = data.Arrays(**{k: tmp_path / f"{k}.npy" for k in columns})
     else:
-        module = data.Arrays(**(columns if kind == "tensors" else arrays))  # type: ignore[arg-type]
+        module = data.Arrays(**(columns if kind == "tensors" else arrays))
     assert module.info.context_features == 2
     assert module.info.data_range == (0.0, 1.0)
     batch = next(module.rows("train"))
     i = batch.label
     assert i is not None
     assert torch.equal(batch.x, columns["x"][i])
-    assert torch.equal(batch.context, columns["context"][i])  # type: ignore[arg-type]
-    assert torch.equal(batch.mask, columns["mask"][i])  # type: ignore[arg-type]
+    assert torch.equal(batch.context, columns["context"][i])
+    assert torch.equal(batch.mask, columns["mask"][i])
     assert (module.spec is None) == (kind in ("tensors", "numpy"))
 
 
@@ -268,7 +270,7 @@ BAD_ARRAYS = {
 def test_bad_arrays_say_what_was_expected(case: str) -> None:
     arguments, words = BAD_ARRAYS[case]
     with pytest.raises((ValueError, FileNotFoundError), match=words):
-        data.Arrays(**arguments).info  # type: ignore[arg-type]  # noqa: B018
+        data.Arrays(**arguments).info  # noqa: B018
 
 
 class _Bomb:
@@ -317,7 +319,7 @@ def test_other_files_are_refused_with_what_is_read(tmp_path: Path) -> None:
 # IDX files
 
 
-def idx(array: np.ndarray) -> bytes:  # type: ignore[type-arg]
+def idx(array: np.ndarray) -> bytes:
     header = bytes([0, 0, 8, array.ndim])
     return header + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
 
@@ -328,7 +330,10 @@ def write_mnist(folder: Path, train: int = 60, zipped: bool = True) -> None:
     generator = np.random.default_rng(0)
     for part, n in (("train", train), ("t10k", 20)):
         images = generator.integers(0, 256, (n, 28, 28), dtype=np.uint8)
-        for name, array in (("images-idx3", images), ("labels-idx1", np.arange(n, dtype=np.uint8))):
+        for name, array in (
+            ("images-idx3", images),
+            ("labels-idx1", np.arange(n, dtype=np.uint8)),
+        ):
             content = idx(array)
             path = folder / f"{part}-{name}-ubyte"
             if zipped:
@@ -343,7 +348,7 @@ def test_idx_files_are_found(zipped: bool, below: str, tmp_path: Path) -> None:
     write_mnist(tmp_path / below, zipped=zipped)
     module = data.MNIST(tmp_path, val=10)
     assert [sum(len(b) for b in module.rows(s)) for s in ("train", "val", "test")] == [50, 10, 20]
-    assert next(module.rows("val")).label.tolist() == list(range(50, 60))  # type: ignore[union-attr]
+    assert next(module.rows("val")).label.tolist() == list(range(50, 60))
     assert module.info.event_shape == (1, 28, 28)
 
 
@@ -424,7 +429,7 @@ def test_real_mnist(mnist_root: Path) -> None:
 
 
 def test_labels_context_and_mask_reach_the_parts(columns: dict[str, torch.Tensor]) -> None:
-    module = data.Arrays(**columns, batch_size=8)  # type: ignore[arg-type]
+    module = data.Arrays(**columns, batch_size=8)
     model = VAEModule(latent_shape=2, likelihood="Gaussian", encoder="MLPEncoder")
     trainer = fit(model, module, max_epochs=1)
     assert model.core.encoder.net[0].in_features == 3 + 2
@@ -434,7 +439,9 @@ def test_labels_context_and_mask_reach_the_parts(columns: dict[str, torch.Tensor
 def test_pytorch_vaes_validation_on_the_test_set_is_not_here() -> None:
     module = data.Digits()
     module.setup()
-    rows = {s: {tuple(x) for x in module._splits[s][:].x.flatten(1).tolist()} for s in module.splits}
+    rows = {
+        s: {tuple(x) for x in module._splits[s][:].x.flatten(1).tolist()} for s in module.splits
+    }
     seen = {tuple(x) for b in module.val_dataloader() for x in b.x.flatten(1).tolist()}
     assert seen == rows["val"]
     assert not seen & rows["test"]

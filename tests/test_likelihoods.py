@@ -39,7 +39,7 @@ def test_bernoulli_on_grey_values_is_minus_the_binary_cross_entropy() -> None:
 
 @pytest.mark.parametrize("mean", ["identity", "sigmoid", "tanh"])
 def test_gaussian_of_fixed_scale_is_scipys(mean: str) -> None:
-    likelihood = Gaussian(EVENT, scale=0.3, mean=mean)  # type: ignore[arg-type]
+    likelihood = Gaussian(EVENT, scale=0.3, mean=mean)
     loc = {"identity": Y, "sigmoid": Y.sigmoid(), "tanh": Y.tanh()}[mean]
     terms = stats.norm.logpdf(X.numpy(), loc.numpy(), 0.3)
     assert torch.allclose(likelihood.log_prob(likelihood(Y), X), _summed(terms), atol=1e-10)
@@ -72,7 +72,7 @@ def test_gaussian_with_a_scale_per_element() -> None:
 
 @pytest.mark.parametrize("mode", ["learned", "elementwise", "optimal"])
 def test_a_learned_scale_has_a_floor(mode: str) -> None:
-    likelihood = Gaussian(EVENT, scale=mode, min_scale=0.05)  # type: ignore[arg-type]
+    likelihood = Gaussian(EVENT, scale=mode, min_scale=0.05)
     y = torch.full((1, 5, *likelihood.output_shape), -1e4)
     if mode == "learned":
         torch.nn.init.constant_(likelihood.log_scale, -1e4)
@@ -85,9 +85,7 @@ def test_the_optimal_scale_maximises_the_likelihood_of_the_batch() -> None:
     likelihood = Gaussian(EVENT, scale="optimal").double()
     best = likelihood.log_prob(likelihood(Y), X).sum()
     scales = torch.linspace(0.3, 3, 200).tolist()
-    fixed = [
-        (lik := Gaussian(EVENT, scale=s)).log_prob(lik(Y), X).sum().item() for s in scales
-    ]
+    fixed = [(lik := Gaussian(EVENT, scale=s)).log_prob(lik(Y), X).sum().item() for s in scales]
     assert best >= max(fixed)
     assert best == pytest.approx(max(fixed), rel=1e-3)
 
@@ -99,7 +97,7 @@ def test_the_optimal_scale_sends_back_the_gradient_of_the_profile_likelihood() -
     likelihood.log_prob(likelihood(y), X).sum().backward()
     other = Y.clone().requires_grad_()
     (-Y.numel() / 2 * ((X - other) ** 2).mean().log()).backward()
-    assert torch.allclose(y.grad, other.grad)  # type: ignore[arg-type]
+    assert torch.allclose(y.grad, other.grad)
 
 
 def test_the_optimal_scale_is_stored_in_training_and_used_elsewhere() -> None:
@@ -179,4 +177,4 @@ def test_the_baseline_is_the_best_constant() -> None:
 )
 def test_bad_arguments_say_what_was_expected(arguments: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Gaussian(EVENT, **arguments)  # type: ignore[arg-type]
+        Gaussian(EVENT, **arguments)

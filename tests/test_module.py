@@ -13,10 +13,10 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from conftest import fit
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from conftest import fit
 from vaekit import VAEModule, callbacks, data, plugins, register
 from vaekit.contracts import Batch, DataInfo, Draw, Encoder, Likelihood
 from vaekit.likelihoods import Gaussian
@@ -53,7 +53,9 @@ def test_what_is_logged_is_the_mean_over_rows_not_over_batches() -> None:
         model.eval()
         rows = torch.cat([model.evaluate(b)["elbo"] for b in module.rows("val", batch_size=64)])
     assert len(rows) == 180
-    assert trainer.callback_metrics["val/elbo"].item() == pytest.approx(rows.mean().item(), rel=1e-6)
+    assert trainer.callback_metrics["val/elbo"].item() == pytest.approx(
+        rows.mean().item(), rel=1e-6
+    )
     bits = module.info.bits_per_dimension(rows.double().mean().item())
     assert trainer.callback_metrics["val/bpd"].item() == pytest.approx(bits, rel=1e-6)
 
@@ -93,7 +95,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_rows() -> None:
     seen: list[Tensor] = []
 
     class Keep(pl.Callback):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def,override]
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
             seen.append(outputs["loss"])
 
     model = VAEModule(latent_shape=3)
@@ -215,9 +217,9 @@ def test_predict_gives_every_row_in_order() -> None:
     trainer = pl.Trainer(logger=False, enable_progress_bar=False)
     batches = trainer.predict(model, module)
     assert batches is not None
-    rows = torch.cat([batch["label"] for batch in batches])  # type: ignore[call-overload]
-    assert torch.equal(rows, torch.cat([b.label for b in module.rows("test")]))  # type: ignore[misc]
-    z = torch.cat([batch["z"] for batch in batches])  # type: ignore[call-overload]
+    rows = torch.cat([batch["label"] for batch in batches])
+    assert torch.equal(rows, torch.cat([b.label for b in module.rows("test")]))
+    z = torch.cat([batch["z"] for batch in batches])
     x = torch.cat([b.x for b in module.rows("test")])
     assert torch.allclose(z, model.encode(x), atol=1e-6)
 
@@ -309,7 +311,7 @@ def test_a_part_given_as_a_module_has_to_be_given_again(tmp_path: Path) -> None:
             super().__init__()
             self.features, self.net = 5, nn.Linear(64, 5)
 
-        def forward(self, x, context=None, mask=None):  # type: ignore[no-untyped-def]
+        def forward(self, x, context=None, mask=None):
             return self.net(x.flatten(1))
 
     model = VAEModule(latent_shape=2, encoder=Flat())
@@ -410,7 +412,7 @@ def test_predictions_are_written_in_the_rows_order(tmp_path: Path) -> None:
     pl.Trainer(logger=False, enable_progress_bar=False, callbacks=[writer]).predict(model, module)
     with np.load(tmp_path / "predictions.npz") as found:
         assert set(found.files) == {"elbo", "distortion", "rate", "z", "reconstruction", "label"}
-        labels = torch.cat([b.label for b in module.rows("test")])  # type: ignore[misc]
+        labels = torch.cat([b.label for b in module.rows("test")])
         assert found["label"].tolist() == labels.tolist()
         assert np.allclose(found["elbo"], -found["distortion"] - found["rate"], rtol=1e-4)
 

@@ -43,9 +43,9 @@ def test_convolutions_refuse_what_is_no_image() -> None:
 )
 def test_bad_arguments_say_what_was_expected(arguments: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        MLPEncoder((3,), **arguments)  # type: ignore[arg-type]
+        MLPEncoder((3,), **arguments)
     with pytest.raises(ValueError, match=words):
-        MLPDecoder((3,), (3,), **arguments)  # type: ignore[arg-type]
+        MLPDecoder((3,), (3,), **arguments)
 
 
 def test_without_hidden_layers_the_network_is_linear() -> None:

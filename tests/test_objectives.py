@@ -18,7 +18,7 @@ NOISE = torch.randn(4, 6, 2, dtype=torch.float64)
 class Fixed(VAE):
     """A VAE that draws with noise that the test knows."""
 
-    def draw(self, batch, samples=1, stop=False, noise=None):  # type: ignore[no-untyped-def]
+    def draw(self, batch, samples=1, stop=False, noise=None):
         return super().draw(batch, samples, stop, NOISE[:samples, : len(batch)])
 
 

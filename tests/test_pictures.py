@@ -8,9 +8,9 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from conftest import fit
 from torch import nn
 
+from conftest import fit
 from vaekit import VAEModule, callbacks, data, pictures
 from vaekit.contracts import Batch, DataInfo
 

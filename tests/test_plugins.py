@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,7 +64,7 @@ def test_a_wrong_argument_names_kind_plugin_package(
 @pytest.mark.parametrize("value", [3, None, {"name": "MLPEncoder"}, {"class_path": 3}])
 def test_what_is_no_spec_is_refused(value: object) -> None:
     with pytest.raises(RegistryError, match="Expected a part as Name or"):
-        as_spec(value)  # type: ignore[arg-type]
+        as_spec(value)
 
 
 def test_a_class_of_this_process_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_a_class_of_this_process_can_be_registered(monkeypatch: pytest.MonkeyPat
             super().__init__()
             self.loc, self.width = nn.Parameter(torch.zeros(latent_shape)), width
 
-        def forward(self, context=None, infer=None):  # type: ignore[no-untyped-def]
+        def forward(self, context=None, infer=None):
             return torch.distributions.Independent(
                 torch.distributions.Normal(self.loc, self.width), 1
             )
@@ -91,7 +91,7 @@ def test_a_class_of_this_process_can_be_registered(monkeypatch: pytest.MonkeyPat
     first = HalfPrior
 
     @register
-    class HalfPrior(Prior):  # type: ignore[no-redef]
+    class HalfPrior(Prior):
         """A cell run again."""
 
     assert load(find("prior", "HalfPrior")) is not first
@@ -113,7 +113,7 @@ def test_arguments_reach_through_kwargs(monkeypatch: pytest.MonkeyPatch) -> None
     base = load(find("encoder", "MLPEncoder"))
 
     @register
-    class WideEncoder(base):  # type: ignore[misc,valid-type]
+    class WideEncoder(base):
         def __init__(self, factor: int = 2, **kwargs: object) -> None:
             super().__init__(**kwargs)
             self.factor = factor
@@ -135,7 +135,7 @@ def test_a_part_may_be_given_as_a_module(tmp_path: Path) -> None:
     class Mine(Encoder):
         features = 3
 
-        def forward(self, x, context=None, mask=None):  # type: ignore[no-untyped-def]
+        def forward(self, x, context=None, mask=None):
             return x
 
     mine = Mine()
@@ -159,7 +159,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def vaekit(installed: Path, tmp_path: Path) -> Iterator[Callable[..., str]]:
+def vaekit(installed: Path, tmp_path: Path) -> Callable[..., str]:
     """Runs vaekit in a process of its own, with those packages or without."""
 
     def call(*args: object, packages: bool = True, code: int = 0) -> str:
@@ -170,7 +170,7 @@ def vaekit(installed: Path, tmp_path: Path) -> Iterator[Callable[..., str]]:
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    yield call
+    return call
 
 
 def test_plugins_are_listed_from_metadata_without_imports(

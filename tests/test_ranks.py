@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from ranks import CASES, rows
 
 
@@ -19,7 +20,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     command = [sys.executable, str(Path(__file__).with_name("ranks.py")), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
+    return torch.load(path, weights_only=True)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -35,4 +35,4 @@ def test_weights_may_be_numbers_or_schedules() -> None:
 @pytest.mark.parametrize("make", [lambda: Linear(steps=0), lambda: Cyclical(steps=3, rise=0.0)])
 def test_impossible_schedules_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match="Expected"):
-        make()  # type: ignore[operator]
+        make()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import fit
 from scipy import stats
 from torch import Tensor
 
+from conftest import fit
 from vaekit import VAEModule, data
 from vaekit.contracts import Batch, DataInfo
 from vaekit.vae import VAE, frozen
@@ -25,7 +25,7 @@ def linear_gaussian(d: int, k: int, scale: float) -> tuple[VAE, Tensor, Tensor]:
         latent_shape=k,
         likelihood={"class_path": "Gaussian", "init_args": {"scale": scale}},
         data=DataInfo(event_shape=(d,)),
-        **LINEAR,  # type: ignore[arg-type]
+        **LINEAR,
     ).double()
     basis, _ = torch.linalg.qr(torch.randn(d, k, dtype=torch.float64))
     w = basis * torch.linspace(0.5, 2.0, k, dtype=torch.float64)  # orthogonal columns
@@ -84,7 +84,7 @@ def test_training_reaches_the_closed_form_optimum_of_probabilistic_pca() -> None
         optimizer={"class_path": "Adam", "init_args": {"lr": 0.02}},
         lr_scheduler={"class_path": "ExponentialLR", "init_args": {"gamma": 0.996}},
         data=rows.info,
-        **LINEAR,  # type: ignore[arg-type]
+        **LINEAR,
     )
     fit(model, rows, max_epochs=1200, precision="64-true")
     model.double().eval()
@@ -122,12 +122,12 @@ def test_stop_gives_the_path_gradient_which_vanishes_at_the_exact_posterior() ->
 
 def test_frozen_lets_no_gradient_into_parameters_and_leaves_buffers_alone() -> None:
     net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
-    mean = net[1].running_mean.clone()  # type: ignore[union-attr,operator]
+    mean = net[1].running_mean.clone()
     x = torch.randn(8, 3, requires_grad=True)
     frozen(net, x).square().sum().backward()
     assert x.grad is not None
     assert all(p.grad is None for p in net.parameters())
-    assert torch.equal(net[1].running_mean, mean)  # type: ignore[arg-type]
+    assert torch.equal(net[1].running_mean, mean)
 
 
 @pytest.mark.parametrize("sample", [True, False])

@@ -48,7 +48,10 @@ def test_an_offline_run_holds_losses_configuration_and_pictures(cli: Callable[..
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     found = list(records(path))
     history = [
-        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in r.history.item}
+        {
+            item.key or "/".join(item.nested_key): json.loads(item.value_json)
+            for item in r.history.item
+        }
         for r in found
         if r.HasField("history")
     ]

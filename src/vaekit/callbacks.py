@@ -63,9 +63,11 @@ class BestCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
         # Not `save_last`, which only copies what was saved as the best.
-        if not trainer.fast_dev_run and (trainer.current_epoch + 1) % self._every_n_epochs == 0:
+        every = self._every_n_epochs
+        dry = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if not dry and (trainer.current_epoch + 1) % every == 0:
             self.last_model_path = str(Path(str(self.dirpath), "last.ckpt"))
-            trainer.save_checkpoint(self.last_model_path)
+            trainer.save_checkpoint(self.last_model_path, weights_only=False)
 
 
 class ConfigWriter(Callback):

@@ -255,6 +255,8 @@ class CLI(LightningCLI):
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         if subcommand in ("validate", "test", "predict"):
             kwargs["ckpt_path"] = None  # the model has its weights already
+        if subcommand == "fit":
+            kwargs["weights_only"] = True
         return kwargs
 
     # What is said

@@ -1,0 +1,76 @@
+"""What README shows, run as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vaekit import plugins
+from vaekit.__main__ import COMMANDS
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"^```(?:python|toml)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+FILES = {m[1]: block for block in BLOCKS if (m := re.match(r"# (\S+/\S+)\n", block))}
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = (block for block in BLOCKS if not block.startswith("# "))
+    names: dict[str, object] = {}
+    exec(example, names)  # noqa: S102 - README's own code
+    assert names["model"].encode(names["x"]).shape == (180, 16)
+    assert names["model"].sample(64).shape == (64, 1, 8, 8)
+    assert names["model"].reconstruct(names["x"]).shape == (180, 1, 8, 8)
+
+
+@pytest.mark.parametrize("package", ["sine-encoder", "laplace-likelihood"])
+def test_the_packages_install_and_train(package: str, tmp_path: Path) -> None:
+    for name, text in FILES.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    site, env = tmp_path / "site", {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    source = ["--target", site, "--no-deps", "--no-build-isolation", tmp_path / package]
+    subprocess.run([*pip, *source], check=True, capture_output=True)
+    name = {"sine-encoder": "SineEncoder", "laplace-likelihood": "FixedLaplace"}[package]
+    (command,) = (c for c in _commands() if name in c)
+    more = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+    command = [sys.executable, "-m", *command, *more]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert name in (tmp_path / "runs/version_0/config.yaml").read_text()
+
+
+def _commands() -> list[list[str]]:
+    """The vaekit commands that stand alone in the text."""
+    return [line.split("#")[0].split() for line in re.findall(r"^    (vaekit .*)$", README, re.M)]
+
+
+def test_every_command_and_part_is_named() -> None:
+    for command in COMMANDS:
+        assert f"`{command}`" in README, command
+    for plugin in plugins.plugins():
+        if plugin.package == "vaekit":
+            assert f"`{plugin.name}`" in README, plugin
+    for path in (Path(__file__).parents[1] / "configs").glob("*.yaml"):
+        assert f"`{path.stem}`" in README, path
+
+
+@pytest.mark.parametrize("command", _commands(), ids=" ".join)
+def test_commands_name_what_there_is(command: list[str], cli: Callable[..., Path]) -> None:
+    """Each is parsed as it stands; only what it would do is left out."""
+    options = [word for word in command[2:] if word.startswith("--") or word == "-c"]
+    assert command[1] in COMMANDS
+    if "SineEncoder" in command or "FixedLaplace" in command or not options:
+        return
+    if command[1] == "fit" and not any(o.endswith(".help") for o in options):
+        with pytest.raises(SystemExit) as stopped:
+            cli(*command[1:], "--print_config")
+        assert stopped.value.code in (0, None)
