@@ -258,7 +258,14 @@ def test_a_checkpoint_holds_tensors_and_plain_data_alone(checkpoint: Path) -> No
     assert found["vaekit"]["packages"]["Linear"].startswith("vaekit ")
     assert found["vaekit"]["data"] == {
         "class_path": "Digits",
-        "init_args": {"binarize": "static"},
+        "init_args": {
+            "val": 0.1,
+            "test": 0.1,
+            "batch_size": 64,
+            "binarize": "static",
+            "dequantize": False,
+            "seed": 0,
+        },
     }
     assert found["hyper_parameters"]["data"]["event_shape"] == [1, 8, 8]
 

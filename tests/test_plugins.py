@@ -222,7 +222,7 @@ def test_a_package_s_parts_train_from_yaml_and_reload(
     assert "test/elbo" in vaekit("test", "--ckpt_path", checkpoint)
 
     error = vaekit("test", "--ckpt_path", checkpoint, packages=False, code=2)
-    assert "There is no likelihood 'DemoLaplace'" in error
+    assert "There is no encoder 'DemoEncoder'" in error
     assert "written with vaekit-demo 1.2.3: install that package" in error
 
 

@@ -17,106 +17,19 @@ from typing import Any, ClassVar
 import torch
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
-from vaekit import pictures, plugins, summary
-from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, PredictionWriter, write_arrays
-from vaekit.contracts import GIVEN
+from vaekit import plugins, summary
+from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, PredictionWriter
+from vaekit.checkpoints import read_checkpoint
 from vaekit.data.base import DataModule
-from vaekit.module import PARTS, VAEModule, read_checkpoint
+from vaekit.module import PARTS, VAEModule
+from vaekit.trainer import Trainer
 
-__all__ = ["CLI", "Trainer", "run"]
+__all__ = ["CLI", "run"]
 
 _MODEL_KINDS = (*PARTS, "objective", "core")
-_SKIPPED = {*GIVEN, *PARTS}
-
-
-class Trainer(LightningTrainer):
-    """Lightning's Trainer, with methods that look at a trained model."""
-
-    def sample(
-        self,
-        model: VAEModule,
-        ckpt_path: str,
-        datamodule: DataModule | None = None,
-        n: int = 64,
-        out: str | None = None,
-    ) -> None:
-        """Draw rows from the prior, to samples.png and samples.npz.
-
-        A conditional model is given the context of the test rows.
-
-        Args:
-            ckpt_path: The checkpoint of the model.
-            n: How many rows.
-            out: Folder to write to; by default the checkpoint's.
-        """
-        context = None
-        if datamodule is not None and datamodule.info.context_features:
-            context = next(datamodule.rows("test", n, batch_size=n)).context
-        x = model.sample(n if context is None else len(context), context)
-        folder = _folder(out, ckpt_path)
-        _draw(pictures.samples(model, x), folder / "samples.png")
-        write_arrays(folder / "samples.npz", {"x": x})
-
-    def reconstruct(
-        self,
-        model: VAEModule,
-        datamodule: DataModule,
-        ckpt_path: str,
-        split: str = "test",
-        n: int = 32,
-        out: str | None = None,
-    ) -> None:
-        """Show rows and their reconstructions, in reconstructions.png.
-
-        Args:
-            ckpt_path: The checkpoint of the model.
-            split: Which rows: train, val or test.
-            n: How many rows.
-            out: Folder to write to; by default the checkpoint's.
-        """
-        batch = next(datamodule.rows(split, n, batch_size=n))
-        path = _folder(out, ckpt_path) / "reconstructions.png"
-        _draw(pictures.reconstructions(model, batch, n), path)
-
-    def encode(
-        self,
-        model: VAEModule,
-        datamodule: DataModule,
-        ckpt_path: str,
-        split: str = "test",
-        out: str | None = None,
-    ) -> None:
-        """Write posterior means and labels of rows to codes.npz, and show them in latent.png.
-
-        Args:
-            ckpt_path: The checkpoint of the model.
-            split: Which rows: train, val or test.
-            out: Folder to write to; by default the checkpoint's.
-        """
-        folder = _folder(out, ckpt_path)
-        batches = list(datamodule.rows(split))
-        columns = {"z": torch.cat([model.encode(b.x, b.context, b.mask) for b in batches])}
-        labels = [b.label for b in batches if b.label is not None]
-        if labels:
-            columns["label"] = torch.cat(labels)
-        rows = next(datamodule.rows(split, 2000, batch_size=2000))
-        _draw(pictures.latent_plane(model, rows), folder / "latent.png")
-        write_arrays(folder / "codes.npz", columns)
-
-
-def _folder(out: str | None, ckpt_path: str) -> Path:
-    folder = Path(ckpt_path).parent if out is None else Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _draw(figure: Any, path: Path) -> None:
-    pictures.save(figure, path)
-    print(f"  {path}")
 
 
 class Parser(LightningArgumentParser):
@@ -165,7 +78,9 @@ class CLI(LightningCLI):
         parser.add_class_arguments(VAEModule, "model", skip=kinds, instantiate=False)
         for kind in _MODEL_KINDS:
             base = plugins.base(kind)
-            parser.add_subclass_arguments(base, f"model.{kind}", skip=_SKIPPED, **plain)
+            parser.add_subclass_arguments(
+                base, f"model.{kind}", skip=plugins.reserved(kind), **plain
+            )
         schedulers = torch.optim.lr_scheduler.LRScheduler
         parser.add_subclass_arguments(
             torch.optim.Optimizer, "model.optimizer", skip={"params"}, **plain
@@ -230,7 +145,7 @@ class CLI(LightningCLI):
                 "--data Arrays --data.x rows.npy."
             )
 
-    def instantiate_trainer(self, **kwargs: Any) -> LightningTrainer:
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = self._get(self.config_init, "trainer")
         logger = trainer.get("logger")
         loggers = [logger] if logger and not isinstance(logger, list) else logger or []
@@ -413,5 +328,5 @@ def _better(message: str, args: list[str]) -> str:
             return str(error)
         argument = re.search(rf"class_path '[\w.]*\b{cls.__name__}'[\s\S]*Option '(\w+)'", message)
         if argument:
-            return plugins.refusal(plugins.find(kind, name), argument[1], _SKIPPED)
+            return plugins.refusal(plugins.find(kind, name), argument[1])
     return message

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from math import inf, log, prod
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 __all__ = [
-    "GIVEN",
     "Batch",
     "Build",
     "Core",
@@ -28,14 +27,10 @@ __all__ = [
     "Part",
     "Posterior",
     "Prior",
-    "Tree",
     "at_least_float32",
     "full_precision",
     "once",
 ]
-
-Tree = Tensor | dict[str, Tensor]
-"""A tensor, or a dict of tensors (modalities, columns of a table)."""
 
 LogJoint = Callable[[Tensor], Tensor]
 """z (K, B, *Z) -> log p(x, z) (K, B), in nats."""
@@ -46,29 +41,15 @@ Infer = Callable[[Tensor, "Tensor | None"], Distribution]
 Build = Callable[..., Any]
 """(kind, **given) -> a part of that kind, made from the name that the user chose."""
 
-GIVEN = (
-    "event_shape",
-    "features",
-    "latent_shape",
-    "output_shape",
-    "context_features",
-    "data_size",
-)
-"""Arguments that vaekit fills in when a part's `__init__` names them."""
-
-T = TypeVar("T", Tensor, dict[str, Tensor])
-
 
 def full_precision(like: Tensor) -> torch.autocast:
     """The context in which densities and sums run: no autocast, whatever the precision."""
     return torch.autocast(like.device.type, enabled=False)
 
 
-def at_least_float32(tree: T) -> T:
+def at_least_float32(x: Tensor) -> Tensor:
     """Half types raised to float32; float32 and float64 stay."""
-    if isinstance(tree, dict):
-        return {name: at_least_float32(x) for name, x in tree.items()}
-    return tree.float() if tree.dtype in (torch.float16, torch.bfloat16) else tree
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 @dataclass
@@ -146,7 +127,8 @@ class DataInfo:
 class Part(nn.Module):
     """Base of all parts.
 
-    `__init__` names the arguments that it wants from vaekit (those in `GIVEN`), then its own.
+    `__init__` names the arguments that it wants from vaekit (`event_shape`, `features`,
+    `latent_shape`, `output_shape`, `context_features`, `data_size`), then its own.
     """
 
     def start(self, data: Iterable[Batch]) -> None:

@@ -23,6 +23,7 @@ class MLPDecoder(Decoder):
         ValueError: If a width is not positive or the activation has no such name.
 
     Example:
+        >>> import torch
         >>> decoder = MLPDecoder(latent_shape=(2,), output_shape=(1, 8, 8), hidden=[32])
         >>> decoder(torch.randn(5, 2)).shape
         torch.Size([5, 1, 8, 8])
@@ -57,6 +58,7 @@ class ConvDecoder(Decoder):
         ValueError: If the output is no image (C, H, W), or too small for so many doublings.
 
     Example:
+        >>> import torch
         >>> decoder = ConvDecoder(latent_shape=(2,), output_shape=(1, 28, 20), channels=[8, 16])
         >>> decoder(torch.randn(5, 2)).shape
         torch.Size([5, 1, 28, 20])

@@ -23,6 +23,7 @@ def soft_clamp(x: Tensor, bound: float = 10.0) -> Tensor:
     dies.
 
     Example:
+        >>> import torch
         >>> soft_clamp(torch.tensor([-3.0, 10.0, 1e30]))
         tensor([-3.0000, 10.0000, 79.0776])
     """

@@ -24,6 +24,7 @@ class MLPEncoder(Encoder):
         ValueError: If a width is not positive or the activation has no such name.
 
     Example:
+        >>> import torch
         >>> MLPEncoder(event_shape=(1, 8, 8), hidden=[32])(torch.rand(5, 1, 8, 8)).shape
         torch.Size([5, 32])
     """
@@ -60,6 +61,7 @@ class ConvEncoder(Encoder):
         ValueError: If the event is no image (C, H, W), or too small for so many halvings.
 
     Example:
+        >>> import torch
         >>> ConvEncoder(event_shape=(1, 28, 20), channels=[8, 16])(torch.rand(5, 1, 28, 20)).shape
         torch.Size([5, 256])
     """

@@ -28,6 +28,7 @@ class Bernoulli(Likelihood):
     anything.
 
     Example:
+        >>> import torch
         >>> likelihood = Bernoulli(event_shape=(3,))
         >>> likelihood.log_prob(likelihood(torch.zeros(1, 1, 3)), torch.tensor([[1.0, 0.0, 1.0]]))
         tensor([[-2.0794]])
@@ -95,6 +96,7 @@ class Gaussian(Likelihood):
         2021), https://arxiv.org/abs/2006.13202, for "optimal".
 
     Example:
+        >>> import torch
         >>> likelihood = Gaussian(event_shape=(2,), scale=1.0)
         >>> likelihood.log_prob(likelihood(torch.zeros(1, 1, 2)), torch.tensor([[0.0, 1.0]]))
         tensor([[-2.3379]])

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import isfinite
 from pathlib import Path
 from typing import IO, Any, Self
 
-import fsspec
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from vaekit import plugins
+from vaekit.checkpoints import missing, read_checkpoint
 from vaekit.contracts import Batch, Core, DataInfo, Objective, Part
 from vaekit.metrics.means import RowMeans
+from vaekit.optim import make, torch_spec
 from vaekit.plugins import RegistryError
 
 __all__ = ["PARTS", "VAEModule"]
@@ -54,6 +55,8 @@ class VAEModule(LightningModule):
         ValueError: If the parts do not fit the data.
 
     Example:
+        >>> import torch
+        >>> from vaekit import DataInfo
         >>> data = DataInfo(event_shape=(1, 8, 8), data_range=(0, 1), levels=2)
         >>> model = VAEModule(latent_shape=2, data=data)
         >>> model.encode(torch.zeros(5, 1, 8, 8)).shape
@@ -89,7 +92,7 @@ class VAEModule(LightningModule):
             "core": core,
         }
         self.parts = {
-            kind: part if isinstance(part, nn.Module) else plugins.as_spec(part)
+            kind: part if isinstance(part, nn.Module) else plugins.resolve(kind, part)
             for kind, part in parts.items()
         }
         sizes = [latent_shape] if isinstance(latent_shape, int) else list(latent_shape)
@@ -100,9 +103,9 @@ class VAEModule(LightningModule):
         if lr_interval not in ("epoch", "step"):
             raise ValueError(f"Expected lr_interval to be epoch or step but got {lr_interval!r}.")
         self.latent_shape = tuple(sizes)
-        self.optimizer = _torch_spec(optimizer or "Adam", "torch.optim")
+        self.optimizer = torch_spec(optimizer or "Adam", "torch.optim")
         self.lr_scheduler = (
-            _torch_spec(lr_scheduler, "torch.optim.lr_scheduler") if lr_scheduler else None
+            torch_spec(lr_scheduler, "torch.optim.lr_scheduler") if lr_scheduler else None
         )
         self.lr_interval = lr_interval
         self._means: dict[str, RowMeans] = {}  # of a split's epoch under way; no submodules
@@ -175,11 +178,11 @@ class VAEModule(LightningModule):
         return data.info
 
     def configure_optimizers(self) -> Any:
-        optimizer = _make(self.optimizer, self.parameters())
+        optimizer = make(self.optimizer, self.parameters())
         if self.lr_scheduler is None:
             return optimizer
         scheduler = {
-            "scheduler": _make(self.lr_scheduler, optimizer),
+            "scheduler": make(self.lr_scheduler, optimizer),
             "interval": self.lr_interval,
             "monitor": "val/elbo",
         }
@@ -212,7 +215,7 @@ class VAEModule(LightningModule):
                 raise ValueError(
                     f"Expected a vaekit data module, for {names} to look at its rows."
                 )
-            with torch.no_grad():
+            with torch.no_grad(), self.fixed_noise():  # all ranks see the same rows
                 for part in self._started:
                     part.start(b.to(self.device) for b in data.rows("train"))
 
@@ -260,6 +263,9 @@ class VAEModule(LightningModule):
     def on_test_epoch_start(self) -> None:
         self._fix_noise()
 
+    def on_predict_epoch_start(self) -> None:
+        self._fix_noise()
+
     def on_validation_epoch_end(self) -> None:
         self._free_noise()
         self._log_means("val")
@@ -267,6 +273,9 @@ class VAEModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._free_noise()
         self._log_means("test")
+
+    def on_predict_epoch_end(self) -> None:
+        self._free_noise()
 
     @contextmanager
     def fixed_noise(self, seed: int = 0) -> Iterator[None]:
@@ -354,8 +363,15 @@ class VAEModule(LightningModule):
         named = {kind: p for kind, p in self.parts.items() if not isinstance(p, nn.Module)}
         checkpoint["vaekit"] = {
             "packages": plugins.provenance(named),
-            "data": getattr(self._data, "spec", None),
+            "data": self._data_spec(),
         }
+
+    def _data_spec(self) -> Any:
+        """The data module as plain data; None if it is not registered or was made of tensors."""
+        spec = getattr(self._data, "spec", None)
+        with suppress(RegistryError):
+            return spec and plugins.resolve("data", spec)
+        return None
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -386,7 +402,7 @@ class VAEModule(LightningModule):
         try:
             model = cls(**arguments)
         except RegistryError as error:
-            raise RegistryError(_missing(error, checkpoint["vaekit"]["packages"])) from error
+            raise RegistryError(missing(error, checkpoint["vaekit"]["packages"])) from error
         model.load_state_dict(checkpoint["state_dict"])
         return model.eval()
 
@@ -454,21 +470,6 @@ class VAEModule(LightningModule):
             self.log(name, value, prog_bar=name.endswith("/elbo"), sync_dist=True)
 
 
-def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = "cpu") -> dict[str, Any]:
-    """A checkpoint of vaekit: tensors and plain data, read with `weights_only`.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    if isinstance(path, str | Path):
-        with fsspec.open(str(path), "rb") as file:
-            return read_checkpoint(file, map_location)
-    checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    if not (isinstance(checkpoint, dict) and "vaekit" in checkpoint):
-        raise ValueError(f"Expected a checkpoint of a VAEModule but {path} is none.")
-    return checkpoint
-
-
 @contextmanager
 def _full_precision_parameters() -> Iterator[None]:
     """Parameters are made in float32 at least; under bf16-true Lightning casts them afterwards."""
@@ -483,32 +484,4 @@ def _full_precision_parameters() -> Iterator[None]:
 def _plain(part: Any) -> Any:
     if isinstance(part, nn.Module):
         return {"instance": f"{type(part).__module__}.{type(part).__qualname__}"}
-    return plugins.shorten(part)
-
-
-def _torch_spec(value: str | Mapping[str, Any], module: str) -> dict[str, Any]:
-    """The spec of a class in a module of torch, checked."""
-    spec = plugins.as_spec(value)
-    prefix, _, name = spec["class_path"].rpartition(".")
-    found = getattr(_TORCH[module], name, None)
-    if prefix not in ("", module) or not isinstance(found, type):
-        raise RegistryError(f"Expected a class of {module} but got {spec['class_path']!r}.")
-    return {"class_path": f"{module}.{name}", "init_args": spec["init_args"]}
-
-
-_TORCH = {"torch.optim": torch.optim, "torch.optim.lr_scheduler": torch.optim.lr_scheduler}
-
-
-def _make(spec: Mapping[str, Any], first: Any) -> Any:
-    module, _, name = spec["class_path"].rpartition(".")
-    try:
-        return getattr(_TORCH[module], name)(first, **spec["init_args"])
-    except (TypeError, ValueError) as error:
-        raise RegistryError(f"{spec['class_path']}: {error}") from error
-
-
-def _missing(error: RegistryError, packages: Mapping[str, str]) -> str:
-    for name, package in packages.items():
-        if f"{name!r}" in str(error):
-            return f"{error} The checkpoint was written with {package}: install that package."
-    return str(error)
+    return part

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -17,6 +18,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 __all__ = [
+    "GIVEN",
     "KINDS",
     "Plugin",
     "RegistryError",
@@ -29,6 +31,8 @@ __all__ = [
     "provenance",
     "refusal",
     "register",
+    "reserved",
+    "resolve",
     "shorten",
 ]
 
@@ -44,6 +48,16 @@ KINDS = {
     "data": ("vaekit.data", "vaekit.data.base:DataModule"),
 }
 """Each kind of plugin: its entry-point group, and the class that its plugins extend."""
+
+GIVEN = (
+    "event_shape",
+    "features",
+    "latent_shape",
+    "output_shape",
+    "context_features",
+    "data_size",
+)
+"""Arguments that vaekit fills in when a part's `__init__` names them."""
 
 Spec = dict[str, Any]
 C = TypeVar("C", bound=type)
@@ -207,8 +221,8 @@ def register(cls: C) -> C:
         >>> @register
         ... class MyPrior(Prior):
         ...     pass
-        >>> find("prior", "MyPrior").package
-        '__main__'
+        >>> find("prior", "MyPrior").version
+        'in this process'
     """
     kinds = [kind for kind in KINDS if issubclass(cls, base(kind))]
     if len(kinds) != 1:
@@ -286,9 +300,14 @@ def _short(path: str) -> str:
     classes = {**_loaded, **dict(_registered.values())}
     for plugin, known in classes.items():
         if known is cls:
-            unique = len(_matches(plugin.kind, plugin.name)) == 1
-            return plugin.name if unique else plugin.value.replace(":", ".")
+            return _short_name(plugin)
     return path
+
+
+def _short_name(plugin: Plugin) -> str:
+    """The name that leads to a plugin alone: its own, or its path where the name is shared."""
+    unique = len(_matches(plugin.kind, plugin.name)) == 1
+    return plugin.name if unique else plugin.value.replace(":", ".")
 
 
 def arguments(cls: type) -> dict[str, inspect.Parameter]:
@@ -303,6 +322,44 @@ def arguments(cls: type) -> dict[str, inspect.Parameter]:
             break
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name: p for name, p in found.items() if name != "self" and p.kind in named}
+
+
+def reserved(kind: str) -> set[str]:
+    """Names of arguments that vaekit fills in, and users leave out."""
+    if kind == "data":
+        return set()
+    return {*GIVEN, *KINDS} if kind == "core" else set(GIVEN)
+
+
+def resolve(kind: str, value: str | Mapping[str, Any]) -> Spec:
+    """The spec of a part under its registered name, with its plain defaults written out.
+
+    Raises:
+        RegistryError: If the name leads to no part, or has no argument of some name.
+    """
+    spec = as_spec(value)
+    plugin = find(kind, spec["class_path"])
+    accepted, ours = arguments(load(plugin)), reserved(kind)
+    for name in spec["init_args"]:
+        if name not in accepted or name in ours:
+            raise RegistryError(refusal(plugin, name))
+    defaults = {
+        name: parameter.default
+        for name, parameter in accepted.items()
+        if name not in ours and _is_plain(parameter.default)
+    }
+    given = {k: _nested(v, _resolve_any) for k, v in spec["init_args"].items()}
+    return {"class_path": _short_name(plugin), "init_args": deepcopy({**defaults, **given})}
+
+
+def _resolve_any(spec: Spec) -> Spec:
+    return resolve(_find_any(spec["class_path"]).kind, spec)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, str | int | float | bool)
 
 
 def build(
@@ -322,17 +379,14 @@ def build(
         RegistryError: If the name leads to no part, or an argument is unknown, missing or refused
             by it.
     """
-    spec, given = as_spec(value), given or {}
+    spec = resolve(kind, value)
     plugin = find(kind, spec["class_path"])
     cls = load(plugin)
-    accepted = arguments(cls)
-    for name in spec["init_args"]:
-        if name not in accepted or name in given:
-            raise RegistryError(refusal(plugin, name, given))
-    init_args = _nested(spec["init_args"], _build_any)
-    given = given if make else {name: x for name, x in given.items() if name in accepted}
+    init_args = {k: _nested(v, _build_any) for k, v in spec["init_args"].items()}
+    if not make:
+        given = {k: v for k, v in (given or {}).items() if k in arguments(cls)}
     try:
-        return (getattr(cls, make) if make else cls)(**given, **init_args)
+        return (getattr(cls, make) if make else cls)(**(given or {}), **init_args)
     except RegistryError:
         raise
     except (TypeError, ValueError) as error:
@@ -343,11 +397,12 @@ def _build_any(spec: Spec) -> Any:
     return build(_find_any(spec["class_path"]).kind, spec)
 
 
-def refusal(plugin: Plugin, name: str, given: Collection[str]) -> str:
+def refusal(plugin: Plugin, name: str) -> str:
     """Why a plugin does not take an argument of that name, and which arguments it has."""
-    own = [argument for argument in arguments(load(plugin)) if argument not in given]
-    if name in given:
+    accepted, ours = arguments(load(plugin)), reserved(plugin.kind)
+    if name in accepted and name in ours:
         return f"The {plugin} is given {name} by vaekit: leave it out."
+    own = [argument for argument in accepted if argument not in ours]
     close = get_close_matches(name, own, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     return f"The {plugin} has no argument {name!r}.{hint} It has: {', '.join(own) or 'none'}."

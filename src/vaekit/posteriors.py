@@ -23,6 +23,7 @@ class DiagonalNormal(Posterior):
         Auto-Encoding Variational Bayes (Kingma and Welling, 2014), https://arxiv.org/abs/1312.6114
 
     Example:
+        >>> import torch
         >>> q = DiagonalNormal(features=32, latent_shape=(4,))(torch.randn(5, 32))
         >>> q.batch_shape, q.event_shape
         (torch.Size([5]), torch.Size([4]))

@@ -18,6 +18,7 @@ class StandardNormal(Prior):
     .. math:: p(z) = \prod_i \mathcal{N}(z_i; 0, 1)
 
     Example:
+        >>> import torch
         >>> StandardNormal(latent_shape=(2,))().log_prob(torch.zeros(2))
         tensor(-1.8379)
     """

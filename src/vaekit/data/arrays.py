@@ -43,6 +43,7 @@ class Arrays(DataModule):
         FileNotFoundError: If there is no such file.
 
     Example:
+        >>> import torch
         >>> data = Arrays(torch.rand(100, 3), val=0.1, test=0.1)
         >>> data.info.event_shape, data.info.data_size
         ((3,), 80)

@@ -16,6 +16,7 @@ class RowMeans(Metric):
     float64, where the device has it. With `rows` 0 a batch counts nothing.
 
     Example:
+        >>> import torch
         >>> means = RowMeans()
         >>> means.update({"loss": torch.tensor([1.0, 2.0])}, rows=2)
         >>> means.update({"loss": torch.tensor([6.0])}, rows=1)

@@ -1,0 +1,36 @@
+"""Checkpoints: read safely, and what they say of the packages they need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import torch
+
+from vaekit.plugins import RegistryError
+
+__all__ = ["missing", "read_checkpoint"]
+
+
+def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = "cpu") -> dict[str, Any]:
+    """A checkpoint of vaekit: tensors and plain data, read with `weights_only`.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if isinstance(path, str | Path):
+        with fsspec.open(str(path), "rb") as file:
+            return read_checkpoint(file, map_location)
+    checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    if not (isinstance(checkpoint, dict) and "vaekit" in checkpoint):
+        raise ValueError(f"Expected a checkpoint of a VAEModule but {path} is none.")
+    return checkpoint
+
+
+def missing(error: RegistryError, packages: Mapping[str, str]) -> str:
+    for name, package in packages.items():
+        if f"{name!r}" in str(error):
+            return f"{error} The checkpoint was written with {package}: install that package."
+    return str(error)
