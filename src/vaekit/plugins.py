@@ -221,8 +221,8 @@ def register(cls: C) -> C:
         >>> @register
         ... class MyPrior(Prior):
         ...     pass
-        >>> find("prior", "MyPrior").version
-        'in this process'
+        >>> find("prior", "MyPrior").package
+        'this process'
     """
     kinds = [kind for kind in KINDS if issubclass(cls, base(kind))]
     if len(kinds) != 1:
@@ -235,8 +235,7 @@ def register(cls: C) -> C:
             f"The name {name} is taken by the {clash[0]}: give your class another name."
         )
     value = f"{cls.__module__}:{cls.__qualname__}"
-    package = cls.__module__.partition(".")[0]
-    _registered[kind, name] = (Plugin(kind, name, value, package, "in this process"), cls)
+    _registered[kind, name] = (Plugin(kind, name, value, "this process", "-"), cls)
     return cls
 
 
