@@ -62,7 +62,7 @@ def trained(ranks: int, n: int, scale: object) -> dict[str, Any]:
         core="RowNoise",
         data=module.info,
     ).double()  # forked ranks give their weights back to this copy
-    trainer = fit(model, module, max_epochs=3, use_distributed_sampler=False, **settings(ranks))
+    trainer = fit(model, module, max_epochs=3, **settings(ranks))
     metrics = {k: v.item() for k, v in trainer.callback_metrics.items() if "step" not in k}
     state = {k: v.double().flatten() for k, v in model.state_dict().items()}
     return {"weights": torch.cat(list(state.values())), "metrics": metrics}
@@ -76,7 +76,6 @@ def predicted(ranks: int, folder: Path) -> dict[str, torch.Tensor]:
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
-        use_distributed_sampler=False,
         callbacks=[callbacks.PredictionWriter(folder)],
         **settings(ranks),
     )

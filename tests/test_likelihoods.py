@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from math import inf, log, nan, pi
 
 import numpy as np
@@ -150,6 +151,22 @@ def test_data_outside_the_range_is_refused_with_the_range() -> None:
 def test_disentanglement_libs_bernoulli_on_grey_values_is_allowed_but_said() -> None:
     with pytest.warns(UserWarning, match=r"not one on any likelihood.*binarise"):
         Bernoulli(EVENT).check(DataInfo(EVENT, (0.0, 1.0), levels=256))
+
+
+def test_pytorch_vaes_tanh_against_data_from_0_to_1_is_said() -> None:
+    with pytest.warns(UserWarning, match=r"mean is a tanh, in \[-1, 1\], but the data's range"):
+        Gaussian(EVENT, mean="tanh").check(DataInfo(EVENT, (0.0, 1.0)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Gaussian(EVENT, mean="sigmoid").check(DataInfo(EVENT, (0.0, 1.0)))
+        Gaussian(EVENT).check(DataInfo(EVENT, (0.0, 1.0)))
+
+
+def test_a_mean_that_cannot_reach_the_data_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"sigmoid, in \[0, 1\], and cannot reach data in \[-1, 1\]"
+    ):
+        Gaussian(EVENT, mean="sigmoid").check(DataInfo(EVENT, (-1.0, 1.0)))
 
 
 def test_the_baseline_is_the_best_constant() -> None:

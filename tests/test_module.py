@@ -153,6 +153,16 @@ def test_optimizer_and_scheduler_are_those_asked_for() -> None:
     assert trainer.optimizers[0].param_groups[0]["weight_decay"] == 0.01  # AdamW's own
 
 
+def test_latent_diffusions_scale_that_is_never_optimised_is_not_here() -> None:
+    likelihood = {"class_path": "Gaussian", "init_args": {"scale": "learned"}}
+    model = VAEModule(latent_shape=2, likelihood=likelihood)
+    fit(model, digits(), max_epochs=1)
+    assert model.core.likelihood.log_scale.item() < -0.01
+    optimizer = model.configure_optimizers()
+    optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert optimized == {id(p) for p in model.parameters()}
+
+
 def test_a_plateau_scheduler_watches_the_validation_bound() -> None:
     scheduler = {"class_path": "ReduceLROnPlateau", "init_args": {"mode": "max", "patience": 0}}
     model = VAEModule(latent_shape=2, lr_scheduler=scheduler)

@@ -72,7 +72,6 @@ class CLI(LightningCLI):
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Trainer, "trainer")
-        parser.set_defaults({"trainer.use_distributed_sampler": False})
         plain: dict[str, Any] = {"instantiate": False, "required": False, "fail_untyped": False}
         kinds = {*_MODEL_KINDS, "optimizer", "lr_scheduler", "data"}
         parser.add_class_arguments(VAEModule, "model", skip=kinds, instantiate=False)

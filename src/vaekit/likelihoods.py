@@ -63,10 +63,10 @@ def _bernoulli(event_dims: int, **parameter: Tensor) -> Independent[BernoulliDis
     return Independent(base, event_dims, validate_args=False)
 
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": lambda y: y,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
+_ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[float, float]]] = {
+    "identity": (lambda y: y, (-inf, inf)),
+    "sigmoid": (torch.sigmoid, (0.0, 1.0)),
+    "tanh": (torch.tanh, (-1.0, 1.0)),
 }
 
 
@@ -140,8 +140,25 @@ class Gaussian(Likelihood):
             scale = self.variance.sqrt().clamp(min=self.min_scale)
         else:
             scale = y.new_tensor(self.scale)
-        loc = _ACTIVATIONS[self.mean](y)
+        activation, _ = _ACTIVATIONS[self.mean]
+        loc = activation(y)
         return normal(loc, scale.to(loc.dtype).expand_as(loc), self.event_dims)
+
+    def check(self, data: DataInfo) -> None:
+        super().check(data)
+        _, (low, high) = _ACTIVATIONS[self.mean]
+        least, most = data.data_range
+        if least < low or most > high:
+            raise ValueError(
+                f"Gaussian's mean is a {self.mean}, in [{low:g}, {high:g}], and cannot reach data in "
+                f"[{least:g}, {most:g}]. Rescale the data, or choose mean: identity."
+            )
+        if self.mean != "identity" and (least, most) != (low, high):
+            warnings.warn(
+                f"Gaussian's mean is a {self.mean}, in [{low:g}, {high:g}], but the data's range is "
+                f"[{least:g}, {most:g}]: a part of the mean's range stands for no data.",
+                stacklevel=2,
+            )
 
     def _floored(self, log_scale: Tensor) -> Tensor:
         return self.min_scale + soft_clamp(log_scale).exp()

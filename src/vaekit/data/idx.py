@@ -195,13 +195,14 @@ def fetch(url: str, path: Path, md5: str) -> None:
         OSError: If it cannot be reached or written.
         ValueError: If its md5 is not the published one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     digest = hashlib.md5(usedforsecurity=False)
     try:
-        with urllib.request.urlopen(url, timeout=30) as source, part.open("wb") as target:
+        with urllib.request.urlopen(url, timeout=30) as source:
             size = int(source.headers.get("Content-Length") or 0) or None
-            with tqdm(total=size, unit="B", unit_scale=True, desc=path.name) as bar:
+            bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as target, bar:
                 while chunk := source.read(1 << 16):
                     digest.update(chunk)
                     target.write(chunk)
