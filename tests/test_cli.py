@@ -166,6 +166,35 @@ def test_environment_variables_win_over_defaults_and_lose_to_arguments(
     assert "VAEKIT_FIT__CONFIG" not in os.environ
 
 
+def test_a_file_named_by_the_environment_lies_above_ours(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text("model: {latent_shape: 3}\n")
+    monkeypatch.setenv("VAEKIT_FIT__CONFIG", str(tmp_path / "mine.yaml"))
+    config = resolved(monkeypatch, "fit", "--trainer.max_epochs", 8)
+    assert config["model"]["latent_shape"] == 3
+    assert config["data"]["class_path"] == "vaekit.data.Digits"
+    assert os.environ["VAEKIT_FIT__CONFIG"] == str(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--trainer.fast_dev_run", "true"),
+        ("--trainer.enable_checkpointing", "false"),
+        ("--trainer.logger", "false"),
+        ("--trainer.accumulate_grad_batches", 2),
+        ("--trainer.gradient_clip_val", 1),
+        ("--model.lr_scheduler", "CosineAnnealingLR", "--model.lr_scheduler.T_max", 5),
+    ],
+    ids=str,
+)
+def test_lightnings_own_flags_work(more: tuple[object, ...], cli: Cli) -> None:
+    folder = cli("fit", *FAST, *more)
+    written = (folder / "runs").is_dir()
+    assert written == (more[0] not in ("--trainer.fast_dev_run", "--trainer.logger"))
+
+
 def test_adams_weight_decay_does_not_leak_into_adamw(monkeypatch: pytest.MonkeyPatch) -> None:
     config = resolved(monkeypatch, "fit", "-c", "mnist_dense", "--model.optimizer", "AdamW")
     assert config["model"]["optimizer"]["init_args"]["weight_decay"] == 0.01

@@ -30,6 +30,7 @@ def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = "cpu") -> 
 
 
 def missing(error: RegistryError, packages: Mapping[str, str]) -> str:
+    """What an error about a part's name says where a checkpoint knows the package it came from."""
     for name, package in packages.items():
         if f"{name!r}" in str(error):
             return f"{error} The checkpoint was written with {package}: install that package."

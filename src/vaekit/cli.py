@@ -29,6 +29,7 @@ from vaekit.trainer import Trainer
 
 __all__ = ["CLI", "run"]
 
+_UNDERLAY = "VAEKIT_FIT__CONFIG"
 _MODEL_KINDS = (*PARTS, "objective", "core")
 
 
@@ -153,9 +154,12 @@ class CLI(LightningCLI):
             # First, since Lightning takes the run's folder from the first logger.
             loggers = [CSVLogger(runs, name=None), *(x for x in loggers if x is not True)]
         kwargs["logger"] = loggers or False
+        keys = self._parser(self.subcommand).callback_keys
         if self.subcommand != "fit":
             kwargs["enable_checkpointing"] = False
-            self._parser(self.subcommand).callback_keys.clear()  # those of a fit
+            keys.clear()  # those of a fit
+        elif trainer.get("enable_checkpointing") is False:
+            keys.remove("checkpoint")
         result: Any = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit":
             result.callbacks.insert(0, ConfigWriter(self.plain))
@@ -203,8 +207,8 @@ def run(args: list[str]) -> None:
     _quieten()
     args = _with_configs(args)
     Parser.given = args
-    _load_named(args)
     with _underlay(args):
+        _load_named(args)
         CLI(args)
 
 
@@ -263,22 +267,28 @@ def _underlay(args: list[str]) -> Iterator[None]:
     jsonargparse reads the configuration that an environment variable names before all else; as a
     parser's default it would leak one class's arguments into another that is chosen later.
     """
-    name = "VAEKIT_FIT__CONFIG"
-    before = os.environ.get(name)
-    if args[0] == "fit" and before is None:
-        os.environ[name] = str(config_path("digits"))
+    ours = str(config_path("digits"))
+    before = os.environ.get(_UNDERLAY)
+    if before not in (
+        None,
+        ours,
+    ):  # the user's own goes above ours
+        args[1:1] = ["-c", str(before)]
+    if "fit" in args:
+        os.environ[_UNDERLAY] = ours
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop(name, None)
+        os.environ.pop(_UNDERLAY, None)
+        if before is not None:
+            os.environ[_UNDERLAY] = before
 
 
 def _documents(args: list[str]) -> Iterator[Any]:
     """What stands in the configuration files of a command line."""
     paths = [value for flag, value in pairwise(args) if flag in ("-c", "--config")]
     paths += [arg.partition("=")[2] for arg in args if re.match(r"(-c|--config)=", arg)]
-    paths += [os.environ.get("VAEKIT_FIT__CONFIG", "")]
+    paths += [os.environ.get(_UNDERLAY, "")]
     for path in paths:
         if Path(path).is_file():
             yield Path(path).read_text()

@@ -150,13 +150,13 @@ class Gaussian(Likelihood):
         least, most = data.data_range
         if least < low or most > high:
             raise ValueError(
-                f"Gaussian's mean is a {self.mean}, in [{low:g}, {high:g}], and cannot reach data in "
-                f"[{least:g}, {most:g}]. Rescale the data, or choose mean: identity."
+                f"Gaussian's mean is a {self.mean}, in [{low:g}, {high:g}], and cannot reach data "
+                f"in [{least:g}, {most:g}]. Rescale the data, or choose mean: identity."
             )
         if self.mean != "identity" and (least, most) != (low, high):
             warnings.warn(
-                f"Gaussian's mean is a {self.mean}, in [{low:g}, {high:g}], but the data's range is "
-                f"[{least:g}, {most:g}]: a part of the mean's range stands for no data.",
+                f"Gaussian's mean is a {self.mean}, in [{low:g}, {high:g}], but the data's range "
+                f"is [{least:g}, {most:g}]: a part of the mean's range stands for no data.",
                 stacklevel=2,
             )
 
