@@ -231,6 +231,7 @@ def test_a_package_s_parts_stand_in_help(vaekit: Callable[..., str]) -> None:
     assert "vaekit_demo.DemoEncoder" in vaekit("fit", "--help")
 
 
+@pytest.mark.slow
 def test_errors_about_packages_name_them(vaekit: Callable[..., str], tmp_path: Path) -> None:
     error = vaekit("fit", "--model.encoder", "FailingEncoder", code=2)
     assert "encoder FailingEncoder (vaekit-broken 0.0.1) could not be imported" in error

@@ -29,6 +29,7 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert names["model"].reconstruct(names["x"]).shape == (180, 1, 8, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["sine-encoder", "laplace-likelihood"])
 def test_the_packages_install_and_train(package: str, tmp_path: Path) -> None:
     for name, text in FILES.items():

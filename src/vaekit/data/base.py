@@ -248,13 +248,13 @@ class DataModule(LightningDataModule):
         if not splits or any(len(rows) == 0 for rows in splits.values()):
             sizes = {name: len(rows) for name, rows in splits.items()}
             raise ValueError(f"Expected at least one row in every split but got {sizes}.")
-        self._check(splits["train"])
+        self._check()
         for split, rows in splits.items():
             if self.binarize == "static" or (self.binarize == "dynamic" and split != "train"):
                 splits[split] = self._binarized(rows, split)
         self._splits = splits
 
-    def _check(self, rows: Rows) -> None:
+    def _check(self) -> None:
         if self.dequantize:
             self._count()
         low, high = self.natural_range()
