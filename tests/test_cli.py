@@ -15,6 +15,7 @@ import torch
 import yaml
 from matplotlib.image import imread
 
+from conftest import fit
 from test_data import write_mnist
 from vaekit import VAEModule, data
 from vaekit.__main__ import COMMANDS, main
@@ -122,6 +123,42 @@ def test_training_goes_on_from_a_checkpoint(trained: Path, cli: Cli) -> None:
     folder = cli("fit", *arguments, *latent, "--ckpt_path", trained / "last.ckpt")
     found = torch.load(folder / "runs/version_1/last.ckpt", weights_only=True)
     assert (found["epoch"], found["global_step"]) == (2, 3 * 23)
+
+
+def test_the_bound_that_is_said_is_that_of_the_checkpoint_that_is_named(
+    capsys: pytest.CaptureFixture[str], cli: Cli
+) -> None:
+    monitor = ("--checkpoint.monitor", "val/rate", "--checkpoint.mode", "min")
+    folder = cli("fit", "--trainer.max_epochs", 4, *monitor) / "runs" / "version_0"
+    said = capsys.readouterr().out
+    elbo = next(line for line in said.splitlines() if "ELBO of best.ckpt" in line).split("│")[2]
+    assert torch.load(folder / "best.ckpt", weights_only=True)["epoch"] < 3
+    cli("validate", "--ckpt_path", folder / "best.ckpt")
+    again = capsys.readouterr().out
+    line = next(line for line in again.splitlines() if "val/elbo" in line)
+    assert float(line.split("│")[2]) == pytest.approx(float(elbo), abs=0.006)
+
+
+def test_a_conditional_model_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
+    rows = {"x": torch.rand(60, 3) > 0.5, "context": torch.randn(60, 2)}
+    torch.save({"x": rows["x"].float(), "context": rows["context"]}, tmp_path / "rows.pt")
+    folder = cli("fit", *FAST, "--data", "Arrays", "--data.x", tmp_path / "rows.pt") / "runs"
+    checkpoint = folder / "version_0" / "best.ckpt"
+    cli("sample", "--ckpt_path", checkpoint, "--n", 20)
+    with np.load(checkpoint.parent / "samples.npz") as found:
+        assert found["x"].shape == (20, 3)
+    cli("predict", "--ckpt_path", checkpoint)
+    cli("encode", "--ckpt_path", checkpoint)
+
+
+def test_an_unconditional_model_samples_without_its_data(cli: Cli, tmp_path: Path) -> None:
+    write_mnist(tmp_path / "mnist", train=50)
+    trainer = fit(VAEModule(latent_shape=2), data.MNIST(tmp_path, val=10), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    for file in (tmp_path / "mnist").iterdir():
+        file.unlink()
+    cli("sample", "--ckpt_path", tmp_path / "model.ckpt")
+    assert (tmp_path / "samples.png").is_file()
 
 
 # Where settings come from
@@ -295,7 +332,24 @@ ERRORS = {
         ["sample", "--ckpt_path", "model.ckpt", "--model.encoder", "ConvEncoder"],
         "The model comes from the checkpoint: leave out --model.encoder.",
     ),
-    "optimizer": (["fit", "--model.optimizer", "Adma"], "model.optimizer"),
+    "optimizer": (["fit", "--model.optimizer", "Adma"], "a class of torch.optim for model.opt"),
+    "learning rate": (
+        ["fit", "--model.optimizer", "Adam", "--model.optimizer.lr", "-1"],
+        "torch.optim.Adam: Invalid learning rate",
+    ),
+    "argument of a part inside a part": (
+        ["fit", "--model.objective.beta", "Linear", "--model.objective.beta.stps", "3"],
+        "The schedule Linear (vaekit 0.1.0) has no argument 'stps'. Did you mean steps?",
+    ),
+    "name of a part inside a part": (
+        ["fit", "--model.objective.beta", "Linearr"],
+        "There is no part 'Linearr'. Did you mean Linear?",
+    ),
+    "damaged yaml": (["fit", "-c", "damaged.yaml"], "damaged.yaml"),
+    "yaml of another kind": (["fit", "-c", "text.yaml"], "model"),
+    "text for a checkpoint": (["test", "--ckpt_path", "text.yaml"], "plain data alone"),
+    "split": (["encode", "--ckpt_path", "model.ckpt", "--split", "foo"], "Expected foo rows"),
+    "no rows": (["sample", "--ckpt_path", "model.ckpt", "--n", "0"], "at least one row"),
     "trainer": (["fit", "--trainer.epochs", "3"], "trainer.epochs"),
     "command": (["fti"], "invalid choice: 'fti'"),
 }
@@ -307,7 +361,12 @@ def test_errors_say_what_was_expected_and_end_at_once(
 ) -> None:
     args, words = ERRORS[case]
     (tmp_path / "bad.yaml").write_text("model:\n  prior: {class_path: Vamp}\n")
+    (tmp_path / "damaged.yaml").write_text("model: [unclosed\n")
+    (tmp_path / "text.yaml").write_text("model: foo\n")
     np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(30, 3)) * 9)
+    if "model.ckpt" in args:
+        trainer = fit(VAEModule(latent_shape=2), data.Digits(), max_epochs=1)
+        trainer.save_checkpoint(tmp_path / "model.ckpt")
     with pytest.raises(SystemExit) as stopped:
         cli(*args)
     said = capsys.readouterr().err + str(stopped.value)
@@ -330,7 +389,9 @@ def vaekit(folder: Path, *args: object) -> str:
 
 def test_two_ranks_from_the_command_line(tmp_path: Path) -> None:
     ranks = ("--trainer.devices", 2, "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp")
-    said = vaekit(tmp_path, "fit", *FAST, *ranks)
+    # An optimal scale is one number for all ranks: whatever one rank did alone would hang or fail.
+    optimal = ("--model.likelihood", "Gaussian", "--model.likelihood.scale", "optimal")
+    said = vaekit(tmp_path, "fit", *FAST, *ranks, *optimal, "--data.binarize", "none")
     assert said.count("ELBO of best.ckpt") == 1
     assert [p.name for p in (tmp_path / "runs").iterdir()] == ["version_0"]
     checkpoint = tmp_path / "runs/version_0/best.ckpt"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vaekit import plugins
-from vaekit.contracts import Batch, Core, DataInfo
+from vaekit.contracts import Batch, DataInfo
 from vaekit.module import PARTS, VAEModule
 
 ROWS, DRAWS, LATENT, CONTEXT = 5, 3, (4,), 2
@@ -172,8 +172,3 @@ def test_every_plugin_of_ours_loads_and_is_documented(kind: str) -> None:
     assert found
     for plugin in found:
         assert (plugins.load(plugin).__doc__ or "").strip(), plugin
-
-
-def test_cores_are_cores() -> None:
-    for plugin in plugins.plugins("core"):
-        assert issubclass(plugins.load(plugin), Core)

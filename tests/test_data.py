@@ -239,11 +239,19 @@ def _resident() -> float:
         (torch.rand(20, 2) * 255, ((0.0, torch.inf), None)),
         (torch.randn(20, 2) * 99, ((-torch.inf, torch.inf), None)),
         (torch.randint(0, 255, (20, 2), dtype=torch.uint8), ((0.0, 1.0), 256)),
+        (torch.randint(0, 2, (20, 2), dtype=torch.uint8), ((0.0, 1.0), 2)),
     ],
 )
 def test_the_range_is_found(x: torch.Tensor, expected: tuple[object, object]) -> None:
     info = data.Arrays(x).info
     assert (info.data_range, info.levels) == expected
+
+
+def test_uint8_zeros_and_ones_stay_zeros_and_ones() -> None:
+    x = torch.randint(0, 2, (20, 2), dtype=torch.uint8)
+    assert set(next(data.Arrays(x).rows("train")).x.unique().tolist()) == {0.0, 1.0}
+    with pytest.raises(ValueError, match="no data_range, or"):
+        data.Arrays(x, data_range=(0.0, 255.0)).setup()
 
 
 def test_what_a_mask_hides_may_be_nan() -> None:

@@ -53,6 +53,8 @@ def test_a_kl_without_closed_form_is_estimated_and_said_once(
     with pytest.warns(UserWarning, match=r"KL\(StudentT \|\| Normal\) has no registered closed"):
         estimate = rate(q, p, lambda: q.log_prob(z), lambda: p.log_prob(z))
     assert torch.equal(estimate, q.log_prob(z) - p.log_prob(z))
+    closed = normal(torch.zeros(4, 2), torch.ones(4, 2), 1)
+    assert torch.equal(rate(closed, p, _never, _never), torch.zeros(1, 4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rate(q, p, lambda: q.log_prob(z), lambda: p.log_prob(z))

@@ -149,7 +149,7 @@ def test_data_outside_the_range_is_refused_with_the_range() -> None:
 
 
 def test_disentanglement_libs_bernoulli_on_grey_values_is_allowed_but_said() -> None:
-    with pytest.warns(UserWarning, match=r"not one on any likelihood.*binarise"):
+    with pytest.warns(UserWarning, match=r"that of no likelihood.*binarise"):
         Bernoulli(EVENT).check(DataInfo(EVENT, (0.0, 1.0), levels=256))
 
 

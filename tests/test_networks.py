@@ -32,6 +32,21 @@ def test_too_many_halvings_are_refused_at_construction() -> None:
         ConvDecoder((2,), (1, 8, 8), channels=[4, 4, 4, 4])
 
 
+@pytest.mark.parametrize("channels", [[], [-1], [4, 0]])
+def test_channels_are_at_least_one_and_positive(channels: list[int]) -> None:
+    for make in (
+        lambda: ConvEncoder((1, 8, 8), channels=channels),
+        lambda: ConvDecoder((2,), (1, 8, 8), channels=channels),
+    ):
+        with pytest.raises(ValueError, match="at least one entry in channels, all positive"):
+            make()
+
+
+def test_a_row_is_no_image_for_a_decoder_either() -> None:
+    with pytest.raises(ValueError, match=r"images of shape \(C, H, W\) but got \(2, 64\)"):
+        ConvDecoder((2,), (2, 64), channels=[4])
+
+
 def test_convolutions_refuse_what_is_no_image() -> None:
     with pytest.raises(ValueError, match=r"images of shape \(C, H, W\) but got \(64,\)"):
         ConvEncoder((64,))

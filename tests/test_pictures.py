@@ -44,6 +44,27 @@ def test_every_model_can_be_drawn(
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_hidden_elements_are_drawn_black_and_set_no_range(tmp_path: Path) -> None:
+    x = torch.rand(6, 1, 4, 4) + 1
+    mask = torch.ones_like(x, dtype=torch.bool)
+    mask[..., 0] = False
+    model = VAEModule(latent_shape=2, likelihood="Gaussian", data=DataInfo((1, 4, 4)))
+    batch = Batch(torch.where(mask, x, torch.nan), mask=mask)
+    picture = pictures.reconstructions(model, batch).axes[0].images[0].get_array()
+    assert np.isfinite(picture).all()
+    assert picture[:4, 0].max() == 0
+    assert picture[:4, 1:4].max() == pytest.approx(1, abs=0.3)
+
+
+def test_one_row_can_be_drawn() -> None:
+    model = VAEModule(latent_shape=5, likelihood="Gaussian", data=DataInfo((4,)))
+    assert set(pictures.draw_all(model, Batch(torch.randn(1, 4)))) == {
+        "samples",
+        "reconstructions",
+        "latent",
+    }
+
+
 def test_two_latents_show_the_decoded_plane() -> None:
     model = VAEModule(latent_shape=2, data=DataInfo((1, 4, 4), (0, 1), levels=2))
     figure = pictures.latent_plane(model, Batch(torch.rand(20, 1, 4, 4)))

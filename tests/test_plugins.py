@@ -131,6 +131,48 @@ def test_parts_inside_parts_are_built() -> None:
     assert shorten(spec)["class_path"] == "ELBO"
 
 
+def test_a_name_that_two_kinds_share_is_told_apart_inside_a_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plugins, "_registered", {})
+
+    @register
+    class Linear(Encoder):
+        """Has the name of a schedule."""
+
+    beta = {"class_path": "Linear", "init_args": {"steps": 10}}
+    with pytest.raises(RegistryError, match=r"Several parts are called Linear.*schedules\.Linear"):
+        build("objective", {"class_path": "ELBO", "init_args": {"beta": beta}})
+    beta = {"class_path": "vaekit.schedules.Linear", "init_args": {"steps": 10}}
+    spec = plugins.resolve("objective", {"class_path": "ELBO", "init_args": {"beta": beta}})
+    assert spec["init_args"]["beta"]["class_path"] == "vaekit.schedules.Linear"
+    assert build("objective", spec).beta(5) == 0.5
+
+
+def test_an_encoder_may_have_an_argument_called_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "_registered", {})
+
+    @register
+    class Sized(Encoder):
+        def __init__(self, features: int = 7) -> None:
+            super().__init__()
+            self.features = features
+
+    assert build("encoder", {"class_path": "Sized", "init_args": {"features": 9}}).features == 9
+
+
+def test_whatever_a_plugin_raises_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "_registered", {})
+
+    @register
+    class Raising(Encoder):
+        def __init__(self) -> None:
+            raise ModuleNotFoundError("no flux")
+
+    with pytest.raises(RegistryError, match=r"The encoder Raising \(this process.*no flux"):
+        build("encoder", "Raising")
+
+
 def test_a_part_may_be_given_as_a_module(tmp_path: Path) -> None:
     class Mine(Encoder):
         features = 3

@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +23,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from vaekit import plugins, summary
 from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, PredictionWriter
-from vaekit.checkpoints import read_checkpoint
+from vaekit.checkpoints import missing, read_checkpoint
 from vaekit.data.base import DataModule
 from vaekit.module import PARTS, VAEModule
 from vaekit.trainer import Trainer
@@ -134,16 +135,22 @@ class CLI(LightningCLI):
         if given:
             raise ValueError(f"The model comes from the checkpoint: leave out --model.{given[0]}.")
         self.model = VAEModule.load_from_checkpoint(path)
-        spec = config.get("data") or read_checkpoint(path)["vaekit"]["data"]
+        assert self.model.info is not None
         self.datamodule = None
-        if spec is not None:
-            self.datamodule = plugins.build("data", spec)
-            self.model.check_data(self.datamodule.info)
-        elif self.subcommand != "sample":
+        if self.subcommand == "sample" and not self.model.info.context_features:
+            return
+        stored = read_checkpoint(path)["vaekit"]
+        spec = config.get("data") or stored["data"]
+        if spec is None:
             raise ValueError(
-                "The checkpoint's data were tensors in memory: name data with --data, such as "
-                "--data Arrays --data.x rows.npy."
+                "The checkpoint's data were tensors in memory, or of a class that is not "
+                "registered: name data with --data, such as --data Arrays --data.x rows.npy."
             )
+        try:
+            self.datamodule = plugins.build("data", spec)
+        except plugins.RegistryError as error:
+            raise plugins.RegistryError(missing(error, stored["packages"])) from error
+        self.model.check_data(self.datamodule.info)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = self._get(self.config_init, "trainer")
@@ -177,25 +184,36 @@ class CLI(LightningCLI):
             kwargs["weights_only"] = True
         return kwargs
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand not in ("sample", "reconstruct", "encode"):
+            return super()._run_subcommand(subcommand)
+        try:
+            return super()._run_subcommand(subcommand)
+        except ValueError as error:
+            self._parser(subcommand).error(str(error))
+
     # What is said
 
     def after_fit(self) -> None:
         trainer: Any = self.trainer
         checkpoint = trainer.checkpoint_callback
-        if not isinstance(checkpoint, BestCheckpoint) or trainer.log_dir is None:
+        folder = trainer.log_dir  # asked on every rank: it is broadcast
+        if not isinstance(checkpoint, BestCheckpoint) or folder is None:
             return
-        folder = Path(trainer.log_dir)
+        kept = checkpoint.best_model_path or checkpoint.last_model_path
+        if not kept:
+            print("No epoch was trained: there is nothing to show.")
+            return
         elbo: Any = checkpoint.best_model_score if checkpoint.monitor == "val/elbo" else None
         if elbo is None and "val" in self.datamodule.splits:
             # Training was cut short of its first validation, or another number chose the best.
-            elbo = trainer.validate(self.model, self.datamodule, verbose=False)[0]["val/elbo"]
+            model = VAEModule.load_from_checkpoint(kept)
+            elbo = trainer.validate(model, self.datamodule, verbose=False)[0]["val/elbo"]
         if trainer.is_global_zero:
-            drawn = [
-                path for c in trainer.callbacks if isinstance(c, Pictures) for path in c.paths
-            ]
-            kept = Path(checkpoint.best_model_path or checkpoint.last_model_path)
+            pictures = [c for c in trainer.callbacks if isinstance(c, Pictures)]
+            drawn = [path for callback in pictures for path in callback.paths]
+            files = [Path(kept), *drawn, Path(folder, "config.yaml")]
             elbo = None if elbo is None else float(elbo)
-            files = [kept, *drawn, folder / "config.yaml"]
             summary.show(self.model, self.datamodule, elbo, files)
 
 
@@ -284,14 +302,14 @@ def _underlay(args: list[str]) -> Iterator[None]:
             os.environ[_UNDERLAY] = before
 
 
-def _documents(args: list[str]) -> Iterator[Any]:
-    """What stands in the configuration files of a command line."""
+def _documents(args: list[str]) -> Iterator[tuple[str, str]]:
+    """The configuration files of a command line, and what stands in them."""
     paths = [value for flag, value in pairwise(args) if flag in ("-c", "--config")]
     paths += [arg.partition("=")[2] for arg in args if re.match(r"(-c|--config)=", arg)]
     paths += [os.environ.get(_UNDERLAY, "")]
     for path in paths:
         if Path(path).is_file():
-            yield Path(path).read_text()
+            yield path, Path(path).read_text()
 
 
 def _load_named(args: list[str]) -> None:
@@ -300,7 +318,11 @@ def _load_named(args: list[str]) -> None:
     Nobody else's code is imported, but for help, which lists all.
     """
     variables = [v for k, v in os.environ.items() if k.startswith("VAEKIT_")]
-    words = set(re.findall(r"[\w.:]+", "\n".join([*args, *variables, *_documents(args)])))
+    words = set(
+        re.findall(
+            r"[\w.:]+", "\n".join([*args, *variables, *(text for _, text in _documents(args))])
+        )
+    )
     everything = any(arg.endswith(("--help", ".help", "-h")) for arg in args)
     found = plugins.plugins()
     claims = Counter((plugin.kind, plugin.name) for plugin in found)
@@ -320,22 +342,47 @@ def _named_parts(args: list[str]) -> Iterator[tuple[str, str]]:
         match = re.fullmatch(r"--(?:model\.)?(\w+)(?:\.class_path)?", flag)
         if match and match[1] in plugins.KINDS:
             yield match[1], given if equals else value
-    for text in _documents(args):
-        document = yaml.safe_load(text) or {}
-        parts = {**(document.get("model") or {}), "data": document.get("data")}
-        for kind, part in parts.items():
-            if kind in plugins.KINDS and part:
-                yield kind, part if isinstance(part, str) else str(part.get("class_path"))
+    for _, text in _documents(args):
+        with suppress(yaml.YAMLError):
+            document = yaml.safe_load(text)
+            parts = document.get("model") if isinstance(document, dict) else None
+            named = {**(parts if isinstance(parts, dict) else {})}
+            if isinstance(document, dict):
+                named["data"] = document.get("data")
+            for kind, part in named.items():
+                name = part.get("class_path") if isinstance(part, dict) else part
+                if kind in plugins.KINDS and isinstance(name, str):
+                    yield kind, name
 
 
 def _better(message: str, args: list[str]) -> str:
     """jsonargparse's error about a part's name or argument, in terms of the plugins there are."""
+    for path, text in _documents(args):
+        try:
+            yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            return f"The configuration {path} is no valid YAML: {error}"
     for kind, name in _named_parts(args):
         try:
-            cls = plugins.load(plugins.find(kind, name))
+            plugins.load(plugins.find(kind, name))
         except plugins.RegistryError as error:
             return str(error)
-        argument = re.search(rf"class_path '[\w.]*\b{cls.__name__}'[\s\S]*Option '(\w+)'", message)
-        if argument:
-            return plugins.refusal(plugins.find(kind, name), argument[1])
+    with suppress(plugins.RegistryError):
+        if option := re.search(r"Option '(\w+)' is not accepted", message):
+            paths = re.findall(r"class_path '([\w.]+)'", message[: option.start()])
+            if paths:  # the innermost is the one that has no such option
+                return plugins.refusal(plugins.find_any(paths[-1]), option[1])
+    if unknown := re.search(r"Expected a dot import path string: (\S+)", message):
+        return _no_class(unknown[1], message)
     return message
+
+
+def _no_class(name: str, message: str) -> str:
+    """What to say of a class that is neither a plugin nor torch's."""
+    if key := re.search(r"model\.(optimizer|lr_scheduler)", message):
+        module = {"optimizer": "torch.optim", "lr_scheduler": "torch.optim.lr_scheduler"}[key[1]]
+        return f"Expected a class of {module} for model.{key[1]} but got {name!r}."
+    names = [plugin.name for plugin in plugins.plugins()]
+    close = get_close_matches(name, names, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return f"There is no part {name!r}.{hint} There are: {', '.join(names)}."

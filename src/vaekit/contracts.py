@@ -140,9 +140,9 @@ class Part(nn.Module):
     def after_step(self, draw: Draw) -> None:
         """Updates running state, once an optimizer step, in training only and without gradient.
 
-        State changes here and never in forward, and what it takes from the draw is summed over
-        ranks, so that every rank ends with the same state. Under gradient accumulation it sees the
-        draw of the last of the accumulated batches.
+        State changes here and never in forward. The draw is this rank's: sum what is taken from it
+        with `vaekit.distributions.sum_over_ranks`, so that every rank ends with the same state.
+        Under gradient accumulation it is the draw of the last of the accumulated batches.
         """
 
 
@@ -202,10 +202,12 @@ class Likelihood(_FullPrecision):
     Attributes:
         output_shape: Shape that the decoder must give.
         data_range: Smallest and largest value that x may take.
+        couples_rows: Whether a row's density depends on the batch's other rows.
     """
 
     output_shape: tuple[int, ...]
     data_range: ClassVar[tuple[float, float]] = (-inf, inf)
+    couples_rows = False
 
     def forward(self, y: Tensor, context: Tensor | None = None) -> Distribution:
         raise NotImplementedError

@@ -76,8 +76,10 @@ class ConvDecoder(Decoder):
         super().__init__()
         # Leading axes (a mean and a scale for each element, say) are more channels of the same
         # image.
-        image = (prod(output_shape[:-2]), *output_shape[-2:])
-        sizes = conv_sizes(image, len(channels))[::-1]
+        image = tuple(output_shape)
+        if len(image) > 3:
+            image = (prod(image[:-2]), *image[-2:])
+        sizes = conv_sizes(image, channels)[::-1]
         widths = [*channels[::-1], image[0]]
         start = (widths[0], *sizes[0])
         act = activation_class(activation)

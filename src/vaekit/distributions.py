@@ -98,11 +98,11 @@ def rate(
 
     The estimate is announced by one warning for each pair of distributions.
     """
-    pair = f"KL({_name(q)} || {_name(p)})"
-    if pair not in _estimated:
-        try:
-            return kl_divergence(q, p).unsqueeze(0)
-        except NotImplementedError:
+    try:
+        return kl_divergence(q, p).unsqueeze(0)
+    except NotImplementedError:
+        pair = f"KL({_name(q)} || {_name(p)})"
+        if pair not in _estimated:
             _estimated.add(pair)
             warnings.warn(
                 f"{pair} has no registered closed form: it is estimated from the draws.",

@@ -75,7 +75,7 @@ class ConvEncoder(Encoder):
         activation: str = "ReLU",
     ) -> None:
         super().__init__()
-        h, w = conv_sizes(event_shape, len(channels))[-1]
+        h, w = conv_sizes(event_shape, channels)[-1]
         widths = [event_shape[0], *channels]
         act = activation_class(activation)
         layers: list[nn.Module] = []

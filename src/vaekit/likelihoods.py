@@ -51,8 +51,7 @@ class Bernoulli(Likelihood):
         super().check(data)
         if data.levels != 2:
             warnings.warn(
-                "Bernoulli on values between 0 and 1: the bound is then not one on any "
-                "likelihood. "
+                "Bernoulli on values between 0 and 1: the bound is then that of no likelihood. "
                 "To have one, binarise the data (data.binarize: dynamic or static).",
                 stacklevel=2,
             )
@@ -126,6 +125,7 @@ class Gaussian(Likelihood):
         self.output_shape = (2, *event_shape) if scale == "elementwise" else tuple(event_shape)
         if scale == "learned":
             self.log_scale = nn.Parameter(torch.zeros(()))
+        self.couples_rows = scale == "optimal"
         if scale == "optimal":
             self.register_buffer("variance", torch.ones(()))
             self.register_buffer("seen", torch.zeros(()))

@@ -91,10 +91,7 @@ class VAEModule(LightningModule):
             "objective": objective,
             "core": core,
         }
-        self.parts = {
-            kind: part if isinstance(part, nn.Module) else plugins.resolve(kind, part)
-            for kind, part in parts.items()
-        }
+        self.parts = {kind: _resolved(kind, part) for kind, part in parts.items()}
         sizes = [latent_shape] if isinstance(latent_shape, int) else list(latent_shape)
         if not sizes or any(size < 1 for size in sizes):
             raise ValueError(
@@ -107,10 +104,15 @@ class VAEModule(LightningModule):
         self.lr_scheduler = (
             torch_spec(lr_scheduler, "torch.optim.lr_scheduler") if lr_scheduler else None
         )
+        trial = make(
+            self.optimizer, [nn.Parameter(torch.zeros(1, 1))]
+        )  # refuses bad arguments now
+        if self.lr_scheduler:
+            make(self.lr_scheduler, trial)
         self.lr_interval = lr_interval
         self._means: dict[str, RowMeans] = {}  # of a split's epoch under way; no submodules
         self.info: DataInfo | None = None
-        self._checked = False
+        self._checked = self._masked = False
         self.hparams.update(
             latent_shape=sizes,
             **{kind: _plain(part) for kind, part in self.parts.items()},
@@ -148,7 +150,7 @@ class VAEModule(LightningModule):
             if isinstance(core, nn.Module):
                 self.core = core  # type: ignore[assignment]
             else:
-                self.core = plugins.build("core", core, {"build": build}, make="assemble")
+                self.core = plugins.build("core", core, {**given, "build": build}, "assemble")
             self.objective = build("objective")  # type: ignore[assignment]
         self.core.likelihood.check(data)
         self.info = data
@@ -207,7 +209,8 @@ class VAEModule(LightningModule):
     def on_train_start(self) -> None:
         if self.trainer.world_size > 1:
             # seed_everything gives all ranks one seed, and with it all ranks' rows the same noise.
-            torch.manual_seed(torch.initial_seed() + self.global_rank)
+            fresh = int(torch.randint(2**62, ()))  # on every rank the same
+            torch.manual_seed(fresh + self.global_rank)
         if self._started and self.global_step == 0:
             data = self._data
             if not hasattr(data, "rows"):
@@ -312,8 +315,10 @@ class VAEModule(LightningModule):
 
     def sample(self, n: int, context: Tensor | None = None, sample: bool = False) -> Tensor:
         """n rows x (n, *event) from the prior: the mean of p(x|z), or a sample of it."""
-        with self._using():
-            return self.core.generate(n, context, sample)
+        with self.using():
+            if n < 1:
+                raise ValueError(f"Expected at least one row to sample but got n={n}.")
+            return self.core.generate(n, self._context(context, n), sample)
 
     def encode(
         self,
@@ -323,14 +328,17 @@ class VAEModule(LightningModule):
         sample: bool = False,
     ) -> Tensor:
         """z (B, *Z) of rows x (B, *event): the mean of q(z|x), or a sample of it."""
-        with self._using():
-            q = self.core.infer(x.to(self.device), context, mask)
+        with self.using():
+            self._check(x, mask)
+            mask = None if mask is None else mask.to(self.device)
+            q = self.core.infer(x.to(self.device), self._context(context, len(x)), mask)
             return q.sample() if sample else q.mean
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """x (B, *event) of latents z (B, *Z): the mean of p(x|z)."""
-        with self._using():
-            return self.core.decode(z.to(self.device).unsqueeze(0), context).mean.squeeze(0)
+        with self.using():
+            z, context = z.to(self.device), self._context(context, len(z))
+            return self.core.decode(z.unsqueeze(0), context).mean.squeeze(0)
 
     def reconstruct(
         self,
@@ -343,7 +351,8 @@ class VAEModule(LightningModule):
         return self.decode(self.encode(x, context, mask, sample), context)
 
     @contextmanager
-    def _using(self) -> Iterator[None]:
+    def using(self) -> Iterator[None]:
+        """Eval mode without gradient; afterwards the mode is what it was."""
         if self.info is None:
             raise ValueError(
                 "Expected a model that is built: train it first, load it from a checkpoint, or "
@@ -360,11 +369,11 @@ class VAEModule(LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        data = self._data_spec()
         named = {kind: p for kind, p in self.parts.items() if not isinstance(p, nn.Module)}
-        checkpoint["vaekit"] = {
-            "packages": plugins.provenance(named),
-            "data": self._data_spec(),
-        }
+        if data is not None:
+            named["data"] = data
+        checkpoint["vaekit"] = {"packages": plugins.provenance(named), "data": data}
 
     def _data_spec(self) -> Any:
         """The data module as plain data; None if it is not registered or was made of tensors."""
@@ -411,9 +420,20 @@ class VAEModule(LightningModule):
     def _batch(self, batch: Any) -> Batch:
         if not isinstance(batch, Batch):
             x, *label = batch if isinstance(batch, list | tuple) else [batch]
+            if not isinstance(x, Tensor):
+                raise ValueError(
+                    "Expected batches that are a vaekit Batch, a tensor x or a pair (x, label) "
+                    f"but got {type(batch).__name__}."
+                )
             batch = Batch(x, label=label[0] if label else None)
         if not self._checked:
-            self._check(batch)
+            self._check(batch.x, batch.mask)
+            self._checked = True
+        self._masked = batch.mask is not None  # the same on every rank, also of a stand-in row
+        if batch.weight == 0 and self.core.likelihood.couples_rows:
+            batch.mask = torch.zeros_like(
+                batch.x, dtype=torch.bool
+            )  # a stand-in counts for nothing
         return batch
 
     def check_data(self, data: DataInfo) -> None:
@@ -436,33 +456,46 @@ class VAEModule(LightningModule):
                 f"{most:g}]."
             )
 
-    def _check(self, batch: Batch) -> None:
-        """Looks at the first batch, for loaders that vaekit does not know."""
+    def _check(self, x: Tensor, mask: Tensor | None) -> None:
+        """Holds rows to what was declared of the data."""
         assert self.info is not None
-        if tuple(batch.x.shape[1:]) != self.info.event_shape:
+        if tuple(x.shape[1:]) != self.info.event_shape:
             raise ValueError(
-                f"Expected rows of shape {self.info.event_shape} but got "
-                f"{tuple(batch.x.shape[1:])}."
+                f"Expected rows of shape {self.info.event_shape} but got {tuple(x.shape[1:])}."
             )
-        seen = batch.x if batch.mask is None else batch.x[batch.mask]
-        low, high = (float(x) for x in torch.aminmax(seen))
-        least, most = self.core.likelihood.data_range
+        seen = x if mask is None else x[mask]
+        if seen.numel() == 0:
+            return
+        low, high = (float(v) for v in torch.aminmax(seen))
+        least, most = self.info.data_range
         if not (isfinite(low) and isfinite(high) and least <= low and high <= most):
             raise ValueError(
-                f"{type(self.core.likelihood).__name__} expected finite values in [{least:g}, "
-                f"{most:g}] but the first batch spans [{low:g}, {high:g}]."
+                f"Expected finite values in the data's range [{least:g}, {most:g}] but these rows "
+                f"span [{low:g}, {high:g}]. uint8 images are divided by 255 first."
             )
-        self._checked = True
+
+    def _context(self, context: Tensor | None, rows: int) -> Tensor | None:
+        """The context on the model's device, checked."""
+        assert self.info is not None
+        wanted = (rows, self.info.context_features)
+        got = None if context is None else tuple(context.shape)
+        if got != (wanted if wanted[1] else None):
+            raise ValueError(
+                f"Expected {f'a context of shape {wanted}' if wanted[1] else 'no context'} but "
+                f"got {'none' if got is None else f'one of shape {got}'}."
+            )
+        return None if context is None else context.to(self.device)
 
     def _count(self, split: str, terms: dict[str, Tensor], batch: Batch) -> None:
         if split not in self._means:
-            self._means[split] = RowMeans().to(self.device)
+            exact = torch.float32 if self.device.type == "mps" else torch.float64
+            self._means[split] = RowMeans(exact).to(self.device)
         self._means[split].update(terms, rows=len(batch) if batch.weight else 0)
 
     def _log_means(self, split: str) -> None:
         values = self._means.pop(split).compute()
         assert self.info is not None
-        if "elbo" in values:
+        if "elbo" in values and not self._masked:  # a row's observed elements are not counted
             values["bpd"] = self.info.bits_per_dimension(values["elbo"])
         named = {f"{split}/{name}": x for name, x in values.items()}
         for name, value in named.items():
@@ -479,6 +512,18 @@ def _full_precision_parameters() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(default)
+
+
+def _resolved(kind: str, part: Spec) -> Any:
+    if not isinstance(part, nn.Module):
+        return plugins.resolve(kind, part)
+    base = plugins.base(kind)
+    if not isinstance(part, base):
+        raise RegistryError(
+            f"Expected {kind} to be a name, a spec or a {base.__module__}.{base.__name__} but got "
+            f"a {type(part).__name__}."
+        )
+    return part
 
 
 def _plain(part: Any) -> Any:

@@ -40,13 +40,18 @@ def mlp(sizes: list[int], activation: str, last: bool = False) -> nn.Sequential:
     return nn.Sequential(*(layers if last else layers[:-1]))
 
 
-def conv_sizes(event_shape: tuple[int, ...], stages: int) -> list[tuple[int, int]]:
-    """Heights and widths of an image before and after each of `stages` halvings, rounded up.
+def conv_sizes(event_shape: tuple[int, ...], channels: list[int]) -> list[tuple[int, int]]:
+    """Heights and widths of an image before and after each halving, rounded up, one a channel.
 
     Raises:
         ValueError: If the event is no image (C, H, W), or is down to one pixel before the last
-            stage.
+            halving, or there are no channels.
     """
+    stages = len(channels)
+    if not channels or any(channel < 1 for channel in channels):
+        raise ValueError(
+            f"Expected at least one entry in channels, all positive, but got {channels}."
+        )
     if len(event_shape) != 3:
         raise ValueError(f"Expected images of shape (C, H, W) but got {tuple(event_shape)}.")
     sizes = [(event_shape[1], event_shape[2])]

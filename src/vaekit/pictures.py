@@ -29,7 +29,8 @@ def image_grid(x: Tensor, columns: int, low: float, high: float) -> Array:
         x = x.unsqueeze(1)
     elif len(event) != 3 or event[0] not in (1, 3):
         x = x.flatten(1)[:, None, None, :]
-    x = ((x.double().cpu() - low) / (high - low)).clamp(0, 1).expand(-1, 3, -1, -1)
+    x = ((x.double().cpu() - low) / (high - low)).clamp(0, 1).nan_to_num(0.0)
+    x = x.expand(-1, 3, -1, -1)
     n, _, h, w = x.shape
     rows = -(-n // columns)
     grid = torch.ones(rows * columns, 3, h + 1, w + 1, dtype=torch.float64)  # a white line between
@@ -52,7 +53,8 @@ def _range(model: VAEModule, x: Tensor) -> tuple[float, float]:
     assert model.info is not None
     low, high = model.info.data_range
     if not np.isfinite([low, high]).all():
-        low, high = float(x.min()), float(x.max())
+        seen = x[x.isfinite()]
+        low, high = float(seen.min()), float(seen.max())
     return low, max(high, low + 1e-9)
 
 
@@ -66,6 +68,8 @@ def reconstructions(model: VAEModule, batch: Batch, n: int = 32) -> Figure:
     x = batch.x[:n]
     context = None if batch.context is None else batch.context[:n]
     mask = None if batch.mask is None else batch.mask[:n]
+    if mask is not None:
+        x = torch.where(mask, x, torch.nan)  # drawn black
     y = model.reconstruct(x, context, mask)
     columns = min(16, len(x))
     pairs = [
@@ -100,7 +104,8 @@ def latent_plane(model: VAEModule, batch: Batch) -> Figure:
 def _planar(z: Tensor) -> tuple[Array, tuple[str, str]]:
     if z.shape[1] == 1:
         return np.concatenate([z, np.zeros_like(z)], axis=1), ("z", "")
-    if z.shape[1] == 2:
+    if z.shape[1] == 2 or len(z) < 2:
+        z = z[:, :2]
         return z.numpy(), ("first latent", "second latent")
     from sklearn.decomposition import PCA  # slow to import, and only needed here
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,7 +18,6 @@ from itertools import chain
 from typing import Any, TypeVar
 
 __all__ = [
-    "GIVEN",
     "KINDS",
     "Plugin",
     "RegistryError",
@@ -26,6 +25,7 @@ __all__ = [
     "base",
     "build",
     "find",
+    "find_any",
     "load",
     "plugins",
     "provenance",
@@ -49,15 +49,15 @@ KINDS = {
 }
 """Each kind of plugin: its entry-point group, and the class that its plugins extend."""
 
-GIVEN = (
-    "event_shape",
-    "features",
-    "latent_shape",
-    "output_shape",
-    "context_features",
-    "data_size",
-)
-"""Arguments that vaekit fills in when a part's `__init__` names them."""
+_EVERYWHERE = {"event_shape", "latent_shape", "context_features", "data_size"}
+_GIVEN = {
+    **dict.fromkeys(KINDS, _EVERYWHERE),
+    "posterior": _EVERYWHERE | {"features"},
+    "decoder": _EVERYWHERE | {"output_shape"},
+    "core": _EVERYWHERE | {"encoder", "posterior", "prior", "decoder", "likelihood"},
+    "schedule": set(),
+    "data": set(),
+}
 
 Spec = dict[str, Any]
 C = TypeVar("C", bound=type)
@@ -81,6 +81,7 @@ class Plugin:
         return f"{self.kind} {self.name} ({self.package} {self.version})"
 
 
+_HERE = "this process"
 _registered: dict[tuple[str, str], tuple[Plugin, type]] = {}
 _loaded: dict[Plugin, type] = {}
 _failures: dict[Plugin, Exception] = {}
@@ -235,7 +236,7 @@ def register(cls: C) -> C:
             f"The name {name} is taken by the {clash[0]}: give your class another name."
         )
     value = f"{cls.__module__}:{cls.__qualname__}"
-    _registered[kind, name] = (Plugin(kind, name, value, "this process", "-"), cls)
+    _registered[kind, name] = (Plugin(kind, name, value, _HERE, "-"), cls)
     return cls
 
 
@@ -274,38 +275,53 @@ def _nested(value: Any, change: Callable[[Spec], Any]) -> Any:
     return value
 
 
-def _find_any(name: str) -> Plugin:
-    found = [p for kind in KINDS for p in _matches(kind, name)]
-    if len(found) != 1:
-        raise RegistryError(
-            f"Expected the name of one plugin but {name!r} is that of {len(found)}."
-        )
-    return found[0]
+def find_any(name: str) -> Plugin:
+    """The plugin of whatever kind by its name, or by its entry point's exact value.
+
+    Raises:
+        RegistryError: If there is none, or several.
+    """
+    found = [plugin for kind in KINDS for plugin in _matches(kind, name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        claims = ", ".join(f"{p.value.replace(':', '.')} (the {p})" for p in found)
+        raise RegistryError(f"Several parts are called {name}: name one by its path, {claims}.")
+    close = get_close_matches(name, [plugin.name for plugin in plugins()], n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise RegistryError(f"There is no part {name!r}.{hint} See vaekit plugins.")
 
 
 def shorten(value: Any) -> Any:
     """Specs with every class path that leads to a plugin replaced by the plugin's name."""
 
-    def change(spec: Spec) -> Spec:
-        init_args = {k: _nested(v, change) for k, v in spec["init_args"].items()}
-        return {"class_path": _short(spec["class_path"]), "init_args": init_args}
+    def inner(spec: Spec) -> Spec:
+        return change(spec, nested=True)
 
-    return _nested(value, change)
+    def change(spec: Spec, nested: bool) -> Spec:
+        init_args = {k: _nested(v, inner) for k, v in spec["init_args"].items()}
+        return {"class_path": _short(spec["class_path"], nested), "init_args": init_args}
+
+    return _nested(value, lambda spec: change(spec, nested=False))
 
 
-def _short(path: str) -> str:
+def _short(path: str, nested: bool) -> str:
     module, _, attribute = path.rpartition(".")
     cls = getattr(sys.modules.get(module), attribute, None)
     classes = {**_loaded, **dict(_registered.values())}
     for plugin, known in classes.items():
         if known is cls:
-            return _short_name(plugin)
+            return _short_name(plugin, nested)
     return path
 
 
-def _short_name(plugin: Plugin) -> str:
-    """The name that leads to a plugin alone: its own, or its path where the name is shared."""
-    unique = len(_matches(plugin.kind, plugin.name)) == 1
+def _short_name(plugin: Plugin, nested: bool = False) -> str:
+    """The name that leads to a plugin alone: its own, or its path where the name is shared.
+
+    Inside another part, where nothing says of which kind a part is, it is shared among all kinds.
+    """
+    kinds = KINDS if nested else (plugin.kind,)
+    unique = sum(len(_matches(kind, plugin.name)) for kind in kinds) == 1
     return plugin.name if unique else plugin.value.replace(":", ".")
 
 
@@ -324,10 +340,8 @@ def arguments(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def reserved(kind: str) -> set[str]:
-    """Names of arguments that vaekit fills in, and users leave out."""
-    if kind == "data":
-        return set()
-    return {*GIVEN, *KINDS} if kind == "core" else set(GIVEN)
+    """Names of arguments that vaekit fills in where a part of that kind has them."""
+    return _GIVEN[kind]
 
 
 def resolve(kind: str, value: str | Mapping[str, Any]) -> Spec:
@@ -352,7 +366,8 @@ def resolve(kind: str, value: str | Mapping[str, Any]) -> Spec:
 
 
 def _resolve_any(spec: Spec) -> Spec:
-    return resolve(_find_any(spec["class_path"]).kind, spec)
+    plugin = find_any(spec["class_path"])
+    return {**resolve(plugin.kind, spec), "class_path": _short_name(plugin, nested=True)}
 
 
 def _is_plain(value: Any) -> bool:
@@ -371,29 +386,29 @@ def build(
 
     Arguments:
         given: What vaekit fills in where the part's `__init__` names it.
-        make: Name of a class method to call in the place of the class, and to which all of `given`
-            goes.
+        make: Name of a class method to call in the place of the class, and to which `build` of
+            `given` goes too.
 
     Raises:
         RegistryError: If the name leads to no part, or an argument is unknown, missing or refused
             by it.
     """
-    spec = resolve(kind, value)
+    spec, given = resolve(kind, value), dict(given or {})
     plugin = find(kind, spec["class_path"])
     cls = load(plugin)
-    init_args = {k: _nested(v, _build_any) for k, v in spec["init_args"].items()}
-    if not make:
-        given = {k: v for k, v in (given or {}).items() if k in arguments(cls)}
+
+    def inner(spec: Spec) -> Any:
+        return build(find_any(spec["class_path"]).kind, spec, given)
+
+    init_args = {k: _nested(v, inner) for k, v in spec["init_args"].items()}
+    accepted = {*arguments(cls), *(["build"] if make else [])}
+    given = {k: v for k, v in given.items() if k in accepted and k not in init_args}
     try:
-        return (getattr(cls, make) if make else cls)(**(given or {}), **init_args)
+        return (getattr(cls, make) if make else cls)(**given, **init_args)
     except RegistryError:
         raise
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # other people's code may raise anything
         raise RegistryError(f"The {plugin}: {error}") from error
-
-
-def _build_any(spec: Spec) -> Any:
-    return build(_find_any(spec["class_path"]).kind, spec)
 
 
 def refusal(plugin: Plugin, name: str) -> str:
@@ -407,19 +422,19 @@ def refusal(plugin: Plugin, name: str) -> str:
     return f"The {plugin} has no argument {name!r}.{hint} It has: {', '.join(own) or 'none'}."
 
 
-def _names(value: Any) -> Iterator[str]:
-    if _is_spec(value):
-        yield value["class_path"]
-        yield from _names(value.get("init_args"))
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _names(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _names(part)
-
-
 def provenance(parts: Mapping[str, Any]) -> dict[str, str]:
-    """The package and version that each plugin named in some specs came from."""
-    names = set(_names({kind: as_spec(spec) for kind, spec in parts.items()}))
-    return {p.name: f"{p.package} {p.version}" for p in plugins() if p.name in names}
+    """The package and version of each plugin in some specs, by the words of `find`'s error."""
+    found: dict[str, str] = {}
+
+    def note(plugin: Plugin, spec: Spec) -> Spec:
+        found[f"{plugin.kind} {spec['class_path']!r}"] = f"{plugin.package} {plugin.version}"
+        _nested(spec["init_args"], inner)
+        return spec
+
+    def inner(spec: Spec) -> Spec:
+        return note(find_any(spec["class_path"]), spec)
+
+    for kind, value in parts.items():
+        spec = as_spec(value)
+        note(find(kind, spec["class_path"]), spec)
+    return found

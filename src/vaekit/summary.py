@@ -29,6 +29,7 @@ def moments(data: DataModule) -> tuple[Tensor, Tensor]:
         count += seen.sum(0)
         total += x.sum(0)
         square += x.square().sum(0)
+    count = count.clamp(min=1)  # an element that no row shows
     mean = total / count
     return mean, (square / count - mean.square()).clamp(min=0)
 
@@ -39,7 +40,7 @@ def baseline(model: VAEModule, data: DataModule, split: str = "val") -> float | 
     None where the likelihood knows no such model.
     """
     likelihood = model.core.likelihood
-    with model.fixed_noise():
+    with model.using(), model.fixed_noise():
         p = likelihood.independent(*moments(data))
         if p is None:
             return None
@@ -64,6 +65,8 @@ def show(model: VAEModule, data: DataModule, elbo: float | None, files: list[Pat
     if elbo is None:
         console.print(f"There are no validation rows: {checkpoint.name} is the newest model.")
     else:
+        # Bits per dimension would have to count the observed elements of each row.
+        masked = next(data.rows("val", 1)).mask is not None
         table = Table("validation", "nats", "bits per dimension", caption=_CAPTION)
         rows = {
             f"ELBO of {checkpoint.name}": elbo,
@@ -71,7 +74,8 @@ def show(model: VAEModule, data: DataModule, elbo: float | None, files: list[Pat
         }
         for name, nats in rows.items():
             if nats is not None:
-                table.add_row(name, f"{nats:.2f}", f"{model.info.bits_per_dimension(nats):.4f}")
+                bits = "-" if masked else f"{model.info.bits_per_dimension(nats):.4f}"
+                table.add_row(name, f"{nats:.2f}", bits)
         console.print(table)
     for file in files:
         console.print(f"  {file}")

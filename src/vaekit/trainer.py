@@ -29,7 +29,7 @@ class Trainer(LightningTrainer):
     ) -> None:
         """Draw rows from the prior, to samples.png and samples.npz.
 
-        A conditional model is given the context of the test rows.
+        A conditional model is given the context of the test rows, and again if n is more.
 
         Args:
             ckpt_path: The checkpoint of the model.
@@ -37,9 +37,10 @@ class Trainer(LightningTrainer):
             out: Folder to write to; by default the checkpoint's.
         """
         context = None
-        if datamodule is not None and datamodule.info.context_features:
-            context = next(datamodule.rows("test", n, batch_size=n)).context
-        x = model.sample(n if context is None else len(context), context)
+        if datamodule is not None:
+            rows = [b.context for b in datamodule.rows("test", n) if b.context is not None]
+            context = torch.cat(rows)[torch.arange(n) % sum(map(len, rows))]
+        x = model.sample(n, context)
         folder = _folder(out, ckpt_path)
         _draw(pictures.samples(model, x), folder / "samples.png")
         write_arrays(folder / "samples.npz", {"x": x})

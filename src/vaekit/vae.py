@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,6 +33,17 @@ def _cast(x: Tensor, module: nn.Module) -> Tensor:
     """x in the floating type of the module's parameters; as it is where there are none."""
     dtypes = (p.dtype for p in module.parameters() if p.is_floating_point())
     return x.to(next(dtypes, x.dtype))
+
+
+def _shaped(term: Tensor, samples: int, rows: int, part: nn.Module) -> Tensor:
+    """The term, which would broadcast to a wrong number if it had another shape."""
+    if term.shape not in ((samples, rows), (1, rows)):
+        raise ValueError(
+            f"Expected a log-term of shape {(samples, rows)}, a value a draw and row, but "
+            f"{type(part).__name__}'s has {tuple(term.shape)}: all dimensions of an event must be "
+            f"summed, by torch.distributions.Independent for example."
+        )
+    return term
 
 
 def frozen(module: nn.Module, *args: Any) -> Any:
@@ -80,6 +92,8 @@ class VAE(Core):
     def features(
         self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
+        if context is not None:
+            context = _cast(context, self.encoder)
         return at_least_float32(self.encoder(_cast(x, self.encoder), context, mask))
 
     def infer(
@@ -93,7 +107,7 @@ class VAE(Core):
         samples, rows = z.shape[:2]
         if context is not None:
             context = context.expand(samples, *context.shape)
-        flat = None if context is None else context.flatten(0, 1)
+        flat = None if context is None else _cast(context.flatten(0, 1), self.decoder)
         y = at_least_float32(self.decoder(_cast(z.flatten(0, 1), self.decoder), flat))
         with full_precision(y):
             return self.likelihood(y.unflatten(0, (samples, rows)), context)
@@ -120,10 +134,13 @@ class VAE(Core):
                 return frozen(self.posterior, h.detach(), context, log_joint).log_prob(z)
             return q.log_prob(z) if log_q is None else log_q
 
-        log_prior = once(lambda: prior.log_prob(z), x)
-        log_posterior = once(density, x)
-        kl = once(lambda: rate(q, prior, log_posterior, log_prior), x)
-        log_likelihood = once(lambda: self.likelihood.log_prob(p, x, batch.mask), x)
+        def term(compute: Callable[[], Tensor], part: nn.Module) -> Callable[[], Tensor]:
+            return once(lambda: _shaped(compute(), samples, len(x), part), x)
+
+        log_prior = term(lambda: prior.log_prob(z), self.prior)
+        log_posterior = term(density, self.posterior)
+        kl = term(lambda: rate(q, prior, log_posterior, log_prior), self.posterior)
+        log_likelihood = term(lambda: self.likelihood.log_prob(p, x, batch.mask), self.likelihood)
         level = Level(z, q, prior, log_prior, log_posterior, kl)
         return self.kept(Draw(batch, (level,), h, p, log_likelihood))
 

@@ -23,8 +23,8 @@ class Arrays(DataModule):
 
     Files are read without running code that they may hold: NumPy's without pickles, torch's with
     `weights_only`. An `.npz` or `.pt` of several arrays holds them under the names x, label,
-    context and mask. A lone `.npy` is mapped into memory, not read. uint8 values 0 to 255 become x
-    from 0 to 1; other values are taken as they are.
+    context and mask. A lone `.npy` is mapped into memory, not read. uint8 values 0 to 255 (or 0
+    and 1 alone) become x from 0 to 1; other values are taken as they are.
 
     Arguments:
         x: The data (N, *event).
@@ -93,7 +93,7 @@ class Arrays(DataModule):
                 f"{tuple(context.shape)}."
             )
         self._measure(x, mask)
-        rows = Rows(**columns, top=255 if x.dtype == torch.uint8 else None)
+        rows = Rows(**columns, top=self._top(x))
         return split(rows, *self.shares, seed=self.seed)
 
     def _columns(self) -> dict[str, Tensor]:
@@ -114,10 +114,24 @@ class Arrays(DataModule):
                 columns[name] = found
         return columns
 
+    @staticmethod
+    def _top(x: Tensor) -> float | None:
+        """The stored value of x = 1: of uint8 images 255, or 1 where they hold 0 and 1 alone."""
+        if x.dtype != torch.uint8:
+            return None
+        step = max(1, x.numel() >> 28)  # every row, but of what is too large to be read at once
+        binary = bool(x[::step].max() <= 1)
+        return 1 if binary else 255
+
     def _measure(self, x: Tensor, mask: Tensor | None) -> None:
         """Finds, or checks, the range and the number of levels of x."""
         if x.dtype == torch.uint8:
-            self._range, self.levels = (0.0, 1.0), 256
+            if self.data_range not in (None, (0.0, 1.0)):
+                raise ValueError(
+                    f"Expected no data_range, or [0, 1], of uint8 values, which are scaled to it, "
+                    f"but got {list(self.data_range)}."
+                )
+            self._range, self.levels = (0.0, 1.0), 256 if self._top(x) == 255 else 2
             return
         seen = x if mask is None else x[mask]
         low, high = (float(v) for v in torch.aminmax(seen))

@@ -173,7 +173,11 @@ class DataModule(LightningDataModule):
         # Remembered here, for every subclass, so that a checkpoint can say what data it was
         # trained on.
         module = super().__new__(cls)
-        module._init = dict(inspect.signature(cls).bind_partial(*args, **kwargs).arguments)
+        signature = inspect.signature(cls)
+        module._init = dict(signature.bind_partial(*args, **kwargs).arguments)
+        for name, parameter in signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                module._init |= module._init.pop(name, {})
         return module
 
     def __init__(

@@ -28,11 +28,11 @@ class RowMeans(Metric):
     totals: Tensor
     rows: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
         self.names: tuple[str, ...] = ()
-        self.add_state("totals", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("rows", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("totals", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
+        self.add_state("rows", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
 
     def update(self, terms: dict[str, Tensor], rows: int) -> None:
         if not self.names:
@@ -40,8 +40,7 @@ class RowMeans(Metric):
         values = [
             x.detach().sum() * (rows > 0) if x.dim() else x.detach() * rows for x in terms.values()
         ]
-        dtype = torch.float32 if values[0].device.type == "mps" else torch.float64
-        self.totals = self.totals + torch.stack(values).to(dtype)
+        self.totals = self.totals + torch.stack(values).to(self.rows.dtype)
         self.rows = self.rows + rows
 
     def compute(self) -> dict[str, float]:
