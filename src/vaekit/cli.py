@@ -10,7 +10,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -382,7 +381,8 @@ def _no_class(name: str, message: str) -> str:
     if key := re.search(r"model\.(optimizer|lr_scheduler)", message):
         module = {"optimizer": "torch.optim", "lr_scheduler": "torch.optim.lr_scheduler"}[key[1]]
         return f"Expected a class of {module} for model.{key[1]} but got {name!r}."
-    names = [plugin.name for plugin in plugins.plugins()]
-    close = get_close_matches(name, names, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    return f"There is no part {name!r}.{hint} There are: {', '.join(names)}."
+    try:
+        plugins.find_any(name)
+    except plugins.RegistryError as error:
+        return str(error)
+    return message

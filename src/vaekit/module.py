@@ -104,9 +104,8 @@ class VAEModule(LightningModule):
         self.lr_scheduler = (
             torch_spec(lr_scheduler, "torch.optim.lr_scheduler") if lr_scheduler else None
         )
-        trial = make(
-            self.optimizer, [nn.Parameter(torch.zeros(1, 1))]
-        )  # refuses bad arguments now
+        # Made for nothing, so that bad arguments are refused now and not when training begins.
+        trial = make(self.optimizer, [nn.Parameter(torch.zeros(1, 1))])
         if self.lr_scheduler:
             make(self.lr_scheduler, trial)
         self.lr_interval = lr_interval
@@ -431,9 +430,8 @@ class VAEModule(LightningModule):
             self._checked = True
         self._masked = batch.mask is not None  # the same on every rank, also of a stand-in row
         if batch.weight == 0 and self.core.likelihood.couples_rows:
-            batch.mask = torch.zeros_like(
-                batch.x, dtype=torch.bool
-            )  # a stand-in counts for nothing
+            # A stand-in row counts for nothing, also where rows share a number.
+            batch.mask = torch.zeros_like(batch.x, dtype=torch.bool)
         return batch
 
     def check_data(self, data: DataInfo) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -196,13 +196,19 @@ def _unknown(kind: str, name: str) -> str:
     elsewhere = [p for p in plugins() if p.name == name]
     if elsewhere:
         message = f"Expected {_a(kind)}, but {name} is {_a(elsewhere[0].kind)}."
-    elif close := get_close_matches(name, names, n=1):
-        message += f" Did you mean {close[0]}?"
+    else:
+        message += _nearest(name, names)
     known = ", ".join(names) or "none"
     return (
         f"{message} Registered under {kind}: {known}. "
         f"A class of your own needs @vaekit.register or an entry point in {KINDS[kind][0]}."
     )
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """A question after the name that may have been meant, where one is near."""
+    close = get_close_matches(name, list(names), n=1)
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 def _a(kind: str) -> str:
@@ -287,9 +293,10 @@ def find_any(name: str) -> Plugin:
     if found:
         claims = ", ".join(f"{p.value.replace(':', '.')} (the {p})" for p in found)
         raise RegistryError(f"Several parts are called {name}: name one by its path, {claims}.")
-    close = get_close_matches(name, [plugin.name for plugin in plugins()], n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    raise RegistryError(f"There is no part {name!r}.{hint} See vaekit plugins.")
+    names = [plugin.name for plugin in plugins()]
+    raise RegistryError(
+        f"There is no part {name!r}.{_nearest(name, names)} There are: {', '.join(names)}."
+    )
 
 
 def shorten(value: Any) -> Any:
@@ -417,9 +424,8 @@ def refusal(plugin: Plugin, name: str) -> str:
     if name in accepted and name in ours:
         return f"The {plugin} is given {name} by vaekit: leave it out."
     own = [argument for argument in accepted if argument not in ours]
-    close = get_close_matches(name, own, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    return f"The {plugin} has no argument {name!r}.{hint} It has: {', '.join(own) or 'none'}."
+    hint, known = _nearest(name, own), ", ".join(own) or "none"
+    return f"The {plugin} has no argument {name!r}.{hint} It has: {known}."
 
 
 def provenance(parts: Mapping[str, Any]) -> dict[str, str]:
