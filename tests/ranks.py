@@ -19,7 +19,7 @@ import torch
 
 from conftest import fit
 from vaekit import VAEModule, callbacks, data, register
-from vaekit.contracts import Batch
+from vaekit.batch import Batch
 from vaekit.vae import VAE
 
 NOISE = torch.randn(64, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

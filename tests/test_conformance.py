@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vaekit import plugins
-from vaekit.contracts import Batch, DataInfo
+from vaekit.batch import Batch, DataInfo
 from vaekit.module import PARTS, VAEModule
 
 ROWS, DRAWS, LATENT, CONTEXT = 5, 3, (4,), 2

@@ -16,7 +16,7 @@ import torch
 
 from conftest import fit
 from vaekit import VAEModule, data
-from vaekit.contracts import Batch
+from vaekit.batch import Batch
 from vaekit.data.base import Batches, Order, Rows
 from vaekit.data.idx import fetch, read_idx
 

@@ -11,7 +11,9 @@ import torch
 from scipy import stats
 from torch.distributions import MultivariateNormal
 
-from vaekit.contracts import Batch, DataInfo, Draw, Likelihood
+from vaekit.batch import Batch, DataInfo
+from vaekit.contracts import Likelihood
+from vaekit.draw import Draw
 from vaekit.likelihoods import Bernoulli, Gaussian
 
 EVENT = (1, 3, 2)

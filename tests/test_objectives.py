@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from vaekit import VAEModule
-from vaekit.contracts import Batch, DataInfo
+from vaekit.batch import Batch, DataInfo
+from vaekit.noise import fixed_noise
 from vaekit.objectives.elbo import ELBO
 from vaekit.schedules import Linear
 from vaekit.vae import VAE
@@ -87,7 +88,7 @@ def test_pytorch_vaes_kl_weight_that_differs_in_validation_is_not_here() -> None
         torch.manual_seed(3)
         objective = {"class_path": "ELBO", "init_args": {"beta": beta}}
         model = VAEModule(latent_shape=2, objective=objective, data=info)
-        with model.fixed_noise():
+        with fixed_noise(0):
             values.append(model.evaluate(Batch(x))["elbo"])
     assert torch.equal(values[0], values[1])
     assert torch.equal(values[0], values[2])

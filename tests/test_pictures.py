@@ -12,7 +12,7 @@ from torch import nn
 
 from conftest import fit
 from vaekit import VAEModule, callbacks, data, pictures
-from vaekit.contracts import Batch, DataInfo
+from vaekit.batch import Batch, DataInfo
 
 
 def test_a_grid_shows_row_after_row() -> None:

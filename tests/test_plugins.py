@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from vaekit import VAEModule, plugins, register
-from vaekit.contracts import DataInfo, Encoder, Prior
+from vaekit.batch import DataInfo
+from vaekit.contracts import Encoder, Prior
 from vaekit.plugins import RegistryError, as_spec, build, find, load, shorten
 
 PACKAGES = Path(__file__).parent / "packages"

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from conftest import fit
 from vaekit import VAEModule, data
-from vaekit.contracts import Batch, DataInfo
-from vaekit.vae import VAE, frozen
+from vaekit.batch import Batch, DataInfo
+from vaekit.contracts import frozen
+from vaekit.vae import VAE
 
 LINEAR = {
     "encoder": {"class_path": "MLPEncoder", "init_args": {"hidden": []}},
@@ -89,7 +90,7 @@ def test_training_reaches_the_closed_form_optimum_of_probabilistic_pca() -> None
     fit(model, rows, max_epochs=1200, precision="64-true")
     model.double().eval()
     with torch.no_grad():
-        bound = model.evaluate(Batch(x), samples=1000)["elbo"].mean().item()
+        bound = model.core.draw(Batch(x), samples=1000).bound()["elbo"].mean().item()
     assert bound < optimum + 0.005
     assert abs(bound - optimum) < 0.02
 
@@ -124,7 +125,7 @@ def test_frozen_lets_no_gradient_into_parameters_and_leaves_buffers_alone() -> N
     net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
     mean = net[1].running_mean.clone()
     x = torch.randn(8, 3, requires_grad=True)
-    frozen(net, x).square().sum().backward()
+    frozen(net)(x).square().sum().backward()
     assert x.grad is not None
     assert all(p.grad is None for p in net.parameters())
     assert torch.equal(net[1].running_mean, mean)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vaekit import callbacks, data
-    from vaekit.contracts import Batch, DataInfo
+    from vaekit.batch import Batch, DataInfo
     from vaekit.module import VAEModule
     from vaekit.plugins import register
 
@@ -15,8 +15,8 @@ __all__ = ["Batch", "DataInfo", "VAEModule", "__version__", "callbacks", "data",
 __version__ = version("vaekit")
 
 _HOME = {
-    "Batch": "contracts",
-    "DataInfo": "contracts",
+    "Batch": "batch",
+    "DataInfo": "batch",
     "VAEModule": "module",
     "register": "plugins",
 }

@@ -18,9 +18,10 @@ from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from torch import Tensor
 
 from vaekit import pictures
-from vaekit.contracts import at_least_float32
 from vaekit.data.base import DataModule
 from vaekit.module import VAEModule
+from vaekit.noise import fixed_noise
+from vaekit.precision import at_least_float32
 
 __all__ = [
     "BestCheckpoint",
@@ -36,14 +37,14 @@ class BestCheckpoint(ModelCheckpoint):
     """Keeps `best.ckpt` and `last.ckpt`, the newest, in the run's folder.
 
     Arguments:
-        monitor: What is compared; the validation ELBO, that is the bound itself, by default.
-            Without validation rows the newest model counts as the best.
-        mode: Whether "max" or "min" is best.
+        monitor: What is compared; by default what the objective names, such as the validation
+            ELBO. Without validation rows the newest model counts as the best.
+        mode: Whether "max" or "min" is best, of a `monitor` that is named here.
         every_n_epochs: How often to look.
     """
 
     def __init__(
-        self, monitor: str = "val/elbo", mode: str = "max", every_n_epochs: int = 1
+        self, monitor: str | None = None, mode: str = "max", every_n_epochs: int = 1
     ) -> None:
         super().__init__(
             filename="best",
@@ -55,6 +56,10 @@ class BestCheckpoint(ModelCheckpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = trainer.log_dir or trainer.default_root_dir
+        if self.monitor is None and isinstance(pl_module, VAEModule):
+            name, self.mode = pl_module.objective.best
+            self.monitor = f"val/{name}"
+            self.kth_value = torch.tensor(-torch.inf if self.mode == "max" else torch.inf)
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, DataModule) and "val" not in data.splits:
             self.monitor = None
@@ -122,7 +127,8 @@ class Pictures(Callback):
             return
         split = next(split for split in ("val", "test", "train") if split in data.splits)
         batch = next(data.rows(split, self.rows, batch_size=self.rows))
-        with model.fixed_noise():  # the same latents in every picture, and training undisturbed
+        # The same latents in every picture, and training undisturbed.
+        with fixed_noise(0, model.device):
             figures = pictures.draw_all(model, batch)
         self.paths = [Path(folder, f"{name}.png") for name in figures]
         for path, figure in zip(self.paths, figures.values(), strict=True):

@@ -203,17 +203,18 @@ class CLI(LightningCLI):
         if not kept:
             print("No epoch was trained: there is nothing to show.")
             return
-        elbo: Any = checkpoint.best_model_score if checkpoint.monitor == "val/elbo" else None
-        if elbo is None and "val" in self.datamodule.splits:
+        name = f"val/{self.model.objective.best[0]}"
+        best: Any = checkpoint.best_model_score if checkpoint.monitor == name else None
+        if best is None and "val" in self.datamodule.splits:
             # Training was cut short of its first validation, or another number chose the best.
             model = VAEModule.load_from_checkpoint(kept)
-            elbo = trainer.validate(model, self.datamodule, verbose=False)[0]["val/elbo"]
+            best = trainer.validate(model, self.datamodule, verbose=False)[0][name]
         if trainer.is_global_zero:
             pictures = [c for c in trainer.callbacks if isinstance(c, Pictures)]
             drawn = [path for callback in pictures for path in callback.paths]
             files = [Path(kept), *drawn, Path(folder, "config.yaml")]
-            elbo = None if elbo is None else float(elbo)
-            summary.show(self.model, self.datamodule, elbo, files)
+            best = None if best is None else float(best)
+            summary.show(self.model, self.datamodule, best, files)
 
 
 # What happens before the command line is parsed

@@ -1,135 +1,73 @@
-"""What a part is: the base of every kind of plugin, the batch and the draw that they share."""
+"""What a part is: the base of every kind of plugin, and what each is held to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from math import inf, log, prod
-from typing import Any, ClassVar, NamedTuple, Self
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
+
+from vaekit import distributions
+from vaekit.batch import (
+    Batch,
+    DataInfo,
+    Shape,
+    Shapes,
+    Sizes,
+    Tree,
+    each,
+    first,
+    leaves,
+    shapes_of,
+)
+from vaekit.draw import Draw
+from vaekit.precision import at_least_float32, cast, full_precision
 
 __all__ = [
-    "Batch",
     "Build",
     "Core",
-    "DataInfo",
     "Decoder",
-    "Draw",
     "Encoder",
     "Infer",
-    "Level",
     "Likelihood",
     "LogJoint",
     "Objective",
     "Part",
     "Posterior",
     "Prior",
-    "at_least_float32",
-    "full_precision",
-    "once",
+    "Spec",
+    "frozen",
 ]
 
 LogJoint = Callable[[Tensor], Tensor]
 """z (K, B, *Z) -> log p(x, z) (K, B), in nats."""
 
-Infer = Callable[[Tensor, "Tensor | None"], Distribution]
-"""(x, context) -> q(z|x), for a prior that looks through the encoder."""
+Infer = Callable[..., Distribution]
+"""(x, context=None, mask=None) -> q(z|x), for a prior that looks through the encoder. The rows are
+the prior's own, as many as it likes; context and mask, where there are any, belong to them."""
+
+Spec = str | dict[str, Any]
+"""A part as data: its name, or {"class_path": name, "init_args": {...}}."""
 
 Build = Callable[..., Any]
-"""(kind, **given) -> a part of that kind, made from the name that the user chose."""
-
-
-def full_precision(like: Tensor) -> torch.autocast:
-    """The context in which densities and sums run: no autocast, whatever the precision."""
-    return torch.autocast(like.device.type, enabled=False)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half types raised to float32; float32 and float64 stay."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-@dataclass
-class Batch:
-    """The rows that every part receives.
-
-    Arguments:
-        x: The data, with shape `(B, *event)`.
-        context: What a conditional model conditions on, with shape `(B, C)`.
-        mask: Like `x`, True where an element is observed.
-        label: For metrics and semi-supervised objectives, with shape `(B,)` or `(B, *)`.
-        weight: What the mean over these rows counts in the mean over all ranks: this rank's rows
-            over the ranks' average. One but for a last batch that does not divide; zero for a
-            stand-in row, which a rank without rows of its own receives so that all ranks take the
-            same steps.
-    """
-
-    x: Tensor
-    context: Tensor | None = None
-    mask: Tensor | None = None
-    label: Tensor | None = None
-    weight: float = 1.0
-
-    def __len__(self) -> int:
-        return self.x.shape[0]
-
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
-        def move(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.to(device, non_blocking=non_blocking)
-
-        return Batch(
-            self.x.to(device, non_blocking=non_blocking),
-            move(self.context),
-            move(self.mask),
-            move(self.label),
-            self.weight,
-        )
-
-
-@dataclass
-class DataInfo:
-    """What is known of the data before the first row is read; it is stored in every checkpoint.
-
-    Arguments:
-        event_shape: Shape of one row of `x`.
-        data_range: Smallest and largest value that `x` may take.
-        levels: Number of different values an element may take, None where it is continuous.
-        bin_width: Width of the bin over which a dequantised value was spread, in units of `x`; a
-            density in such bins gives bits per dimension of the discrete data. One where there is
-            none.
-        context_features: Number of context columns.
-        data_size: Number of training rows.
-    """
-
-    event_shape: tuple[int, ...]
-    data_range: tuple[float, float] = (-inf, inf)
-    levels: int | None = None
-    bin_width: float = 1.0
-    context_features: int = 0
-    data_size: int | None = None
-
-    def __post_init__(self) -> None:
-        self.event_shape = tuple(self.event_shape)
-        self.data_range = (self.data_range[0], self.data_range[1])
-
-    def as_dict(self) -> dict[str, Any]:
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    def bits_per_dimension(self, nats: float) -> float:
-        """-log p(x) in bits per element of x, from `nats`, an (estimated) log p(x) of one row."""
-        size = prod(self.event_shape)
-        return -(nats + size * log(self.bin_width)) / (size * log(2))
+"""(kind, spec=None, **given) -> a part of that kind: the one that the user chose, or the one of a
+spec. `given` takes the place of what vaekit would give it (another `latent_shape`, say)."""
 
 
 class Part(nn.Module):
     """Base of all parts.
 
-    `__init__` names the arguments that it wants from vaekit (`event_shape`, `features`,
-    `latent_shape`, `output_shape`, `context_features`, `data_size`), then its own.
+    `__init__` names what it wants from vaekit, then its own arguments. It may name `data`, the
+    `DataInfo`; of it alone `event_shape`, `context_features` or `data_size`; `latent_shape`; a
+    posterior `features`, a decoder `output_shape`; and `build`, with which it makes the parts
+    inside it itself, and then receives their specs as plain data.
     """
+
+    title = ""
+    """Kind, name and package of the part, for errors; set by whoever builds it."""
 
     def start(self, data: Iterable[Batch]) -> None:
         """Looks at the training data once, before the first step (pseudo-inputs, an output bias).
@@ -138,12 +76,45 @@ class Part(nn.Module):
         """
 
     def after_step(self, draw: Draw) -> None:
-        """Updates running state, once an optimizer step, in training only and without gradient.
+        """Updates running state, once per optimizer step, in training only, without gradient.
 
         State changes here and never in forward. The draw is this rank's: sum what is taken from it
         with `vaekit.distributions.sum_over_ranks`, so that every rank ends with the same state.
         Under gradient accumulation it is the draw of the last of the accumulated batches.
         """
+
+    def refuse(self, expected: str, got: object) -> ValueError:
+        """The error that this part gave something else than its contract says."""
+        who = f"The {self.title}" if self.title else type(self).__name__
+        return ValueError(f"{who}: expected {expected} but got {got}.")
+
+    def hold(self, tree: Tree, sizes: Sizes, rows: int, what: str) -> Tree:
+        """The tree, whose shapes are those declared, with `rows` rows.
+
+        Raises:
+            ValueError: If they are others.
+        """
+        expected = each(lambda shape: (rows, *shape), shapes_of(sizes))
+        got = each(lambda x: tuple(x.shape), tree)
+        if got != expected:
+            raise self.refuse(f"{what} of shape {expected}", got)
+        return tree
+
+    def hold_distribution(self, p: Distribution, batch: Shape, event: Shapes | None) -> Any:
+        """The distribution, whose batch and event shapes are those wanted; event None is any.
+
+        Raises:
+            ValueError: If it is none, or the shapes are others.
+        """
+        if not isinstance(p, Distribution):
+            raise self.refuse("a torch.distributions.Distribution", type(p).__name__)
+        parts = p.parts if isinstance(p, distributions.Joint) else p
+        got = each(lambda part: part.event_shape, parts)
+        if tuple(p.batch_shape) != batch or (event is not None and got != event):
+            expected = f"a distribution of batch shape {batch} and event shape {event}"
+            hint = f"{tuple(p.batch_shape)} and {each(tuple, got)}; is Independent missing?"
+            raise self.refuse(expected, hint)
+        return p
 
 
 class _FullPrecision(Part):
@@ -159,60 +130,187 @@ class _FullPrecision(Part):
 
 
 class Encoder(Part):
-    """Maps x (B, *event), context and mask to features (B, features)."""
+    """Maps rows to features.
 
-    features: int
+    Attributes:
+        features: Their number, or their shape; a dict of these where forward returns a dict.
+    """
 
-    def forward(
-        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    features: Sizes
+
+    def forward(self, x: Tree, context: Tensor | None = None, mask: Tree | None = None) -> Tree:
+        """Features of the rows.
+
+        Arguments:
+            x: The rows, (B, *event), in the type of the encoder's parameters.
+            context: What a conditional model conditions on, (B, C).
+            mask: Like x, True where an element is observed; the others may hold anything, NaN too.
+
+        Returns:
+            The features, (B, *features).
+        """
         raise NotImplementedError
+
+    def __call__(self, x: Tree, context: Tensor | None = None, mask: Tree | None = None) -> Tree:
+        if context is not None:
+            context = cast(context, self)
+        h = super().__call__(each(lambda leaf: cast(leaf, self), x), context, mask)
+        return self.hold(each(at_least_float32, h), self.features, len(first(x)), "features")
 
 
 class Posterior(_FullPrecision):
-    """Builds q(z|x) from features (B, features): batch shape (B,), event shape `latent_shape`.
+    """Builds q(z|x) from the encoder's features.
 
-    In the place of `rsample` its distribution may have `rsample_and_log_prob(shape)`, which
-    returns z and any l with E[exp(log p(x, z) - l)] = p(x); `log_prob` may then be missing.
+    Its distribution may have, in the place of `rsample`, `rsample_and_log_prob(shape)`, which
+    returns z and any l with E[exp(log p(x, z) - l)] = p(x); and `losses`, a dict of terms (B,) in
+    nats that every objective of the ELBO family adds to the loss (a commitment).
+
+    Attributes:
+        density: Whether q has a log-density, without which there is no bound.
+        latent_shape: Shape of one z; set by whoever builds the part.
     """
 
+    density: ClassVar[bool] = True
+    latent_shape: Shapes = None
+
     def forward(
-        self, h: Tensor, context: Tensor | None = None, log_joint: LogJoint | None = None
+        self, h: Tree, context: Tensor | None = None, log_joint: LogJoint | None = None
     ) -> Distribution:
+        """q(z|x).
+
+        Arguments:
+            h: The encoder's features, (B, *features), in float32 at least.
+            context: What a conditional model conditions on, (B, C).
+            log_joint: z (K, B, *Z) -> log p(x, z) (K, B) in nats, for a q that refines its draws.
+
+        Returns:
+            A distribution of batch shape (B,) and event shape `latent_shape`.
+        """
         raise NotImplementedError
+
+    def __call__(
+        self, h: Tree, context: Tensor | None = None, log_joint: LogJoint | None = None
+    ) -> Distribution:
+        with full_precision(first(h)):
+            q = super().__call__(h, context, log_joint)
+        return self.hold_distribution(q, (len(first(h)),), self.latent_shape)
+
+    def point(self, q: Distribution) -> Tensor:
+        """The one z (B, *Z) that stands for q where nothing is drawn; by default its mean."""
+        return q.mean
 
 
 class Prior(_FullPrecision):
-    """Builds p(z): batch shape () or (B,), event shape `latent_shape`."""
+    """Builds p(z).
+
+    Attributes:
+        latent_shape: Shape of one z; set by whoever builds the part.
+    """
+
+    latent_shape: Shapes = None
 
     def forward(self, context: Tensor | None = None, infer: Infer | None = None) -> Distribution:
+        """p(z), or p(z|context).
+
+        Arguments:
+            context: What a conditional model conditions on, (B, C); in a hierarchy the latents
+                above.
+            infer: (x, context=None, mask=None) -> q(z|x) of rows of the prior's own.
+
+        Returns:
+            A distribution of batch shape (), or (B,) given a context, and event shape
+            `latent_shape`.
+        """
         raise NotImplementedError
+
+    def __call__(self, context: Tensor | None = None, infer: Infer | None = None) -> Distribution:
+        like = context if context is not None else next(self.buffers(), None)
+        like = like if like is not None else next(self.parameters(), None)
+        with full_precision(like if like is not None else torch.empty(0)):
+            p = super().__call__(context, infer)
+        batch = () if context is None or not p.batch_shape else (len(context),)
+        return self.hold_distribution(p, batch, self.latent_shape)
 
 
 class Decoder(Part):
-    """Maps z (N, *Z) and context (N, C) to what the likelihood needs, (N, *output_shape)."""
+    """Maps latents to what the likelihood needs.
 
-    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+    Attributes:
+        output_shape: The shape that is needed; set by whoever builds the part.
+    """
+
+    output_shape: Shapes = None
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tree:
+        """What the likelihood needs.
+
+        Arguments:
+            z: Latents of N = K * B draws, (N, *Z), in the type of the decoder's parameters.
+            context: What a conditional model conditions on, (N, C).
+
+        Returns:
+            The parameters of p(x|z), (N, *output_shape).
+        """
         raise NotImplementedError
+
+    def __call__(self, z: Tensor, context: Tensor | None = None) -> Tree:
+        if context is not None:
+            context = cast(context, self)
+        y = each(at_least_float32, super().__call__(cast(z, self), context))
+        if self.output_shape is None:
+            return y
+        return self.hold(y, self.output_shape, len(z), "output")
 
 
 class Likelihood(_FullPrecision):
-    """Builds p(x|z) from the decoder's output y (K, B, *output_shape).
+    """Builds p(x|z) from the decoder's output.
 
     Attributes:
         output_shape: Shape that the decoder must give.
         data_range: Smallest and largest value that x may take.
+        discrete: True where p gives a probability to each value of x, False where it is a density,
+            None where its sum is neither (Bernoulli on grey values).
         couples_rows: Whether a row's density depends on the batch's other rows.
+        event_shape: Shape of one row; set by whoever builds the part.
     """
 
-    output_shape: tuple[int, ...]
+    output_shape: Shapes
     data_range: ClassVar[tuple[float, float]] = (-inf, inf)
+    discrete: bool | None = False
     couples_rows = False
+    event_shape: Shapes = None
 
-    def forward(self, y: Tensor, context: Tensor | None = None) -> Distribution:
+    def forward(self, y: Tree, context: Tensor | None = None) -> Distribution:
+        """p(x|z).
+
+        Arguments:
+            y: The decoder's output, (K, B, *output_shape), in float32 at least.
+            context: What a conditional model conditions on, (K, B, C).
+
+        Returns:
+            A distribution of batch shape (K, B) and event shape `event_shape`; a
+            `vaekit.distributions.Joint` where x is a dict.
+        """
         raise NotImplementedError
 
-    def log_prob(self, p: Distribution, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def __call__(self, y: Tree, context: Tensor | None = None) -> Distribution:
+        with full_precision(first(y)):
+            p = super().__call__(y, context)
+        return self.hold_distribution(p, tuple(first(y).shape[:2]), self.event_shape)
+
+    def point(self, p: Distribution) -> Tree:
+        """The one x that stands for p where nothing is drawn; by default its mean."""
+        return p.mean
+
+    def elements(self, p: Distribution, x: Tree) -> Tree:
+        """log p of each element of x, (K, B, *event) in nats; x is within the support throughout.
+
+        Raises:
+            ValueError: If p does not factorise over the elements of x.
+        """
+        return distributions.elements(p, x)
+
+    def log_prob(self, p: Distribution, x: Tree, mask: Tree | None = None) -> Tensor:
         """log p(x|z) with shape (K, B), in nats, a sum over the observed elements of x.
 
         Raises:
@@ -220,18 +318,16 @@ class Likelihood(_FullPrecision):
         """
         if mask is None:
             return p.log_prob(x)
-        if not isinstance(p, Independent):
-            raise ValueError(
-                "Expected a likelihood that factorises over elements, to leave out the masked "
-                f"ones, but got {type(p).__name__} from {type(self).__name__}."
-            )
-        # Hidden elements may hold anything, NaN too, and a NaN would reach the gradient through
-        # `where`.
-        x = torch.where(mask, x, p.mean.detach())
-        terms = torch.where(mask, p.base_dist.log_prob(x), 0.0)
-        return terms.sum(dim=tuple(range(-p.reinterpreted_batch_ndims, 0)))
 
-    def independent(self, mean: Tensor, variance: Tensor) -> Distribution | None:
+        def observed(terms: Tensor, mask: Tensor) -> Tensor:
+            if terms.shape[terms.dim() - mask.dim() + 1 :] != mask.shape[1:]:
+                raise self.refuse(f"elements of shape {tuple(mask.shape[1:])}", terms.shape)
+            return torch.where(mask, terms, 0.0).sum(tuple(range(1 - mask.dim(), 0)))
+
+        terms = each(observed, self.elements(p, _filled(p, x, mask)), mask)
+        return sum(leaves(terms)[1:], leaves(terms)[0])
+
+    def independent(self, mean: Tree, variance: Tree) -> Distribution | None:
         """p(x) of independent elements, from the training rows' mean and variance (*event).
 
         The baseline that a model has to beat. None where a likelihood knows none.
@@ -244,122 +340,43 @@ class Likelihood(_FullPrecision):
         Raises:
             ValueError: If the data's range is not within this likelihood's.
         """
-        (low, high), (least, most) = self.data_range, data.data_range
-        if least < low or most > high:
-            raise ValueError(
-                f"{type(self).__name__} expected data in [{low:g}, {high:g}], but the data's "
-                f"range is [{least:g}, {most:g}]. Rescale the data, or choose a likelihood for "
-                "that range."
-            )
+        low, high = self.data_range
+        for least, most in leaves(data.data_range):
+            if least < low or most > high:
+                raise ValueError(
+                    f"{type(self).__name__} expected data in [{low:g}, {high:g}], but the data's "
+                    f"range is [{least:g}, {most:g}]. Rescale the data, or choose a likelihood "
+                    "for that range."
+                )
+
+    def gives_bits(self, data: DataInfo) -> bool:
+        """Whether log p(x|z) counts bits: of discrete data, or of data that were dequantised."""
+        spread = all(width is not None for width in leaves(data.bin_width))
+        return self.discrete or (self.discrete is False and spread)
 
 
-def once(compute: Callable[[], Tensor], like: Tensor) -> Callable[[], Tensor]:
-    """`compute`, run at the first call only, in full precision."""
-    # Not functools.cached_property, which torch.compile cannot follow on Python 3.11.
-    value: list[Tensor] = []
+def _filled(p: Distribution, x: Tree, mask: Tree) -> Tree:
+    """x with a value of p's support in the place of what is hidden.
 
-    def get() -> Tensor:
-        if not value:
-            with full_precision(like):
-                value.append(compute())
-        return value[0]
-
-    return get
-
-
-def _sum(terms: Iterable[Tensor]) -> Tensor:
-    first, *rest = terms
-    return sum(rest, first)
-
-
-class Level(NamedTuple):
-    """One level of latents in a draw, the top first; a flat model has one.
-
-    `z` (K, B, *Z) is the copy that the terms use, not the one that a hierarchy's chain goes on
-    with. The terms are functions: nothing is computed that an objective does not ask for.
+    Hidden elements may hold anything, NaN too, and a NaN would reach the gradient through `where`.
     """
-
-    z: Tensor
-    q: Distribution
-    p: Distribution
-    log_prior: Callable[[], Tensor]
-    log_posterior: Callable[[], Tensor]
-    rate: Callable[[], Tensor]
-
-
-class Draw:
-    """K draws of the latents of B rows, and their log-terms (K, B) in nats, made when first read.
-
-    Arguments:
-        batch: The rows.
-        levels: The levels of latents, the top first.
-        features: What the encoder made of the rows.
-        p: p(x|z), with batch shape (K, B).
-        log_likelihood: Computes log p(x|z), once.
-    """
-
-    def __init__(
-        self,
-        batch: Batch,
-        levels: tuple[Level, ...],
-        features: Tensor,
-        p: Distribution,
-        log_likelihood: Callable[[], Tensor],
-    ) -> None:
-        self.batch, self.levels, self.features, self.p = batch, levels, features, p
-        self._log_likelihood = log_likelihood
-
-    @property
-    def z(self) -> Tensor:
-        """The last level's latents, with shape (K, B, *Z)."""
-        return self.levels[-1].z
-
-    @property
-    def q(self) -> Distribution:
-        return self.levels[-1].q
-
-    @property
-    def log_likelihood(self) -> Tensor:
-        return self._log_likelihood()
-
-    @property
-    def log_prior(self) -> Tensor:
-        return _sum([level.log_prior() for level in self.levels])
-
-    @property
-    def log_posterior(self) -> Tensor:
-        return _sum([level.log_posterior() for level in self.levels])
-
-    @property
-    def log_weight(self) -> Tensor:
-        """log p(x, z) - log q(z|x), the log importance weight; no closed-form KL enters it."""
-        return self.log_likelihood + self.log_prior - self.log_posterior
-
-    @property
-    def rates(self) -> tuple[Tensor, ...]:
-        """A level each: KL(q || p) in closed form (1, B), else log q - log p (K, B)."""
-        return tuple(level.rate() for level in self.levels)
-
-    @property
-    def rate(self) -> Tensor:
-        """The sum of `rates`: an estimate of E_q[log q(z|x) - log p(z)]."""
-        return _sum(self.rates)
-
-    def scale_latent_grad(self, w: Tensor) -> None:
-        """Multiplies by w (K, B) what the terms send back into every level's z.
-
-        Call it before the terms are computed from z any further than they already are: it acts on
-        backward, whenever that runs.
-        """
-        for level in self.levels:
-            if level.z.requires_grad:
-                shape = (*w.shape, *[1] * (level.z.dim() - 2))
-                level.z.register_hook(lambda g, shape=shape: g * w.reshape(shape))
+    if isinstance(p, distributions.Joint):
+        parts: Mapping[str, Distribution] = p.parts
+        return each(lambda leaf, seen, part: _filled(part, leaf, seen), x, mask, parts)
+    assert isinstance(x, Tensor)
+    assert isinstance(mask, Tensor)
+    return torch.where(mask, x, distributions.inside(p.support))
 
 
 class Core(Part):
-    """The model proper: the parts, and the data's way through them."""
+    """The model proper: the parts, which it makes with `build`, and the data's way through them.
 
+    Attributes:
+        posterior: Makes the q that `infer` returns.
+        likelihood: Makes the p(x|z) that `decode` returns.
+    """
+
+    posterior: Posterior
     likelihood: Likelihood
     keep_draw = False
     last_draw: Draw | None = None
@@ -370,40 +387,117 @@ class Core(Part):
             self.last_draw = draw
         return draw
 
-    @classmethod
-    def assemble(cls, build: Build, **init_args: Any) -> Core:
-        """Makes the core out of the user's parts; `build(kind, **given)` makes one."""
-        raise NotImplementedError
-
     def draw(
-        self, batch: Batch, samples: int = 1, stop: bool = False, noise: Tensor | None = None
+        self,
+        batch: Batch,
+        samples: int = 1,
+        stop: bool = False,
+        noise: Tensor | tuple[Tensor, ...] | None = None,
     ) -> Draw:
-        """Draws K = `samples` latents a row.
+        """Draws K = `samples` latents for each row.
 
         Arguments:
             stop: Detach q's parameters in log q(z|x), for path gradients.
             noise: Standard normal noise with shape (K, B, *Z) to draw with, in the place of fresh
-                noise.
+                noise; in a hierarchy one for each level, the top first.
         """
         raise NotImplementedError
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
-        """p(x|z) for z (K, B, *Z), with batch shape (K, B)."""
+        """p(x|z) for z (K, B, *Z) and context (B, C), with batch shape (K, B)."""
         raise NotImplementedError
 
     def infer(
-        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+        self, x: Tree, context: Tensor | None = None, mask: Tree | None = None
     ) -> Distribution:
-        """q(z|x), with batch shape (B,)."""
+        """q(z|x) of rows x (B, *event), with batch shape (B,)."""
         raise NotImplementedError
 
-    def generate(self, n: int, context: Tensor | None = None, sample: bool = False) -> Tensor:
-        """n rows x (n, *event) from the prior: the mean of p(x|z), or a sample of it."""
+    def generate(self, n: int, context: Tensor | None = None, sample: bool = False) -> Tree:
+        """n rows x (n, *event) from the prior: the point of p(x|z), or a sample of it."""
         raise NotImplementedError
 
 
 class Objective(Part):
-    """Maps a model and a batch to named terms in nats, each (B,) or a scalar; one is `loss`."""
+    """Maps a model and a batch to named terms, of which `loss` is minimised.
+
+    Attributes:
+        best: The number of `evaluate` that chooses the best checkpoint, and whether "max" or "min"
+            is best.
+        bound: Whether that number is a lower bound of log p(x), in nats.
+    """
+
+    best: ClassVar[tuple[str, str]] = ("elbo", "max")
+    bound: ClassVar[bool] = True
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
+        """The terms of a training step, in nats.
+
+        Arguments:
+            model: The core.
+            batch: The rows.
+            step: How many optimizer steps were taken, for schedules.
+
+        Returns:
+            Terms by name, each (B,), or a scalar that stands for all rows; `loss` among them.
+        """
         raise NotImplementedError
+
+    def __call__(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
+        return self.hold_terms(super().__call__(model, batch, step), "loss", len(batch))
+
+    def hold_terms(self, terms: dict[str, Tensor], wanted: str, rows: int) -> dict[str, Tensor]:
+        """The terms, each (B,) or a scalar, `wanted` among them.
+
+        Raises:
+            ValueError: If a term has another shape, or the wanted one is missing.
+        """
+        if wanted not in terms:
+            raise self.refuse(f"a term named {wanted}", ", ".join(terms) or "none")
+        for name, term in terms.items():
+            if term.shape not in ((), (rows,)):
+                raise self.refuse(
+                    f"the term {name} of shape {(rows,)}, one value per row, or a scalar",
+                    tuple(term.shape),
+                )
+        return terms
+
+    def evaluate(self, model: Core, batch: Batch) -> dict[str, Tensor]:
+        """What validation and test report of rows, each (B,): by default the ELBO, beta 1."""
+        return model.draw(batch).bound()
+
+    def check(self, model: Core) -> None:
+        """Refuses a core that this objective cannot serve, when the model is built.
+
+        Raises:
+            ValueError: If it reports a bound, and a posterior has no density.
+        """
+        for part in model.modules():
+            if self.bound and isinstance(part, Posterior) and not part.density:
+                raise self.refuse(
+                    "a posterior with a density, without which there is no bound",
+                    f"{part.title or type(part).__name__}: choose an objective that needs none",
+                )
+
+    def adversary(self) -> dict[str, Any] | None:
+        """Parameters that are trained against the model, as a group of torch's optimizers.
+
+        `{"params": ..., "lr": ..., "clip": ...}`: what it leaves out is as for the others; `clip`
+        is the largest norm of these parameters' gradient, by default the trainer's.
+        """
+        return None
+
+
+def frozen(module: nn.Module) -> Callable[..., Any]:
+    """The module's call with detached parameters and copied buffers, as they are when called.
+
+    Gradients flow to its arguments but not into it, and its state (batch norm's statistics) does
+    not change: so an objective uses its adversary.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        state = {name: p.detach() for name, p in module.named_parameters()}
+        state |= {name: b.clone() for name, b in module.named_buffers()}
+        return torch.func.functional_call(module, state, args, kwargs)
+
+    return call

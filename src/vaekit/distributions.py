@@ -1,17 +1,37 @@
-"""What torch.distributions lacks: noise from outside, and a KL that always exists."""
+"""What torch.distributions lacks: given noise, dict-valued draws, a KL that always exists."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import singledispatch
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal, kl_divergence
+from torch.distributions import (
+    Distribution,
+    Independent,
+    MultivariateNormal,
+    Normal,
+    kl_divergence,
+    register_kl,
+)
 
-__all__ = ["normal", "rate", "sample_and_log_prob", "soft_clamp", "sum_over_ranks", "transport"]
+__all__ = [
+    "Joint",
+    "elements",
+    "inside",
+    "normal",
+    "rate",
+    "sample_and_log_prob",
+    "soft_clamp",
+    "sum_over_ranks",
+    "transport",
+    "transports",
+]
 
 _estimated: set[str] = set()
 
@@ -34,6 +54,83 @@ def soft_clamp(x: Tensor, bound: float = 10.0) -> Tensor:
 def normal(loc: Tensor, scale: Tensor, event_dims: int) -> Independent[Normal]:
     """A Normal of independent elements whose last `event_dims` dimensions are one event."""
     return Independent(Normal(loc, scale, validate_args=False), event_dims, validate_args=False)
+
+
+class Joint(Distribution):
+    """Independent distributions by name: p of a dict-valued x. All have one batch shape.
+
+    Example:
+        >>> import torch
+        >>> p = Joint({"a": normal(torch.zeros(4, 2), torch.ones(4, 2), 1)})
+        >>> p.log_prob(p.sample()).shape
+        torch.Size([4])
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 - as torch declares it
+
+    def __init__(self, parts: Mapping[str, Distribution]) -> None:
+        self.parts = dict(parts)
+        shapes = {part.batch_shape for part in self.parts.values()}
+        if len(shapes) != 1:
+            raise ValueError(f"Expected distributions of one batch shape but got {shapes}.")
+        super().__init__(shapes.pop(), validate_args=False)
+
+    @property
+    def mean(self) -> dict[str, Tensor]:  # type: ignore[override]
+        return {name: part.mean for name, part in self.parts.items()}
+
+    def sample(self, sample_shape: Any = ()) -> dict[str, Tensor]:  # type: ignore[override]
+        shape = torch.Size(sample_shape)
+        return {name: part.sample(shape) for name, part in self.parts.items()}
+
+    def log_prob(self, value: Mapping[str, Tensor]) -> Tensor:  # type: ignore[override]
+        first, *rest = (part.log_prob(value[name]) for name, part in self.parts.items())
+        return sum(rest, first)
+
+
+def elements(p: Distribution, x: Any) -> Any:
+    """log p of each element of x, with shape (*batch, *event); for a Joint, of each entry.
+
+    Raises:
+        ValueError: If p does not factorise over the elements of x.
+    """
+    if isinstance(p, Joint):
+        return {name: elements(part, x[name]) for name, part in p.parts.items()}
+    if not isinstance(p, Independent):
+        raise ValueError(
+            "Expected a likelihood that factorises over elements, to leave out the masked ones, "
+            f"but got a {type(p).__name__}."
+        )
+    return p.base_dist.log_prob(x)
+
+
+def inside(support: Any) -> Any:
+    """A value within a constraint of torch.distributions, to stand where nothing is observed.
+
+    Example:
+        >>> from torch.distributions import constraints
+        >>> inside(constraints.unit_interval), inside(constraints.positive)
+        (0.5, 1.0)
+    """
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    if low is not None and (support.is_discrete or high is None):
+        return low if support.is_discrete else low + 1.0
+    if high is not None:
+        return high - 1.0 if low is None else (low + high) / 2
+    return 0.0
+
+
+@register_kl(MultivariateNormal, Independent)  # type: ignore[untyped-decorator]
+def _(q: MultivariateNormal, p: Independent[Distribution]) -> Tensor:
+    if not isinstance(p.base_dist, Normal) or p.reinterpreted_batch_ndims != 1:
+        raise NotImplementedError
+    loc, scale = p.base_dist.loc, p.base_dist.scale
+    tril = q.scale_tril
+    spread = (tril.square().sum(-1) + (q.loc - loc).square()) / scale.square()
+    log_ratio = 2 * (scale.log() - tril.diagonal(dim1=-2, dim2=-1).log())
+    return (spread - 1 + log_ratio).sum(-1) / 2
 
 
 @singledispatch
@@ -62,6 +159,13 @@ def _(q: Normal, noise: Tensor) -> Tensor:
 @transport.register(Independent)
 def _(q: Independent[Distribution], noise: Tensor) -> Tensor:
     return transport(q.base_dist, noise)
+
+
+def transports(q: Distribution) -> bool:
+    """Whether `transport` knows a map for q, so that noise can be passed in."""
+    if type(q) is Independent:
+        return transports(q.base_dist)
+    return transport.dispatch(type(q)) is not transport.dispatch(object)
 
 
 def sample_and_log_prob(
@@ -94,12 +198,16 @@ def rate(
     log_posterior: Callable[[], Tensor],
     log_prior: Callable[[], Tensor],
 ) -> Tensor:
-    """KL(q || p): its closed form (1, B) where one is registered, else log q - log p (K, B).
+    """KL(q || p) in closed form, with q's batch shape, else log q - log p, with the draws' shape.
 
     The estimate is announced by one warning for each pair of distributions.
     """
+    if torch.compiler.is_compiling():
+        _find_closed_form(type(q), type(p))
+        if isinstance(q, Independent) and isinstance(p, Independent):
+            _find_closed_form(type(q.base_dist), type(p.base_dist))
     try:
-        return kl_divergence(q, p).unsqueeze(0)
+        return kl_divergence(q, p)
     except NotImplementedError:
         pair = f"KL({_name(q)} || {_name(p)})"
         if pair not in _estimated:
@@ -109,6 +217,14 @@ def rate(
                 stacklevel=2,
             )
     return log_posterior() - log_prior()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _find_closed_form(q: type[Distribution], p: type[Distribution]) -> None:
+    # torch remembers which KL belongs to two types, and torch.compile can follow it only where it
+    # remembers already. It looks before it computes, so that empty distributions do.
+    with suppress(Exception):
+        kl_divergence(q.__new__(q), p.__new__(p))
 
 
 def _name(p: Distribution) -> str:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli as BernoulliDistribution
 from torch.distributions import Distribution, Independent
 
-from vaekit.contracts import DataInfo, Draw, Likelihood
+from vaekit.batch import DataInfo
+from vaekit.contracts import Likelihood
 from vaekit.distributions import normal, soft_clamp, sum_over_ranks
+from vaekit.draw import Draw
 
 __all__ = ["Bernoulli", "Gaussian"]
 
@@ -36,9 +38,10 @@ class Bernoulli(Likelihood):
 
     data_range = (0.0, 1.0)
 
-    def __init__(self, event_shape: tuple[int, ...]) -> None:
+    def __init__(self, event_shape: tuple[int, ...], data: DataInfo | None = None) -> None:
         super().__init__()
         self.output_shape = tuple(event_shape)
+        self.discrete = True if data is None or data.levels == 2 else None
 
     def forward(self, y: Tensor, context: Tensor | None = None) -> Distribution:
         return _bernoulli(logits=y, event_dims=len(self.output_shape))

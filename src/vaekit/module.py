@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from math import isfinite
 from pathlib import Path
 from typing import IO, Any, Self
@@ -11,11 +11,14 @@ from typing import IO, Any, Self
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from vaekit import plugins
+from vaekit.batch import Batch, DataInfo, each
 from vaekit.checkpoints import missing, read_checkpoint
-from vaekit.contracts import Batch, Core, DataInfo, Objective, Part
+from vaekit.contracts import Core, Decoder, Encoder, Likelihood, Objective, Part, Posterior, Prior
 from vaekit.metrics.means import RowMeans
+from vaekit.noise import fixed_noise
 from vaekit.optim import make, torch_spec
 from vaekit.plugins import RegistryError
 
@@ -136,22 +139,21 @@ class VAEModule(LightningModule):
             "latent_shape": self.latent_shape,
             "context_features": data.context_features,
             "data_size": data.data_size,
+            "data": data,
         }
 
-        def build(kind: str, **more: Any) -> Part:
-            part = self.parts[kind]
-            if isinstance(part, nn.Module):
-                return part  # type: ignore[return-value]
-            return plugins.build(kind, part, {**given, **more})
+        def build(kind: str, spec: Any = None, **more: Any) -> Part:
+            part = self.parts[kind] if spec is None else spec
+            arguments = {**given, "build": build, **more}
+            if not isinstance(part, nn.Module):
+                part = plugins.build(kind, part, arguments)
+            return _declared(part, arguments)
 
-        core = self.parts["core"]
         with _full_precision_parameters():
-            if isinstance(core, nn.Module):
-                self.core = core  # type: ignore[assignment]
-            else:
-                self.core = plugins.build("core", core, {**given, "build": build}, "assemble")
+            self.core = build("core")  # type: ignore[assignment]
             self.objective = build("objective")  # type: ignore[assignment]
         self.core.likelihood.check(data)
+        self.objective.check(self.core)
         self.info = data
         self.hparams["data"] = data.as_dict()
         parts = [m for m in self.modules() if isinstance(m, Part)]
@@ -179,15 +181,44 @@ class VAEModule(LightningModule):
         return data.info
 
     def configure_optimizers(self) -> Any:
-        optimizer = make(self.optimizer, self.parameters())
+        optimizer = make(self.optimizer, self._groups())
         if self.lr_scheduler is None:
             return optimizer
         scheduler = {
             "scheduler": make(self.lr_scheduler, optimizer),
             "interval": self.lr_interval,
-            "monitor": "val/elbo",
+            "monitor": f"val/{self.objective.best[0]}",
         }
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The parameters as groups of an optimizer: the model's, and an adversary's."""
+        group = self.objective.adversary()
+        if group is None:
+            return [{"params": list(self.parameters())}]
+        theirs = list(group["params"])
+        known = {id(p) for p in theirs}
+        own = [p for p in self.parameters() if id(p) not in known]
+        return [{"params": own}, {**group, "params": theirs}]
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if len(optimizer.param_groups) == 1:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        # A joint norm would let the adversary shrink the model's step.
+        clip: Any = nn.utils.clip_grad_norm_
+        if gradient_clip_algorithm == "value":
+            clip = nn.utils.clip_grad_value_
+        for group in optimizer.param_groups:
+            if group.get("clip"):
+                nn.utils.clip_grad_norm_(group["params"], group["clip"])
+            elif gradient_clip_val:
+                clip(group["params"], gradient_clip_val)
 
     # Training
 
@@ -217,7 +248,7 @@ class VAEModule(LightningModule):
                 raise ValueError(
                     f"Expected a vaekit data module, for {names} to look at its rows."
                 )
-            with torch.no_grad(), self.fixed_noise():  # all ranks see the same rows
+            with torch.no_grad(), fixed_noise(0, self.device):  # all ranks see the same rows
                 for part in self._started:
                     part.start(b.to(self.device) for b in data.rows("train"))
 
@@ -243,67 +274,51 @@ class VAEModule(LightningModule):
 
     # Evaluation
 
-    def evaluate(self, batch: Batch, samples: int = 1) -> dict[str, Tensor]:
-        """The bound and its parts, each (B,), in nats: beta 1, full KL, whatever is trained."""
-        draw = self.core.draw(batch, samples)
-        distortion, rate = -draw.log_likelihood.mean(0), draw.rate.mean(0)
-        return {"elbo": -(distortion + rate), "distortion": distortion, "rate": rate}
+    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+        """What the objective reports of rows, each (B,) in nats: the bound itself, by default."""
+        terms = self.objective.evaluate(self.core, batch)
+        return self.objective.hold_terms(terms, self.objective.best[0], len(batch))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluation_step("val", batch)
+        self._evaluation_step("val", batch, batch_idx)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluation_step("test", batch)
+        self._evaluation_step("test", batch, batch_idx)
 
-    def _evaluation_step(self, split: str, batch: Any) -> None:
+    def _evaluation_step(self, split: str, batch: Any, batch_idx: int) -> None:
         batch = self._batch(batch)
-        self._count(split, self.evaluate(batch), batch)
+        with self._noise_of(batch, batch_idx):
+            terms = self.evaluate(batch)
+        self._count(split, terms, batch)
 
-    def on_validation_epoch_start(self) -> None:
-        self._fix_noise()
-
-    def on_test_epoch_start(self) -> None:
-        self._fix_noise()
-
-    def on_predict_epoch_start(self) -> None:
-        self._fix_noise()
+    def _noise_of(self, batch: Batch, batch_idx: int) -> AbstractContextManager[None]:
+        # The same noise in every epoch: checkpoints are compared on it, and training's own random
+        # numbers do not depend on how often one looks.
+        place = batch_idx * self.trainer.world_size + self.global_rank
+        return fixed_noise(place if batch.start is None else batch.start, self.device)
 
     def on_validation_epoch_end(self) -> None:
-        self._free_noise()
         self._log_means("val")
 
     def on_test_epoch_end(self) -> None:
-        self._free_noise()
         self._log_means("test")
-
-    def on_predict_epoch_end(self) -> None:
-        self._free_noise()
-
-    @contextmanager
-    def fixed_noise(self, seed: int = 0) -> Iterator[None]:
-        """Random numbers from a seed; afterwards they go on as if nothing had been drawn."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            yield
-
-    def _fix_noise(self) -> None:
-        # The same noise in every epoch: checkpoints are compared on it, and training's own random
-        # numbers do not depend on how often one looks.
-        self._fixed = self.fixed_noise(self.global_rank)
-        self._fixed.__enter__()
-
-    def _free_noise(self) -> None:
-        self._fixed.__exit__(None, None, None)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         batch = self._batch(batch)
         q = self.core.infer(batch.x, batch.context, batch.mask)
-        p = self.core.decode(q.mean.unsqueeze(0), batch.context)
-        rows = {**self.evaluate(batch), "z": q.mean, "reconstruction": p.mean.squeeze(0)}
+        z = self.core.posterior.point(q)
+        p = self.core.decode(z.unsqueeze(0), batch.context)
+        with self._noise_of(batch, batch_idx):
+            terms = self.evaluate(batch)
+        rows = {name: term for name, term in terms.items() if term.dim()}
+        rows |= {"z": z, "reconstruction": self._first_draw(p)}
         if batch.label is not None:
             rows["label"] = batch.label
         return {name: x[: len(batch) if batch.weight else 0] for name, x in rows.items()}
+
+    def _first_draw(self, p: Distribution) -> Any:
+        """What stands for p(x|z) of one draw per row."""
+        return each(lambda x: x.squeeze(0), self.core.likelihood.point(p))
 
     # Use
 
@@ -313,7 +328,7 @@ class VAEModule(LightningModule):
         return {kind: part for kind, part in self.parts.items() if isinstance(part, nn.Module)}
 
     def sample(self, n: int, context: Tensor | None = None, sample: bool = False) -> Tensor:
-        """n rows x (n, *event) from the prior: the mean of p(x|z), or a sample of it."""
+        """n rows x (n, *event) from the prior: the point of p(x|z), or a sample of it."""
         with self.using():
             if n < 1:
                 raise ValueError(f"Expected at least one row to sample but got n={n}.")
@@ -326,18 +341,18 @@ class VAEModule(LightningModule):
         mask: Tensor | None = None,
         sample: bool = False,
     ) -> Tensor:
-        """z (B, *Z) of rows x (B, *event): the mean of q(z|x), or a sample of it."""
+        """z (B, *Z) of rows x (B, *event): the point of q(z|x), or a sample of it."""
         with self.using():
             self._check(x, mask)
             mask = None if mask is None else mask.to(self.device)
             q = self.core.infer(x.to(self.device), self._context(context, len(x)), mask)
-            return q.sample() if sample else q.mean
+            return q.sample() if sample else self.core.posterior.point(q)
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """x (B, *event) of latents z (B, *Z): the mean of p(x|z)."""
+        """x (B, *event) of latents z (B, *Z): the point of p(x|z)."""
         with self.using():
             z, context = z.to(self.device), self._context(context, len(z))
-            return self.core.decode(z.unsqueeze(0), context).mean.squeeze(0)
+            return self._first_draw(self.core.decode(z.unsqueeze(0), context))
 
     def reconstruct(
         self,
@@ -346,7 +361,7 @@ class VAEModule(LightningModule):
         mask: Tensor | None = None,
         sample: bool = False,
     ) -> Tensor:
-        """x (B, *event) through z and back: p(x|z)'s mean at q(z|x)'s mean, or a sample of it."""
+        """x (B, *event) through z and back: p(x|z)'s point at q(z|x)'s, or at a sample of it."""
         return self.decode(self.encode(x, context, mask, sample), context)
 
     @contextmanager
@@ -490,15 +505,25 @@ class VAEModule(LightningModule):
             self._means[split] = RowMeans(exact).to(self.device)
         self._means[split].update(terms, rows=len(batch) if batch.weight else 0)
 
+    @property
+    def has_bits(self) -> bool:
+        """Whether the best checkpoint's number counts bits per dimension.
+
+        Not so where a mask hides elements: a row's observed ones are not counted.
+        """
+        assert self.info is not None
+        return self.objective.bound and self.core.likelihood.gives_bits(self.info)
+
     def _log_means(self, split: str) -> None:
         values = self._means.pop(split).compute()
         assert self.info is not None
-        if "elbo" in values and not self._masked:  # a row's observed elements are not counted
-            values["bpd"] = self.info.bits_per_dimension(values["elbo"])
+        best = self.objective.best[0]
+        if best in values and self.has_bits and not self._masked:
+            values["bpd"] = self.info.bits_per_dimension(values[best])
         named = {f"{split}/{name}": x for name, x in values.items()}
         for name, value in named.items():
             # The value is that of all ranks already: the mean over them is itself.
-            self.log(name, value, prog_bar=name.endswith("/elbo"), sync_dist=True)
+            self.log(name, value, prog_bar=name.endswith(f"/{best}"), sync_dist=True)
 
 
 @contextmanager
@@ -510,6 +535,21 @@ def _full_precision_parameters() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(default)
+
+
+def _declared(part: Any, given: Mapping[str, Any]) -> Any:
+    """The part with the shapes that its contract will be held to."""
+    if isinstance(part, Posterior | Prior):
+        part.latent_shape = given["latent_shape"]
+    elif isinstance(part, Decoder):
+        part.output_shape = given["output_shape"]
+    elif isinstance(part, Likelihood):
+        part.event_shape = given["event_shape"]
+    wanted = {Encoder: "features", Likelihood: "output_shape"}
+    for base, name in wanted.items():
+        if isinstance(part, base) and not hasattr(part, name):
+            raise part.refuse(f"an attribute {name}, for which the next part is built", "none")
+    return part
 
 
 def _resolved(kind: str, part: Spec) -> Any:

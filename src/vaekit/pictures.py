@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from vaekit.contracts import Batch
+from vaekit.batch import Batch
 from vaekit.module import VAEModule
 
 __all__ = ["draw_all", "image_grid", "latent_plane", "reconstructions", "samples", "save"]

@@ -49,12 +49,11 @@ KINDS = {
 }
 """Each kind of plugin: its entry-point group, and the class that its plugins extend."""
 
-_EVERYWHERE = {"event_shape", "latent_shape", "context_features", "data_size"}
+_EVERYWHERE = {"event_shape", "latent_shape", "context_features", "data_size", "data", "build"}
 _GIVEN = {
     **dict.fromkeys(KINDS, _EVERYWHERE),
     "posterior": _EVERYWHERE | {"features"},
     "decoder": _EVERYWHERE | {"output_shape"},
-    "core": _EVERYWHERE | {"encoder", "posterior", "prior", "decoder", "likelihood"},
     "schedule": set(),
     "data": set(),
 }
@@ -387,14 +386,14 @@ def build(
     kind: str,
     value: str | Mapping[str, Any],
     given: Mapping[str, Any] | None = None,
-    make: str = "",
 ) -> Any:
-    """Makes a part from its name or spec.
+    """Makes a part from its name or spec, and the parts inside it.
+
+    A part whose `__init__` names `build` makes the parts inside it itself, and is given their
+    specs.
 
     Arguments:
         given: What vaekit fills in where the part's `__init__` names it.
-        make: Name of a class method to call in the place of the class, and to which `build` of
-            `given` goes too.
 
     Raises:
         RegistryError: If the name leads to no part, or an argument is unknown, missing or refused
@@ -407,15 +406,36 @@ def build(
     def inner(spec: Spec) -> Any:
         return build(find_any(spec["class_path"]).kind, spec, given)
 
-    init_args = {k: _nested(v, inner) for k, v in spec["init_args"].items()}
-    accepted = {*arguments(cls), *(["build"] if make else [])}
+    accepted, init_args = arguments(cls), spec["init_args"]
+    if not ("build" in accepted and "build" in given):
+        init_args = {k: _nested(v, inner) for k, v in init_args.items()}
     given = {k: v for k, v in given.items() if k in accepted and k not in init_args}
     try:
-        return (getattr(cls, make) if make else cls)(**given, **init_args)
+        part = cls(**given, **init_args)
     except RegistryError:
         raise
     except Exception as error:  # other people's code may raise anything
         raise RegistryError(f"The {plugin}: {error}") from error
+    return _held(part, plugin)
+
+
+def _held(part: Any, plugin: Plugin) -> Any:
+    """The part, named for later errors, if it is what its contract says of its construction."""
+    wanted = getattr(base(plugin.kind), "forward", None)
+    if wanted is None:  # a schedule, or data
+        return part
+    if "_modules" not in vars(part):
+        raise RegistryError(f"The {plugin} does not call super().__init__() in its __init__.")
+    names = list(inspect.signature(wanted).parameters)[1:]
+    try:
+        inspect.signature(part.forward).bind(*names)
+    except TypeError as error:
+        raise RegistryError(
+            f"The {plugin} expected a forward that takes ({', '.join(names)}) but its own takes "
+            f"{inspect.signature(part.forward)}."
+        ) from error
+    part.title = str(plugin)
+    return part
 
 
 def refusal(plugin: Plugin, name: str) -> str:

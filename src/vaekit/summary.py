@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from vaekit.contracts import Objective
 from vaekit.data.base import DataModule
 from vaekit.module import VAEModule
+from vaekit.noise import fixed_noise
 
 __all__ = ["baseline", "moments", "show"]
 
@@ -40,7 +42,7 @@ def baseline(model: VAEModule, data: DataModule, split: str = "val") -> float | 
     None where the likelihood knows no such model.
     """
     likelihood = model.core.likelihood
-    with model.using(), model.fixed_noise():
+    with model.using(), fixed_noise(0, model.device):
         p = likelihood.independent(*moments(data))
         if p is None:
             return None
@@ -50,31 +52,36 @@ def baseline(model: VAEModule, data: DataModule, split: str = "val") -> float | 
     return float(torch.cat(terms).mean())
 
 
-def show(model: VAEModule, data: DataModule, elbo: float | None, files: list[Path]) -> None:
-    """Prints the validation ELBO beside the baseline, what was written, and what to try next.
+def _label(objective: Objective, checkpoint: str) -> str:
+    name, _ = objective.best
+    return f"{name.upper()} of {checkpoint}" if objective.bound else f"{name}, which is no bound"
+
+
+def show(model: VAEModule, data: DataModule, best: float | None, files: list[Path]) -> None:
+    """Prints what the checkpoint was chosen by beside the baseline, the files, and what is next.
 
     Arguments:
-        elbo: The validation ELBO of the checkpoint, in nats; None where there are no validation
-            rows.
+        best: The number that chose the checkpoint, the validation ELBO by default, in nats; None
+            where there are no validation rows.
         files: What was written, the checkpoint first.
     """
     assert model.info is not None
     checkpoint = files[0]
     console = Console(soft_wrap=True)
     console.print("")
-    if elbo is None:
+    if best is None:
         console.print(f"There are no validation rows: {checkpoint.name} is the newest model.")
     else:
         # Bits per dimension would have to count the observed elements of each row.
-        masked = next(data.rows("val", 1)).mask is not None
+        counted = model.has_bits and next(data.rows("val", 1)).mask is None
         table = Table("validation", "nats", "bits per dimension", caption=_CAPTION)
         rows = {
-            f"ELBO of {checkpoint.name}": elbo,
+            _label(model.objective, checkpoint.name): best,
             "baseline: independent elements": baseline(model, data),
         }
         for name, nats in rows.items():
             if nats is not None:
-                bits = "-" if masked else f"{model.info.bits_per_dimension(nats):.4f}"
+                bits = f"{model.info.bits_per_dimension(nats):.4f}" if counted else "-"
                 table.add_row(name, f"{nats:.2f}", bits)
         console.print(table)
     for file in files:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil, inf
@@ -14,7 +13,8 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from vaekit.contracts import Batch, DataInfo
+from vaekit.batch import Batch, DataInfo
+from vaekit.noise import fixed_noise, generator, seed_of
 
 __all__ = ["Batches", "DataModule", "Order", "Rows", "natural", "split"]
 
@@ -56,11 +56,6 @@ class Rows:
         return replace(self, index=index)
 
 
-def _generator(*key: object) -> torch.Generator:
-    """A generator that is a function of its key: seeds that lie close give unrelated streams."""
-    return torch.Generator().manual_seed(random.Random(repr(key)).getrandbits(63))
-
-
 def split(rows: Rows, val: float, test: float, seed: int) -> dict[str, Rows]:
     """Disjoint train, val and test rows, drawn with a seed; a split without rows is left out.
 
@@ -80,7 +75,7 @@ def split(rows: Rows, val: float, test: float, seed: int) -> dict[str, Rows]:
         )
     if n_val == n_test == 0:
         return {"train": rows}
-    order = torch.randperm(n, generator=_generator("split", seed))
+    order = torch.randperm(n, generator=generator("split", seed))
     parts = order.split([n - n_val - n_test, n_val, n_test])
     named = zip(("train", "val", "test"), parts, strict=True)
     return {name: rows.subset(part.sort()[0]) for name, part in named if len(part)}
@@ -103,7 +98,7 @@ class Order:
         key = (self.seed, self.epoch)
         if getattr(self, "_key", None) != key:
             self._key = key
-            self._order = torch.randperm(self.n, generator=_generator("order", *key))
+            self._order = torch.randperm(self.n, generator=generator("order", *key))
         return self._order
 
 
@@ -143,7 +138,7 @@ class Batches:
             own = share + (self.rank < more)
             first = start + self.rank * share + min(self.rank, more) if own else start
             batch = self.rows[self.sampler.rows(first, first + max(own, 1))]
-            batch.weight = own * self.ranks / count
+            batch.weight, batch.start = own * self.ranks / count, first
             yield batch
 
 
@@ -217,15 +212,23 @@ class DataModule(LightningDataModule):
         self.setup()
         train = self._splits["train"]
         levels: int | None = 2 if self.binarize != "none" else self.levels
-        width = 1.0 / self._count() if self.dequantize else 1.0
+        width = 1.0 / self._count() if self.dequantize else None
         return DataInfo(
             event_shape=tuple(train.x.shape[1:]),
             data_range=self.natural_range(),
             levels=None if self.dequantize else levels,
             bin_width=width,
+            classes=self._classes(),
             context_features=0 if train.context is None else train.context.shape[1],
             data_size=len(train),
         )
+
+    def _classes(self) -> int | None:
+        """Number of classes of the labels; None where they are no class of each row."""
+        labels = [rows.label for rows in self._splits.values()]
+        if any(y is None or y.dim() != 1 or y.is_floating_point() for y in labels):
+            return None
+        return max(int(y.max()) for y in labels if y is not None) + 1
 
     @property
     def spec(self) -> dict[str, Any] | None:
@@ -270,7 +273,7 @@ class DataModule(LightningDataModule):
 
     def _binarized(self, rows: Rows, split: str) -> Rows:
         part = rows[:]
-        u = torch.rand(part.x.shape, generator=_generator("binarize", self.seed, split))
+        u = torch.rand(part.x.shape, generator=generator("binarize", self.seed, split))
         ones = u * (1.0 if rows.top is None else rows.top) < part.x
         return Rows(ones.to(torch.uint8), part.context, part.mask, part.label, top=1)
 
@@ -314,14 +317,23 @@ class DataModule(LightningDataModule):
         """The batch with x as the model sees it."""
         top = self._splits[split].top
         x = batch.x.to(dtype)
-        if top is not None:
-            x = (x + torch.rand_like(x)) / (top + 1) if self.dequantize else x / top
+        if top is not None and self.dequantize:
+            x = (x + self._bins(batch, split, x)) / (top + 1)
+        elif top is not None:
+            x = x / top
         if self.binarize == "dynamic" and split == "train":
             x = torch.bernoulli(x)
         batch.x = x
         if batch.context is not None:
             batch.context = batch.context.to(dtype)
         return batch
+
+    def _bins(self, batch: Batch, split: str, x: Tensor) -> Tensor:
+        """Where in its bin each value goes: held-out ones to the same place in each epoch."""
+        if split == "train":
+            return torch.rand_like(x)
+        with fixed_noise(seed_of("dequantize", self.seed, split, batch.start), x.device):
+            return torch.rand_like(x)
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vaekit.contracts import Batch, Core, Objective
+from vaekit.batch import Batch
+from vaekit.contracts import Core, Objective
 from vaekit.schedules import Schedule, weight_at
 
 __all__ = ["ELBO"]
@@ -12,6 +13,8 @@ __all__ = ["ELBO"]
 
 class ELBO(Objective):
     r"""Minus the evidence lower bound, the rate weighted by beta.
+
+    What q brings beside its density (a commitment) is added to the loss and logged by its name.
 
     .. math:: \mathcal{L} = -E_{q(z|x)}[\log p(x|z)] + \beta\, KL(q(z|x)\,||\,p(z))
 
@@ -38,10 +41,6 @@ class ELBO(Objective):
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
         draw = model.draw(batch, self.samples)
-        distortion, rate = -draw.log_likelihood.mean(0), draw.rate.mean(0)  # (B,)
-        return {
-            "loss": distortion + weight_at(self.beta, step) * rate,
-            "elbo": -(distortion + rate),
-            "distortion": distortion,
-            "rate": rate,
-        }
+        terms = draw.bound()  # each (B,)
+        loss = terms["distortion"] + weight_at(self.beta, step) * terms["rate"]
+        return {**terms, "loss": sum(draw.losses.values(), loss)}

@@ -1,0 +1,196 @@
+"""Rows, and what is declared of them: trees of tensors, the batch, the data's description."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from math import inf, log, prod
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Batch",
+    "DataInfo",
+    "Ranges",
+    "Shape",
+    "Shapes",
+    "Sizes",
+    "Tree",
+    "each",
+    "first",
+    "leaves",
+    "named",
+    "shapes_of",
+]
+
+Shape = tuple[int, ...]
+
+if TYPE_CHECKING:  # a part says by its own annotations which of these it takes
+    Tree: TypeAlias = Any
+    Shapes: TypeAlias = Any
+    Sizes: TypeAlias = Any
+    Ranges: TypeAlias = Any
+else:
+    Tree = Tensor | dict[str, Tensor]
+    """A tensor, or a dict of tensors: the modalities of a row, the columns of a table."""
+
+    Shapes = Shape | dict[str, Shape]
+    """The shape of a tree's tensor, or of each of its entries; rows are not counted."""
+
+    Sizes = int | Shapes | dict[str, int | Shape]
+    """Shapes in which a number n means (n,)."""
+
+    Ranges = tuple[float, float] | dict[str, tuple[float, float]]
+    """The smallest and largest value in a tree's tensor, or in each of its entries."""
+
+
+def each(f: Callable[..., Any], tree: Any, *more: Any) -> Any:
+    """f of a tree's tensor, or of each of its entries; `more` are trees with the same entries.
+
+    Example:
+        >>> each(lambda n: n + 1, 2), each(lambda n: n + 1, {"a": 3})
+        (3, {'a': 4})
+    """
+    if isinstance(tree, Mapping):
+        return {name: f(leaf, *(other[name] for other in more)) for name, leaf in tree.items()}
+    return f(tree, *more)
+
+
+def leaves(tree: Any) -> list[Any]:
+    """A tree's entries; of a single tensor, that one."""
+    return list(tree.values()) if isinstance(tree, Mapping) else [tree]
+
+
+def first(tree: Tree) -> Tensor:
+    """A tree's first tensor, for what all its entries share: rows, device."""
+    return next(iter(tree.values())) if isinstance(tree, dict) else tree
+
+
+def named(name: str, tree: Any) -> dict[str, Any]:
+    """A tree's entries, each by `name.entry`; a single tensor by `name` alone.
+
+    Example:
+        >>> named("x", {"image": 1, "text": 2})
+        {'x.image': 1, 'x.text': 2}
+    """
+    if isinstance(tree, Mapping):
+        return {f"{name}.{key}": leaf for key, leaf in tree.items()}
+    return {name: tree}
+
+
+def shapes_of(sizes: Any) -> Any:
+    """Sizes as shapes: tuples, and (n,) in the place of a number n."""
+    return each(lambda size: (size,) if isinstance(size, int) else tuple(size), sizes)
+
+
+@dataclass
+class Batch:
+    """The rows that every part receives.
+
+    Arguments:
+        x: The data, with shape `(B, *event)`; a dict of tensors where a row has several entries.
+        context: What a conditional model conditions on, with shape `(B, C)`.
+        mask: Like `x`, True where an element is observed.
+        label: For metrics and semi-supervised objectives, with shape `(B,)` or `(B, *)`; -1 where
+            a row's class is unknown.
+        weight: What the mean over these rows counts in the mean over all ranks: this rank's rows
+            over the ranks' average. One but for a last batch that does not divide; zero for a
+            stand-in row, which a rank without rows of its own receives so that all ranks take the
+            same steps.
+        start: Place of the first row in its split's order; held-out rows draw their noise from it.
+            None where a loader does not say.
+    """
+
+    x: Tree
+    context: Tensor | None = None
+    mask: Tree | None = None
+    label: Tensor | None = None
+    weight: float = 1.0
+    start: int | None = None
+
+    def __len__(self) -> int:
+        return first(self.x).shape[0]
+
+    def __getitem__(self, at: Tensor | slice) -> Batch:
+        return self._map(lambda x: x[at])
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
+        """The batch on a device."""
+        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def _map(self, f: Callable[[Tensor], Tensor]) -> Batch:
+        columns = (self.x, self.context, self.mask, self.label)
+        x, context, mask, label = (None if c is None else each(f, c) for c in columns)
+        return Batch(x, context, mask, label, self.weight, self.start)
+
+
+@dataclass
+class DataInfo:
+    """What is known of the data before the first row is read; it is stored in every checkpoint.
+
+    Where `x` is a dict of tensors, the first four are dicts with its names.
+
+    Arguments:
+        event_shape: Shape of one row of `x`.
+        data_range: Smallest and largest value that `x` may take.
+        levels: Number of different values an element may take, None where it is continuous.
+        bin_width: Width of the bin over which a dequantised value was spread, in units of `x`; a
+            density in such bins gives bits per dimension of the discrete data. None where the
+            data were not dequantised.
+        classes: Number of classes of the labels, None where they name none.
+        context_features: Number of context columns.
+        data_size: Number of training rows.
+
+    Example:
+        >>> info = DataInfo({"image": (1, 8, 8), "age": (1,)}, {"image": (0, 1), "age": (0, 99)})
+        >>> info.entries()["age"].data_range
+        (0, 99)
+    """
+
+    event_shape: Shapes
+    data_range: Ranges = (-inf, inf)
+    levels: int | dict[str, int | None] | None = None
+    bin_width: float | dict[str, float | None] | None = None
+    classes: int | None = None
+    context_features: int = 0
+    data_size: int | None = None
+
+    def __post_init__(self) -> None:
+        self.event_shape = each(tuple, self.event_shape)
+        for name in ("data_range", "levels", "bin_width"):
+            value = getattr(self, name)
+            if isinstance(self.event_shape, dict) and not isinstance(value, dict):
+                value = dict.fromkeys(self.event_shape, value)
+            setattr(self, name, value)
+        self.data_range = each(tuple, self.data_range)
+
+    def as_dict(self) -> dict[str, Any]:
+        """This as plain data: `DataInfo(**info.as_dict()) == info`."""
+        plain = asdict(self)
+        for name in ("event_shape", "data_range"):
+            plain[name] = each(list, plain[name])
+        return plain
+
+    def entries(self) -> dict[str, DataInfo]:
+        """What is known of each entry of a dict-valued `x`; else this, by the name "x"."""
+        if not isinstance(self.event_shape, dict):
+            return {"x": self}
+        columns = {
+            n: getattr(self, n) for n in ("event_shape", "data_range", "levels", "bin_width")
+        }
+        return {
+            name: replace(self, **{n: column[name] for n, column in columns.items()})
+            for name in self.event_shape
+        }
+
+    def bits_per_dimension(self, nats: float) -> float:
+        """-log p(x) in bits per element of x, from `nats`, an (estimated) log p(x) of one row.
+
+        A density of dequantised values is taken over their bins.
+        """
+        shapes, widths = leaves(self.event_shape), leaves(self.bin_width)
+        sizes = [prod(shape) for shape in shapes]
+        spread = sum(n * log(width or 1.0) for n, width in zip(sizes, widths, strict=True))
+        return -(nats + spread) / (sum(sizes) * log(2))

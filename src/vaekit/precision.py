@@ -1,0 +1,30 @@
+"""In which type numbers are computed: float32 at least for densities, sums and heads."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["at_least_float32", "cast", "full_precision"]
+
+
+def full_precision(like: Tensor) -> AbstractContextManager[Any]:
+    """The context in which densities and sums run: no autocast on this tensor's device."""
+    kind = like.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half types raised to float32; float32 and float64 stay."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def cast(x: Tensor, module: nn.Module) -> Tensor:
+    """x in the floating type of the module's parameters; as it is where there are none."""
+    dtypes = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return x.to(next(dtypes, x.dtype))

@@ -1,0 +1,152 @@
+"""Parts of outside authors: trained, validated, predicted, drawn, saved and reloaded."""
+
+from __future__ import annotations
+
+from math import log
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+
+from conftest import fit
+from parts.factor_vae import FactorVAE
+from parts.iwae import IWAE
+from parts.maf import MAF
+from parts.vampprior import VampPrior
+from parts.vq import Reconstruction, VectorQuantised
+from test_vae import linear_gaussian
+from vaekit import VAEModule, callbacks, data, plugins, register
+from vaekit.batch import Batch, DataInfo
+
+PARTS: dict[str, dict[str, Any]] = {
+    "iwae": {"objective": "IWAE"},
+    "dreg": {"objective": {"class_path": "IWAE", "init_args": {"dreg": True}}},
+    "vq": {"posterior": "VectorQuantised", "objective": "Reconstruction"},
+    "vampprior": {"prior": "VampPrior"},
+    "maf": {"posterior": "MAF"},
+    "factor_vae": {"objective": "FactorVAE"},
+}
+INFO = DataInfo((3,), (0.0, 1.0), levels=2)
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "_registered", {})
+    for part in (IWAE, VectorQuantised, Reconstruction, VampPrior, MAF, FactorVAE):
+        register(part)
+
+
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.filterwarnings("ignore:KL.* has no registered closed form")
+def test_a_part_lives_a_whole_life(name: str, tmp_path: Path) -> None:
+    module = data.Digits(binarize="static")
+    model = VAEModule(latent_shape=4, data=module.info, **PARTS[name])
+    keep, best = callbacks.BestCheckpoint(), model.objective.best
+    trainer = fit(
+        model,
+        module,
+        max_epochs=2,
+        logger=CSVLogger(tmp_path),
+        enable_checkpointing=True,
+        gradient_clip_val=10.0,
+        callbacks=[keep, callbacks.Pictures()],
+    )
+    assert (keep.monitor, keep.mode) == (f"val/{best[0]}", best[1])
+    value = trainer.callback_metrics[f"val/{best[0]}"]
+    assert torch.isfinite(value)
+    assert ("val/bpd" in trainer.callback_metrics) is model.objective.bound
+    assert len(list(Path(trainer.log_dir).glob("*.png"))) == 3
+    again = VAEModule.load_from_checkpoint(keep.best_model_path)
+    predict = pl.Trainer(logger=False, enable_progress_bar=False).predict(again, module)
+    assert predict is not None
+    assert torch.cat([batch[best[0]] for batch in predict]).shape == (180,)
+    x = next(module.rows("test")).x
+    assert torch.equal(again.reconstruct(x), again.reconstruct(x))
+    assert again.sample(3).isfinite().all()
+    found = pl.Trainer(logger=False, enable_progress_bar=False).validate(again, module)
+    assert found[0][f"val/{best[0]}"] == pytest.approx(keep.best_model_score.item(), rel=1e-5)
+
+
+def test_the_doubly_reparametrised_gradient_vanishes_at_the_exact_posterior() -> None:
+    # There every weight is the likelihood, whatever z: nothing is left for q to learn.
+    core, _, _ = linear_gaussian(d=5, k=2, scale=0.7)
+    batch, weights = Batch(torch.randn(8, 5).double()), list(core.posterior.parameters())
+    for dreg in (True, False):
+        loss = IWAE(5, dreg)(core, batch, 0)["loss"].sum()
+        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)])
+        assert (gradient.abs().max().item() < 1e-10) is dreg
+
+
+def test_both_gradients_of_the_importance_weighted_bound_have_one_mean() -> None:
+    core, _, _ = linear_gaussian(d=3, k=1, scale=0.7)
+    with torch.no_grad():
+        core.posterior.linear.bias.add_(0.3)  # away from the exact posterior
+    x, bias = torch.randn(1, 3).double().expand(4000, 3), core.posterior.linear.bias
+    means = []
+    for dreg in (True, False):
+        torch.manual_seed(0)
+        draws = [
+            torch.autograd.grad(IWAE(4, dreg)(core, Batch(x), 0)["loss"].mean(), bias)[0]
+            for _ in range(30)
+        ]
+        draws = torch.stack(draws)
+        means.append((draws.mean(0), draws.std(0) / 30**0.5))
+    (a, error_a), (b, error_b) = means
+    assert ((a - b).abs() < 4 * (error_a**2 + error_b**2).sqrt()).all()
+    assert (a.abs() > 0.01).any()
+
+
+def test_the_codebook_moves_towards_what_it_encodes_and_unused_codes_stay() -> None:
+    # pythae's unused EMA codes blow up.
+    model = VAEModule(latent_shape=2, data=INFO, posterior="VectorQuantised",
+                      objective="Reconstruction")  # fmt: skip
+    part, batch = model.core.posterior, Batch(torch.ones(6, 3))
+    with torch.no_grad():
+        draw = model.core.draw(batch)
+        before = part.total / part.count.unsqueeze(1)
+        for _ in range(2000):
+            part.after_step(draw)
+        after = part.total / part.count.unsqueeze(1)
+    used = draw.q.index.unique()
+    assert torch.allclose(after[used], draw.q.encoded[0], atol=1e-3)
+    idle = torch.ones(16, dtype=torch.bool)
+    idle[used] = False
+    assert torch.equal(after[idle], before[idle])
+
+
+@pytest.mark.parametrize("context", [0, 2])
+def test_a_vampprior_is_the_mixture_of_its_pseudo_inputs_posteriors(context: int) -> None:
+    info = DataInfo((3,), (0.0, 1.0), levels=2, context_features=context)
+    model = VAEModule(latent_shape=2, data=info, prior="VampPrior").double()
+    with torch.no_grad():
+        model.core.prior.inputs.uniform_()
+    c = torch.randn(5, context).double() if context else None
+    p = model.core.prior(c, model.core.infer)
+    z = torch.randn(4, 5, 2).double()
+    got = p.log_prob(z)
+    for row in range(5):
+        u = model.core.prior.inputs
+        own = None if c is None else c[row].expand(10, -1)
+        q = model.core.infer(u, own)
+        wanted = q.log_prob(z[:, row].unsqueeze(1)).logsumexp(1) - log(10)
+        assert torch.allclose(got[:, row], wanted)
+    assert model.sample(5, c).shape == (5, 3)
+
+
+def test_factorvaes_critic_teaches_the_encoder_nothing_but_by_its_term() -> None:
+    # pythae's discriminator loss leaks into the encoder.
+    model = VAEModule(latent_shape=2, data=INFO, objective="FactorVAE")
+    batch = Batch((torch.rand(8, 3) > 0.5).float())
+    terms = model.objective(model.core, batch, 0)
+    critic, core = list(model.objective.parameters()), list(model.core.parameters())
+    leaked = torch.autograd.grad(terms["critic"], core, retain_graph=True, allow_unused=True)
+    assert all(g is None for g in leaked)
+    back = torch.autograd.grad(terms["tc"].sum(), critic, retain_graph=True, allow_unused=True)
+    assert all(g is None for g in back)
+    assert any(
+        g is not None and g.abs().max() > 0
+        for g in torch.autograd.grad(terms["tc"].sum(), core, allow_unused=True)
+    )
