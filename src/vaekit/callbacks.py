@@ -56,14 +56,22 @@ class BestCheckpoint(ModelCheckpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = trainer.log_dir or trainer.default_root_dir
+        super().setup(trainer, pl_module, stage)
+
+    @property
+    def state_key(self) -> str:
+        # Not Lightning's, which names the monitor: that is known only once the model is built.
+        return "BestCheckpoint"
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor is None and isinstance(pl_module, VAEModule):
             name, self.mode = pl_module.objective.best
             self.monitor = f"val/{name}"
-            self.kth_value = torch.tensor(-torch.inf if self.mode == "max" else torch.inf)
+            if self.best_model_score is None:  # else this goes on from a checkpoint
+                self.kth_value = torch.tensor(-torch.inf if self.mode == "max" else torch.inf)
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, DataModule) and "val" not in data.splits:
             self.monitor = None
-        super().setup(trainer, pl_module, stage)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
