@@ -14,7 +14,9 @@ from lightning.pytorch.loggers import CSVLogger
 from conftest import fit
 from parts.factor_vae import FactorVAE
 from parts.iwae import IWAE
+from parts.logistic_mixture import LogisticMixture
 from parts.maf import MAF
+from parts.two_level import ConditionalNormal, TwoLevel
 from parts.vampprior import VampPrior
 from parts.vq import Reconstruction, VectorQuantised
 from test_vae import linear_gaussian
@@ -28,6 +30,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "vampprior": {"prior": "VampPrior"},
     "maf": {"posterior": "MAF"},
     "factor_vae": {"objective": "FactorVAE"},
+    "two_level": {"core": "TwoLevel"},
+    "logistic_mixture": {"likelihood": "LogisticMixture"},
 }
 INFO = DataInfo((3,), (0.0, 1.0), levels=2)
 
@@ -35,14 +39,24 @@ INFO = DataInfo((3,), (0.0, 1.0), levels=2)
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "_registered", {})
-    for part in (IWAE, VectorQuantised, Reconstruction, VampPrior, MAF, FactorVAE):
+    for part in (
+        IWAE,
+        VectorQuantised,
+        Reconstruction,
+        VampPrior,
+        MAF,
+        FactorVAE,
+        TwoLevel,
+        ConditionalNormal,
+        LogisticMixture,
+    ):
         register(part)
 
 
 @pytest.mark.parametrize("name", PARTS)
 @pytest.mark.filterwarnings("ignore:KL.* has no registered closed form")
 def test_a_part_lives_a_whole_life(name: str, tmp_path: Path) -> None:
-    module = data.Digits(binarize="static")
+    module = data.Digits(binarize="none" if name == "logistic_mixture" else "static")
     model = VAEModule(latent_shape=4, data=module.info, **PARTS[name])
     keep, best = callbacks.BestCheckpoint(), model.objective.best
     trainer = fit(
@@ -150,3 +164,43 @@ def test_factorvaes_critic_teaches_the_encoder_nothing_but_by_its_term() -> None
         g is not None and g.abs().max() > 0
         for g in torch.autograd.grad(terms["tc"].sum(), core, allow_unused=True)
     )
+
+
+def test_two_levels_weigh_what_their_parts_say_and_rates_agree_with_them() -> None:
+    core = VAEModule(latent_shape=3, data=INFO, core="TwoLevel").double().core
+    x = (torch.rand(4, 3) > 0.5).double()
+    noise = (torch.randn(5, 4, 2).double(), torch.randn(5, 4, 3).double())
+    draw = core.draw(Batch(x), 5, noise=noise)
+    q1 = core.infer(x)
+    z1 = q1.mean + q1.stddev * noise[1]
+    assert torch.allclose(draw.z, z1)
+    for k in range(5):
+        q2 = core.top_posterior(core.top_encoder(z1[k]))
+        z2 = q2.mean + q2.stddev * noise[0][k]
+        joint = core.decode(z1[k : k + 1]).log_prob(x)[0] + core.prior(z2).log_prob(z1[k])
+        wanted = joint + core.top_prior().log_prob(z2) - q1.log_prob(z1[k]) - q2.log_prob(z2)
+        assert torch.allclose(draw.log_weight[k], wanted)
+    assert [rate.shape for rate in draw.rates] == [(5, 4), (5, 4)]
+    many = core.draw(Batch(x), 20_000)
+    difference = (many.rate - (many.log_posterior - many.log_prior)).detach()
+    assert (difference.mean(0).abs() < 4 * difference.std(0) / 20_000**0.5 + 1e-9).all()
+    stopped = core.draw(Batch(x), 5, stop=True, noise=noise)
+    assert torch.allclose(stopped.log_weight, draw.log_weight)
+
+
+def test_a_logistic_mixture_is_a_probability_of_all_colours() -> None:
+    levels = 5
+    info = DataInfo((2, 1, 1), (0.0, 1.0), levels=levels)
+    likelihood = LogisticMixture((2, 1, 1), info, components=3)
+    grid = torch.arange(levels).double() / (levels - 1)
+    x = torch.cartesian_prod(grid, grid).view(-1, 2, 1, 1)
+    p = likelihood(torch.randn(1, 1, 15, 1, 1).double().expand(1, 25, -1, -1, -1))
+    assert p.log_prob(x).exp().sum().item() == pytest.approx(1, abs=1e-9)
+    one = torch.tensor([True, False]).view(1, 2, 1, 1).expand_as(x)
+    hidden = torch.where(one, x, torch.nan)
+    marginal = likelihood.log_prob(p, hidden, one).view(levels, levels)
+    wanted = p.log_prob(x).view(levels, levels).logsumexp(1, keepdim=True)
+    assert torch.allclose(marginal, wanted.expand(-1, levels))
+    drawn = p.sample()
+    assert drawn.isfinite().all()
+    assert set((drawn * 4).unique().tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0}

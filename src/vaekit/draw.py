@@ -97,7 +97,8 @@ class Level(NamedTuple):
             z: The draws, with shape `(K, B, *Z)`.
             q: What they were drawn from, with batch shape (B,), or (K * B,) where it depends on
                 draws of another level that were flattened.
-            p: The prior, with batch shape (), (B,) or (K * B,).
+            p: The prior, with batch shape (), (B,) or (K * B,). Where that is neither () nor q's,
+                the rate is estimated: log q - log p.
             log_q: log q(z), (K, B) in nats, where the draw brought it: then the rate is
                 log q - log p, since a closed form would not know what the draw did.
             density: What log q(z) is taken of in the place of q: q with its parameters stopped,
@@ -113,7 +114,7 @@ class Level(NamedTuple):
         log_prior = once(lambda: _per_draw(_log_prob(p, z), z, "log p(z)"), z)
 
         def kl() -> Tensor:
-            if log_q is not None:
+            if log_q is not None or p.batch_shape not in ((), q.batch_shape):
                 return log_post() - log_prior()
             return _per_draw(_by_rows(rate_of(q, p, log_post, log_prior), z), z, "a rate")
 
