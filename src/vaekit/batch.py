@@ -21,7 +21,6 @@ __all__ = [
     "each",
     "first",
     "leaves",
-    "named",
     "shapes_of",
 ]
 
@@ -66,18 +65,6 @@ def leaves(tree: Any) -> list[Any]:
 def first(tree: Tree) -> Tensor:
     """A tree's first tensor, for what all its entries share: rows, device."""
     return next(iter(tree.values())) if isinstance(tree, dict) else tree
-
-
-def named(name: str, tree: Any) -> dict[str, Any]:
-    """A tree's entries, each by `name.entry`; a single tensor by `name` alone.
-
-    Example:
-        >>> named("x", {"image": 1, "text": 2})
-        {'x.image': 1, 'x.text': 2}
-    """
-    if isinstance(tree, Mapping):
-        return {f"{name}.{key}": leaf for key, leaf in tree.items()}
-    return {name: tree}
 
 
 def shapes_of(sizes: Any) -> Any:

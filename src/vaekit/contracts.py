@@ -34,6 +34,7 @@ __all__ = [
     "Infer",
     "Likelihood",
     "LogJoint",
+    "Noise",
     "Objective",
     "Part",
     "Posterior",
@@ -48,6 +49,9 @@ LogJoint = Callable[[Tensor], Tensor]
 Infer = Callable[..., Distribution]
 """(x, context=None, mask=None) -> q(z|x), for a prior that looks through the encoder. The rows are
 the prior's own, as many as it likes; context and mask, where there are any, belong to them."""
+
+Noise = Tensor | tuple[Tensor, ...]
+"""Standard normal noise (K, B, *Z) to draw with; in a hierarchy one per level, the top first."""
 
 Spec = str | dict[str, Any]
 """A part as data: its name, or {"class_path": name, "init_args": {...}}."""
@@ -388,24 +392,24 @@ class Core(Part):
         return draw
 
     def draw(
-        self,
-        batch: Batch,
-        samples: int = 1,
-        stop: bool = False,
-        noise: Tensor | tuple[Tensor, ...] | None = None,
+        self, batch: Batch, samples: int = 1, stop: bool = False, noise: Noise | None = None
     ) -> Draw:
         """Draws K = `samples` latents for each row.
 
         Arguments:
             stop: Detach q's parameters in log q(z|x), for path gradients.
-            noise: Standard normal noise with shape (K, B, *Z) to draw with, in the place of fresh
-                noise; in a hierarchy one for each level, the top first.
+            noise: What to draw with, in the place of fresh noise.
         """
         raise NotImplementedError
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
         """p(x|z) for z (K, B, *Z) and context (B, C), with batch shape (K, B)."""
         raise NotImplementedError
+
+    def reading(self, p: Distribution, sample: bool = False) -> Tree:
+        """x (B, *event) of a p(x|z) of one draw per row: its point, or a sample of it."""
+        x = p.sample() if sample else self.likelihood.point(p)
+        return each(lambda leaf: leaf.squeeze(0), x)
 
     def infer(
         self, x: Tree, context: Tensor | None = None, mask: Tree | None = None

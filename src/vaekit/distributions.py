@@ -30,7 +30,6 @@ __all__ = [
     "soft_clamp",
     "sum_over_ranks",
     "transport",
-    "transports",
 ]
 
 _estimated: set[str] = set()
@@ -159,13 +158,6 @@ def _(q: Normal, noise: Tensor) -> Tensor:
 @transport.register(Independent)
 def _(q: Independent[Distribution], noise: Tensor) -> Tensor:
     return transport(q.base_dist, noise)
-
-
-def transports(q: Distribution) -> bool:
-    """Whether `transport` knows a map for q, so that noise can be passed in."""
-    if type(q) is Independent:
-        return transports(q.base_dist)
-    return transport.dispatch(type(q)) is not transport.dispatch(object)
 
 
 def sample_and_log_prob(

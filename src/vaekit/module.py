@@ -11,10 +11,9 @@ from typing import IO, Any, Self
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from vaekit import plugins
-from vaekit.batch import Batch, DataInfo, each
+from vaekit.batch import Batch, DataInfo
 from vaekit.checkpoints import missing, read_checkpoint
 from vaekit.contracts import Core, Decoder, Encoder, Likelihood, Objective, Part, Posterior, Prior
 from vaekit.metrics.means import RowMeans
@@ -35,7 +34,7 @@ class VAEModule(LightningModule):
     then has to be passed again when the model is loaded from a checkpoint.
 
     Losses are in nats: sums over dimensions, means over rows. Validation and test report the bound
-    itself (beta 1, full KL), whatever is minimised in training.
+    itself (beta 1, full KL), whatever is minimised in training, or what else the objective says.
 
     Arguments:
         latent_shape: Shape of z; a number n means (n,).
@@ -311,14 +310,10 @@ class VAEModule(LightningModule):
         with self._noise_of(batch, batch_idx):
             terms = self.evaluate(batch)
         rows = {name: term for name, term in terms.items() if term.dim()}
-        rows |= {"z": z, "reconstruction": self._first_draw(p)}
+        rows |= {"z": z, "reconstruction": self.core.reading(p)}
         if batch.label is not None:
             rows["label"] = batch.label
         return {name: x[: len(batch) if batch.weight else 0] for name, x in rows.items()}
-
-    def _first_draw(self, p: Distribution) -> Any:
-        """What stands for p(x|z) of one draw per row."""
-        return each(lambda x: x.squeeze(0), self.core.likelihood.point(p))
 
     # Use
 
@@ -352,7 +347,7 @@ class VAEModule(LightningModule):
         """x (B, *event) of latents z (B, *Z): the point of p(x|z)."""
         with self.using():
             z, context = z.to(self.device), self._context(context, len(z))
-            return self._first_draw(self.core.decode(z.unsqueeze(0), context))
+            return self.core.reading(self.core.decode(z.unsqueeze(0), context))
 
     def reconstruct(
         self,
@@ -507,10 +502,7 @@ class VAEModule(LightningModule):
 
     @property
     def has_bits(self) -> bool:
-        """Whether the best checkpoint's number counts bits per dimension.
-
-        Not so where a mask hides elements: a row's observed ones are not counted.
-        """
+        """Whether what chooses the best checkpoint counts bits, of rows that no mask hides."""
         assert self.info is not None
         return self.objective.bound and self.core.likelihood.gives_bits(self.info)
 
@@ -537,16 +529,21 @@ def _full_precision_parameters() -> Iterator[None]:
         torch.set_default_dtype(default)
 
 
+_HELD_TO: dict[type[Part], str] = {
+    Posterior: "latent_shape",
+    Prior: "latent_shape",
+    Decoder: "output_shape",
+    Likelihood: "event_shape",
+}
+_DECLARES: dict[type[Part], str] = {Encoder: "features", Likelihood: "output_shape"}
+
+
 def _declared(part: Any, given: Mapping[str, Any]) -> Any:
     """The part with the shapes that its contract will be held to."""
-    if isinstance(part, Posterior | Prior):
-        part.latent_shape = given["latent_shape"]
-    elif isinstance(part, Decoder):
-        part.output_shape = given["output_shape"]
-    elif isinstance(part, Likelihood):
-        part.event_shape = given["event_shape"]
-    wanted = {Encoder: "features", Likelihood: "output_shape"}
-    for base, name in wanted.items():
+    for base, name in _HELD_TO.items():
+        if isinstance(part, base) and name in given:
+            setattr(part, name, given[name])
+    for base, name in _DECLARES.items():
         if isinstance(part, base) and not hasattr(part, name):
             raise part.refuse(f"an attribute {name}, for which the next part is built", "none")
     return part

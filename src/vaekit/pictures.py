@@ -65,12 +65,11 @@ def samples(model: VAEModule, x: Tensor) -> Figure:
 
 def reconstructions(model: VAEModule, batch: Batch, n: int = 32) -> Figure:
     """Held-out rows, each with its reconstruction below it."""
-    x = batch.x[:n]
-    context = None if batch.context is None else batch.context[:n]
-    mask = None if batch.mask is None else batch.mask[:n]
-    if mask is not None:
-        x = torch.where(mask, x, torch.nan)  # drawn black
-    y = model.reconstruct(x, context, mask)
+    batch = batch[:n]
+    x = batch.x
+    if batch.mask is not None:
+        x = torch.where(batch.mask, x, torch.nan)  # drawn black
+    y = model.reconstruct(x, batch.context, batch.mask)
     columns = min(16, len(x))
     pairs = [
         picture

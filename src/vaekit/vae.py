@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vaekit.batch import Batch, Tree, each, first
-from vaekit.contracts import Build, Core, frozen
+from vaekit.contracts import Build, Core, Noise, frozen
 from vaekit.distributions import sample_and_log_prob
 from vaekit.draw import Draw, Level
 from vaekit.precision import full_precision
@@ -49,11 +49,7 @@ class VAE(Core):
         return self.likelihood(each(lambda leaf: leaf.unflatten(0, samples), y), context)
 
     def draw(
-        self,
-        batch: Batch,
-        samples: int = 1,
-        stop: bool = False,
-        noise: Tensor | tuple[Tensor, ...] | None = None,
+        self, batch: Batch, samples: int = 1, stop: bool = False, noise: Noise | None = None
     ) -> Draw:
         x, context, mask = batch.x, batch.context, batch.mask
         assert not isinstance(noise, tuple)
@@ -77,6 +73,4 @@ class VAE(Core):
     def generate(self, n: int, context: Tensor | None = None, sample: bool = False) -> Tree:
         prior = self.prior(context, self.infer)
         z = prior.sample(torch.Size((n,) if not prior.batch_shape else ()))
-        p = self.decode(z.unsqueeze(0), context)
-        x = p.sample() if sample else self.likelihood.point(p)
-        return each(lambda leaf: leaf.squeeze(0), x)
+        return self.reading(self.decode(z.unsqueeze(0), context), sample)

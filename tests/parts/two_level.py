@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vaekit.batch import Batch, Shape
-from vaekit.contracts import Build, Infer, Prior, Spec, frozen
+from vaekit.contracts import Build, Infer, Noise, Prior, Spec, frozen
 from vaekit.distributions import normal, sample_and_log_prob, soft_clamp
 from vaekit.draw import Draw, Level
 from vaekit.vae import VAE
@@ -46,11 +46,7 @@ class TwoLevel(VAE):
         self.prior = build("prior", lower_prior, context_features=top)
 
     def draw(
-        self,
-        batch: Batch,
-        samples: int = 1,
-        stop: bool = False,
-        noise: Tensor | tuple[Tensor, ...] | None = None,
+        self, batch: Batch, samples: int = 1, stop: bool = False, noise: Noise | None = None
     ) -> Draw:
         upper, lower = noise if isinstance(noise, tuple) else (None, None)
         h = self.encoder(batch.x, None, batch.mask)
@@ -76,5 +72,4 @@ class TwoLevel(VAE):
 
     def generate(self, n: int, context: Tensor | None = None, sample: bool = False) -> Tensor:
         z1 = self.prior(self.top_prior().sample(torch.Size([n]))).sample()
-        p = self.decode(z1.unsqueeze(0))
-        return (p.sample() if sample else self.likelihood.point(p)).squeeze(0)
+        return self.reading(self.decode(z1.unsqueeze(0)), sample)
