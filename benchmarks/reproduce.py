@@ -22,7 +22,8 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
-from vaekit import VAEModule, plugins
+from vaekit import Model, VAEModule, specs
+from vaekit.noise import fixed_noise
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results.md"
@@ -43,11 +44,9 @@ class TestCurve(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, VAEModule)
-        pl_module.eval()
-        with torch.no_grad(), pl_module.fixed_noise():
+        with fixed_noise(0):
             rows = trainer.datamodule.rows("test")  # type: ignore[attr-defined]
-            elbo = torch.cat([pl_module.evaluate(batch)["elbo"] for batch in rows])
-        pl_module.train()
+            elbo = torch.cat([pl_module.model.evaluate(batch)["elbo"] for batch in rows])
         self.values.append(-float(elbo.double().mean()))
         print(f"  epoch {len(self.values)}: {self.values[-1]:.2f}", flush=True)
 
@@ -56,9 +55,9 @@ def train(name: str, seed: int, epochs: int) -> tuple[list[float], float]:
     """The curve of one run, and its seconds."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
     seed_everything(seed)
-    data_spec = plugins.as_spec(config["data"])
+    data_spec = specs.as_spec(config["data"])
     data_spec["init_args"]["seed"] = seed
-    data = plugins.build("data", data_spec)
+    data = specs.build("data", data_spec)
     curve = TestCurve()
     trainer = Trainer(
         max_epochs=epochs,
@@ -69,7 +68,8 @@ def train(name: str, seed: int, epochs: int) -> tuple[list[float], float]:
         enable_model_summary=False,
     )
     start = time.perf_counter()
-    trainer.fit(VAEModule(**config["model"], data=data.info), data)
+    training = {"optimizer": config["model"].pop("optimizer")}
+    trainer.fit(VAEModule(Model(data, **config["model"]), **training), data)
     return curve.values, time.perf_counter() - start
 
 

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
+from vaekit import Model, VAEModule
 from vaekit.cli import run
 
 os.environ["WANDB_SILENT"] = "true"
@@ -52,8 +53,11 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     return call
 
 
-def fit(model: pl.LightningModule, data: pl.LightningDataModule, **kwargs: object) -> pl.Trainer:
+def fit(
+    model: Model | pl.LightningModule, data: pl.LightningDataModule, **kwargs: object
+) -> pl.Trainer:
     """Trains and returns the trainer."""
+    module = VAEModule(model) if isinstance(model, Model) else model
     settings = {
         "logger": False,
         "enable_checkpointing": False,
@@ -64,5 +68,5 @@ def fit(model: pl.LightningModule, data: pl.LightningDataModule, **kwargs: objec
         "num_sanity_val_steps": 0,
     }
     trainer = pl.Trainer(**{**settings, **kwargs})
-    trainer.fit(model, data)
+    trainer.fit(module, data)
     return trainer

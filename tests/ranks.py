@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from conftest import fit
-from vaekit import VAEModule, callbacks, data, register
+from vaekit import Model, VAEModule, callbacks, data, register
 from vaekit.batch import Batch
 from vaekit.vae import VAE
 
@@ -55,12 +55,12 @@ def trained(ranks: int, n: int, scale: object, batch: int = 8) -> dict[str, Any]
     """Weights and logged numbers after three epochs at a global batch size."""
     torch.manual_seed(0)
     module = rows(n, batch_size=batch // ranks)
-    model = VAEModule(
+    model = Model(
+        module,
         latent_shape=3,
         likelihood={"class_path": "Gaussian", "init_args": {"scale": scale}},
         objective={"class_path": "ELBO", "init_args": {"samples": 2}},
         core="RowNoise",
-        data=module.info,
     ).double()  # forked ranks give their weights back to this copy
     trainer = fit(model, module, max_epochs=3, **settings(ranks))
     metrics = {k: v.item() for k, v in trainer.callback_metrics.items() if "step" not in k}
@@ -71,7 +71,7 @@ def trained(ranks: int, n: int, scale: object, batch: int = 8) -> dict[str, Any]
 def predicted(ranks: int, folder: Path) -> dict[str, torch.Tensor]:
     module = rows(43, batch_size=4)
     torch.manual_seed(0)
-    model = VAEModule(latent_shape=3, likelihood="Gaussian", core="RowNoise", data=module.info)
+    model = Model(module, latent_shape=3, likelihood="Gaussian", core="RowNoise")
     trainer = pl.Trainer(
         accelerator="cpu",
         logger=False,
@@ -79,7 +79,7 @@ def predicted(ranks: int, folder: Path) -> dict[str, torch.Tensor]:
         callbacks=[callbacks.PredictionWriter(folder)],
         **settings(ranks),
     )
-    trainer.predict(model, module, return_predictions=ranks == 1)
+    trainer.predict(VAEModule(model), module, return_predictions=ranks == 1)
     with np.load(folder / "predictions.npz") as arrays:
         return {k: torch.from_numpy(v) for k, v in arrays.items()}
 
@@ -98,7 +98,7 @@ def drawn(folder: Path) -> list[torch.Tensor]:
     """Random numbers of both ranks, after seed_everything."""
     pl.seed_everything(0, verbose=False)
     module = data.Digits()
-    model = VAEModule(latent_shape=3, data=module.info)
+    model = Model(module, latent_shape=3)
     callback = KeepNoise(folder)
     fit(model, module, max_steps=1, callbacks=[callback], **settings(2))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]

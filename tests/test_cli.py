@@ -16,8 +16,8 @@ import yaml
 from matplotlib.image import imread
 
 from conftest import fit
-from test_data import write_mnist
-from vaekit import VAEModule, data
+from test_idx import write_mnist
+from vaekit import Model, data, load
 from vaekit.__main__ import COMMANDS, main
 from vaekit.cli import CLI
 
@@ -153,7 +153,8 @@ def test_a_conditional_model_from_the_command_line(cli: Cli, tmp_path: Path) -> 
 
 def test_an_unconditional_model_samples_without_its_data(cli: Cli, tmp_path: Path) -> None:
     write_mnist(tmp_path / "mnist", train=50)
-    trainer = fit(VAEModule(latent_shape=2), data.MNIST(tmp_path, val=10), max_epochs=1)
+    module = data.MNIST(tmp_path, val=10)
+    trainer = fit(Model(module, latent_shape=2), module, max_epochs=1)
     trainer.save_checkpoint(tmp_path / "model.ckpt")
     for file in (tmp_path / "mnist").iterdir():
         file.unlink()
@@ -245,7 +246,7 @@ def test_latents_may_have_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_parts_inside_parts_from_the_command_line(cli: Cli) -> None:
     beta = ("--model.objective.beta", "Linear", "--model.objective.beta.steps", 50)
     folder = cli("fit", *FAST, *beta) / "runs" / "version_0"
-    model = VAEModule.load_from_checkpoint(folder / "best.ckpt")
+    model = load(folder / "best.ckpt")
     assert model.objective.beta(25) == 0.5
 
 
@@ -286,96 +287,6 @@ def test_print_config_can_be_used_as_a_configuration(
     assert config["model"]["encoder"]["class_path"] == "vaekit.encoders.ConvEncoder"
 
 
-# Errors
-
-
-ERRORS = {
-    "unknown name": (
-        ["fit", "--model.encoder", "ConvEncodr"],
-        "There is no encoder 'ConvEncodr'. Did you mean ConvEncoder? Registered under encoder: C",
-    ),
-    "unknown name in a file": (
-        ["fit", "-c", "bad.yaml"],
-        "There is no prior 'Vamp'. Registered under prior: StandardNormal",
-    ),
-    "another kind": (
-        ["fit", "--model.encoder", "Gaussian"],
-        "Expected an encoder, but Gaussian is a likelihood",
-    ),
-    "unknown argument": (
-        ["fit", "--model.encoder", "MLPEncoder", "--model.encoder.hiden", "[3]"],
-        "has no argument 'hiden'. Did you mean hidden? It has: hidden, activation.",
-    ),
-    "argument of another part": (
-        ["fit", "--model.likelihood.scale", "3"],
-        "The likelihood Bernoulli (vaekit 0.1.0) has no argument 'scale'",
-    ),
-    "refused value": (
-        ["fit", "--model.likelihood", "Gaussian", "--model.likelihood.scale", "-1"],
-        "The likelihood Gaussian (vaekit 0.1.0): Expected scale to be positive",
-    ),
-    "too many halvings": (
-        ["fit", "--model.encoder", "ConvEncoder", "--model.encoder.channels", "[4,4,4,4]"],
-        "at most 3 channels entries for 8x8 images",
-    ),
-    "range": (
-        ["fit", "--data", "Arrays", "--data.x", "rows.npy"],
-        "Bernoulli expected data in [0, 1], but the data's range is [-inf, inf]",
-    ),
-    "no configuration": (
-        ["fit", "-c", "mnits"],
-        "no configuration file mnits, and none of that name among vaekit's own: digits, early",
-    ),
-    "no checkpoint": (["test", "--data", "Digits"], "needs a trained model: --ckpt_path"),
-    "checkpoint file": (["test", "--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt"),
-    "model beside a checkpoint": (
-        ["sample", "--ckpt_path", "model.ckpt", "--model.encoder", "ConvEncoder"],
-        "The model comes from the checkpoint: leave out --model.encoder.",
-    ),
-    "optimizer": (["fit", "--model.optimizer", "Adma"], "a class of torch.optim for model.opt"),
-    "learning rate": (
-        ["fit", "--model.optimizer", "Adam", "--model.optimizer.lr", "-1"],
-        "torch.optim.Adam: Invalid learning rate",
-    ),
-    "argument of a part inside a part": (
-        ["fit", "--model.objective.beta", "Linear", "--model.objective.beta.stps", "3"],
-        "The schedule Linear (vaekit 0.1.0) has no argument 'stps'. Did you mean steps?",
-    ),
-    "name of a part inside a part": (
-        ["fit", "--model.objective.beta", "Linearr"],
-        "There is no part 'Linearr'. Did you mean Linear?",
-    ),
-    "damaged yaml": (["fit", "-c", "damaged.yaml"], "damaged.yaml"),
-    "yaml of another kind": (["fit", "-c", "text.yaml"], "model"),
-    "text for a checkpoint": (["test", "--ckpt_path", "text.yaml"], "plain data alone"),
-    "split": (["encode", "--ckpt_path", "model.ckpt", "--split", "foo"], "Expected foo rows"),
-    "no rows": (["sample", "--ckpt_path", "model.ckpt", "--n", "0"], "at least one row"),
-    "trainer": (["fit", "--trainer.epochs", "3"], "trainer.epochs"),
-    "command": (["fti"], "invalid choice: 'fti'"),
-}
-
-
-@pytest.mark.parametrize("case", ERRORS)
-def test_errors_say_what_was_expected_and_end_at_once(
-    case: str, cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    args, words = ERRORS[case]
-    (tmp_path / "bad.yaml").write_text("model:\n  prior: {class_path: Vamp}\n")
-    (tmp_path / "damaged.yaml").write_text("model: [unclosed\n")
-    (tmp_path / "text.yaml").write_text("model: foo\n")
-    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(30, 3)) * 9)
-    if "model.ckpt" in args:
-        trainer = fit(VAEModule(latent_shape=2), data.Digits(), max_epochs=1)
-        trainer.save_checkpoint(tmp_path / "model.ckpt")
-    with pytest.raises(SystemExit) as stopped:
-        cli(*args)
-    said = capsys.readouterr().err + str(stopped.value)
-    assert stopped.value.code not in (0, None)
-    assert words in said
-    assert said.count("\n") < 25  # and no page of usage that hides it
-    assert not (tmp_path / "runs").exists()
-
-
 # Processes of their own
 
 
@@ -402,7 +313,7 @@ def test_two_ranks_from_the_command_line(tmp_path: Path) -> None:
 
 def test_bfloat16_from_the_command_line(tmp_path: Path) -> None:
     vaekit(tmp_path, "fit", *FAST, "--trainer.precision", "bf16-mixed")
-    model = VAEModule.load_from_checkpoint(tmp_path / "runs/version_0/best.ckpt")
+    model = load(tmp_path / "runs/version_0/best.ckpt")
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 

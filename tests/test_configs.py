@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from test_data import write_mnist
-from vaekit import VAEModule
+from test_idx import write_mnist
+from vaekit import load
 from vaekit.cli import config_path
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -31,7 +31,7 @@ def test_a_configuration_trains_a_step_and_reloads(
     checkpoint = folder / "runs/version_0/best.ckpt"
     step = torch.load(checkpoint, weights_only=True)["global_step"]
     assert step == 1
-    model = VAEModule.load_from_checkpoint(checkpoint)
+    model = load(checkpoint)
     assert model.sample(2).isfinite().all()
 
 

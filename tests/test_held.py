@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal, constraints, kl_divergence
 
-from vaekit import VAEModule, data, plugins, register
+from vaekit import Model, VAEModule, data, plugins, register
 from vaekit.batch import Batch, DataInfo, each
-from vaekit.contracts import Core, Encoder, frozen
+from vaekit.contracts import Core, Encoder
 from vaekit.decoders import MLPDecoder
 from vaekit.distributions import Joint, inside, normal
 from vaekit.draw import Level
 from vaekit.encoders import MLPEncoder
 from vaekit.likelihoods import Bernoulli, Gaussian
 from vaekit.objectives.elbo import ELBO
+from vaekit.part import frozen
 from vaekit.posteriors import DiagonalNormal
 
 INFO = DataInfo((1, 8, 8), (0.0, 1.0), levels=2)
@@ -75,14 +76,14 @@ class NoDensity(DiagonalNormal):
 )
 def test_a_part_that_gives_another_shape_is_named(kind: str, part: type, words: str) -> None:
     register(part)
-    model = VAEModule(data=INFO, **{kind: part.__name__})
+    model = Model(INFO, **{kind: part.__name__})
     with pytest.raises(ValueError, match=words):
         model.objective(model.core, ROWS, 0)
 
 
 def test_a_loss_with_one_value_per_draw_is_refused() -> None:
     register(Many)
-    model = VAEModule(data=INFO, objective="Many")
+    model = Model(INFO, objective="Many")
     with pytest.raises(ValueError, match=r"Many .*term loss of shape \(5,\).*got \(3, 5\)"):
         model.objective(model.core, ROWS, 0)
 
@@ -111,13 +112,13 @@ def test_a_part_is_held_to_its_construction() -> None:
         ("Bare", r"Bare .*expected an attribute features"),
     ):
         with pytest.raises(ValueError, match=words):
-            VAEModule(data=INFO, encoder=name)
+            Model(INFO, encoder=name)
 
 
 def test_an_objective_refuses_a_posterior_without_a_density_when_the_model_is_built() -> None:
     register(NoDensity)
     with pytest.raises(ValueError, match=r"ELBO .*a posterior with a density.*NoDensity"):
-        VAEModule(data=INFO, posterior="NoDensity")
+        Model(INFO, posterior="NoDensity")
 
 
 def test_any_part_may_name_the_data_and_make_parts_of_its_own() -> None:
@@ -129,7 +130,7 @@ def test_any_part_may_name_the_data_and_make_parts_of_its_own() -> None:
             self.inner = build("encoder", inner, event_shape=(3,))
 
     spec = {"class_path": "MLPEncoder", "init_args": {"hidden": [5]}}
-    model = VAEModule(data=INFO, encoder={"class_path": "Inner", "init_args": {"inner": spec}})
+    model = Model(INFO, encoder={"class_path": "Inner", "init_args": {"inner": spec}})
     assert model.core.encoder.levels == 2
     assert model.core.encoder.inner.features == 5
     assert model.core.encoder.inner.net[0].in_features == 3
@@ -149,7 +150,7 @@ class Committed(DiagonalNormal):
 
 def test_losses_that_q_brings_are_added_and_named() -> None:
     register(Committed)
-    model = VAEModule(data=INFO, posterior="Committed")
+    model = Model(INFO, posterior="Committed")
     terms = model.objective(model.core, ROWS, 0)
     wanted = model.core.infer(ROWS.x).mean.square().sum(-1)
     assert torch.allclose(terms["commitment"], wanted)
@@ -197,7 +198,7 @@ def test_point_stands_where_there_is_no_mean() -> None:
         def point(self, p: Any) -> Tensor:
             return (p.mean > 0.5).float()
 
-    model = VAEModule(data=INFO, posterior="Mode", likelihood="Hard").eval()
+    model = Model(INFO, posterior="Mode", likelihood="Hard").eval()
     with torch.no_grad():
         z = model.core.infer(ROWS.x).mean + 1
         y = model.core.decode(z.unsqueeze(0)).mean.squeeze(0) > 0.5
@@ -237,7 +238,7 @@ def test_bits_exist_only_where_bits_are_counted(
     likelihood: str, levels: int | None, width: float | None, wanted: bool
 ) -> None:
     info = DataInfo((1, 8, 8), (0.0, 1.0), levels=levels, bin_width=width)
-    assert VAEModule(data=info, likelihood=likelihood).has_bits is wanted
+    assert Model(info, likelihood=likelihood).has_bits is wanted
 
 
 def test_a_likelihood_of_a_dict_sums_the_observed_elements_of_its_entries() -> None:
@@ -279,13 +280,14 @@ class Opposed(ELBO):
 
 def test_an_adversary_has_its_own_rate_and_its_own_clipping() -> None:
     register(Opposed)
-    model = VAEModule(data=INFO, objective="Opposed", optimizer="SGD")
-    optimizer = model.configure_optimizers()
+    model = Model(INFO, objective="Opposed")
+    module = VAEModule(model, optimizer="SGD")
+    optimizer = module.configure_optimizers()
     assert [group["lr"] for group in optimizer.param_groups] == [0.001, 0.5]
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
     model.objective(model.core, ROWS, 0)["loss"].mean().backward()
     before = [p.grad.clone() for p in model.core.parameters()]
-    model.configure_gradient_clipping(optimizer, 1e9, "norm")
+    module.configure_gradient_clipping(optimizer, 1e9, "norm")
     norm = torch.cat([p.grad.flatten() for p in model.objective.critic.parameters()]).norm()
     assert norm == pytest.approx(1e-6, rel=1e-3)
     assert all(
@@ -298,8 +300,8 @@ def test_an_adversary_has_its_own_rate_and_its_own_clipping() -> None:
 
 def test_the_objective_compiles_whole_in_a_fresh_process() -> None:
     code = (
-        "import torch; from vaekit import VAEModule, DataInfo, Batch\n"
-        "m = VAEModule(data=DataInfo((3,), (0., 1.), levels=2), latent_shape=2)\n"
+        "import torch; from vaekit import Model, DataInfo, Batch\n"
+        "m = Model(DataInfo((3,), (0., 1.), levels=2), latent_shape=2)\n"
         "f = torch.compile(lambda x: m.objective(m.core, Batch(x), 0)['loss'].mean(),"
         " backend='aot_eager', fullgraph=True)\n"
         "f(torch.ones(4, 3)).backward()\n"
@@ -334,7 +336,7 @@ def test_evaluation_leaves_nothing_fixed_behind() -> None:
 
     from conftest import fit
 
-    model = VAEModule(latent_shape=2)
+    model = Model(data.Digits(), latent_shape=2)
     fit(model, data.Digits(), max_epochs=1)
     copy.deepcopy(model)
 

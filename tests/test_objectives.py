@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vaekit import VAEModule
+from vaekit import Model
 from vaekit.batch import Batch, DataInfo
 from vaekit.noise import fixed_noise
 from vaekit.objectives.elbo import ELBO
@@ -24,11 +24,11 @@ class Fixed(VAE):
 
 
 def small() -> tuple[Fixed, Tensor]:
-    model = VAEModule(
+    model = Model(
+        DataInfo((3,), (0.0, 1.0), levels=2),
         latent_shape=2,
         encoder={"class_path": "MLPEncoder", "init_args": {"hidden": [5], "activation": "Tanh"}},
         decoder={"class_path": "MLPDecoder", "init_args": {"hidden": [5], "activation": "Tanh"}},
-        data=DataInfo((3,), (0.0, 1.0), levels=2),
     ).double()
     core = model.core
     core.__class__ = Fixed
@@ -87,7 +87,7 @@ def test_pytorch_vaes_kl_weight_that_differs_in_validation_is_not_here() -> None
     for beta in (0.0, 1.0, 10.0):
         torch.manual_seed(3)
         objective = {"class_path": "ELBO", "init_args": {"beta": beta}}
-        model = VAEModule(latent_shape=2, objective=objective, data=info)
+        model = Model(info, latent_shape=2, objective=objective)
         with fixed_noise(0):
             values.append(model.evaluate(Batch(x))["elbo"])
     assert torch.equal(values[0], values[1])

@@ -20,7 +20,7 @@ from parts.two_level import ConditionalNormal, TwoLevel
 from parts.vampprior import VampPrior
 from parts.vq import Reconstruction, VectorQuantised
 from test_vae import linear_gaussian
-from vaekit import VAEModule, callbacks, data, plugins, register
+from vaekit import Model, VAEModule, callbacks, data, load, plugins, register
 from vaekit.batch import Batch, DataInfo
 
 PARTS: dict[str, dict[str, Any]] = {
@@ -57,7 +57,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.filterwarnings("ignore:KL.* has no registered closed form")
 def test_a_part_lives_a_whole_life(name: str, tmp_path: Path) -> None:
     module = data.Digits(binarize="none" if name == "logistic_mixture" else "static")
-    model = VAEModule(latent_shape=4, data=module.info, **PARTS[name])
+    model = Model(module, latent_shape=4, **PARTS[name])
     keep, best = callbacks.BestCheckpoint(), model.objective.best
     trainer = fit(
         model,
@@ -73,14 +73,14 @@ def test_a_part_lives_a_whole_life(name: str, tmp_path: Path) -> None:
     assert torch.isfinite(value)
     assert ("val/bpd" in trainer.callback_metrics) is model.objective.bound
     assert len(list(Path(trainer.log_dir).glob("*.png"))) == 3
-    again = VAEModule.load_from_checkpoint(keep.best_model_path)
-    predict = pl.Trainer(logger=False, enable_progress_bar=False).predict(again, module)
+    again = load(keep.best_model_path)
+    predict = pl.Trainer(logger=False, enable_progress_bar=False).predict(VAEModule(again), module)
     assert predict is not None
     assert torch.cat([batch[best[0]] for batch in predict]).shape == (180,)
     x = next(module.rows("test")).x
     assert torch.equal(again.reconstruct(x), again.reconstruct(x))
     assert again.sample(3).isfinite().all()
-    found = pl.Trainer(logger=False, enable_progress_bar=False).validate(again, module)
+    found = pl.Trainer(logger=False, enable_progress_bar=False).validate(VAEModule(again), module)
     assert found[0][f"val/{best[0]}"] == pytest.approx(keep.best_model_score.item(), rel=1e-5)
 
 
@@ -115,8 +115,7 @@ def test_both_gradients_of_the_importance_weighted_bound_have_one_mean() -> None
 
 def test_the_codebook_moves_towards_what_it_encodes_and_unused_codes_stay() -> None:
     # pythae's unused EMA codes blow up.
-    model = VAEModule(latent_shape=2, data=INFO, posterior="VectorQuantised",
-                      objective="Reconstruction")  # fmt: skip
+    model = Model(INFO, latent_shape=2, posterior="VectorQuantised", objective="Reconstruction")
     part, batch = model.core.posterior, Batch(torch.ones(6, 3))
     with torch.no_grad():
         draw = model.core.draw(batch)
@@ -134,7 +133,7 @@ def test_the_codebook_moves_towards_what_it_encodes_and_unused_codes_stay() -> N
 @pytest.mark.parametrize("context", [0, 2])
 def test_a_vampprior_is_the_mixture_of_its_pseudo_inputs_posteriors(context: int) -> None:
     info = DataInfo((3,), (0.0, 1.0), levels=2, context_features=context)
-    model = VAEModule(latent_shape=2, data=info, prior="VampPrior").double()
+    model = Model(info, latent_shape=2, prior="VampPrior").double()
     with torch.no_grad():
         model.core.prior.inputs.uniform_()
     c = torch.randn(5, context).double() if context else None
@@ -152,7 +151,7 @@ def test_a_vampprior_is_the_mixture_of_its_pseudo_inputs_posteriors(context: int
 
 def test_factorvaes_critic_teaches_the_encoder_nothing_but_by_its_term() -> None:
     # pythae's discriminator loss leaks into the encoder.
-    model = VAEModule(latent_shape=2, data=INFO, objective="FactorVAE")
+    model = Model(INFO, latent_shape=2, objective="FactorVAE")
     batch = Batch((torch.rand(8, 3) > 0.5).float())
     terms = model.objective(model.core, batch, 0)
     critic, core = list(model.objective.parameters()), list(model.core.parameters())
@@ -167,7 +166,7 @@ def test_factorvaes_critic_teaches_the_encoder_nothing_but_by_its_term() -> None
 
 
 def test_two_levels_weigh_what_their_parts_say_and_rates_agree_with_them() -> None:
-    core = VAEModule(latent_shape=3, data=INFO, core="TwoLevel").double().core
+    core = Model(INFO, latent_shape=3, core="TwoLevel").double().core
     x = (torch.rand(4, 3) > 0.5).double()
     noise = (torch.randn(5, 4, 2).double(), torch.randn(5, 4, 3).double())
     draw = core.draw(Batch(x), 5, noise=noise)

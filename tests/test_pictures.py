@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from conftest import fit
-from vaekit import VAEModule, callbacks, data, pictures
+from vaekit import Model, VAEModule, callbacks, data, pictures
 from vaekit.batch import Batch, DataInfo
 
 
@@ -36,7 +36,7 @@ def test_every_model_can_be_drawn(
     event: tuple[int, ...], latent: list[int], context: int, tmp_path: Path
 ) -> None:
     info = DataInfo(event, context_features=context)
-    model = VAEModule(latent_shape=latent, likelihood="Gaussian", data=info)
+    model = Model(info, latent_shape=latent, likelihood="Gaussian")
     rows = torch.randn(20, context) if context else None
     batch = Batch(torch.randn(20, *event), rows, label=torch.arange(20) % 10)
     for name, figure in pictures.draw_all(model, batch).items():
@@ -48,7 +48,7 @@ def test_hidden_elements_are_drawn_black_and_set_no_range(tmp_path: Path) -> Non
     x = torch.rand(6, 1, 4, 4) + 1
     mask = torch.ones_like(x, dtype=torch.bool)
     mask[..., 0] = False
-    model = VAEModule(latent_shape=2, likelihood="Gaussian", data=DataInfo((1, 4, 4)))
+    model = Model(DataInfo((1, 4, 4)), latent_shape=2, likelihood="Gaussian")
     batch = Batch(torch.where(mask, x, torch.nan), mask=mask)
     picture = pictures.reconstructions(model, batch).axes[0].images[0].get_array()
     assert np.isfinite(picture).all()
@@ -57,7 +57,7 @@ def test_hidden_elements_are_drawn_black_and_set_no_range(tmp_path: Path) -> Non
 
 
 def test_one_row_can_be_drawn() -> None:
-    model = VAEModule(latent_shape=5, likelihood="Gaussian", data=DataInfo((4,)))
+    model = Model(DataInfo((4,)), latent_shape=5, likelihood="Gaussian")
     assert set(pictures.draw_all(model, Batch(torch.randn(1, 4)))) == {
         "samples",
         "reconstructions",
@@ -66,7 +66,7 @@ def test_one_row_can_be_drawn() -> None:
 
 
 def test_two_latents_show_the_decoded_plane() -> None:
-    model = VAEModule(latent_shape=2, data=DataInfo((1, 4, 4), (0, 1), levels=2))
+    model = Model(DataInfo((1, 4, 4), (0, 1), levels=2), latent_shape=2)
     figure = pictures.latent_plane(model, Batch(torch.rand(20, 1, 4, 4)))
     plane = figure.axes[-1].images[0].get_array()
     # The top left corner: the lowest first latent, the highest second.
@@ -79,7 +79,7 @@ def test_pictures_during_training_leave_it_as_it_is(tmp_path: Path) -> None:
     for every in (0, 1):
         pl.seed_everything(0, verbose=False)
         module = data.Digits()
-        model = VAEModule(latent_shape=3, data=module.info)
+        model = Model(module, latent_shape=3)
         settings = {"logger": pl.loggers.CSVLogger(tmp_path, name=str(every))}
         fit(model, module, max_epochs=2, callbacks=[callbacks.Pictures(every)], **settings)
         weights.append(nn.utils.parameters_to_vector(model.parameters()))
@@ -95,14 +95,14 @@ def test_final_pictures_show_the_best_model_and_leave_the_last_alone(tmp_path: P
                     for p in pl_module.parameters():
                         p.zero_()
 
-    drawn: list[VAEModule] = []
+    drawn: list[Model] = []
 
     class Watched(callbacks.Pictures):
-        def _draw(self, trainer: pl.Trainer, model: VAEModule) -> None:
+        def _draw(self, trainer: pl.Trainer, model: Model) -> None:
             drawn.append(model)
 
     module = data.Digits()
-    model = VAEModule(latent_shape=3, data=module.info, optimizer="SGD")
+    model = VAEModule(Model(module, latent_shape=3), optimizer="SGD")
     keep = callbacks.BestCheckpoint()
     logger = pl.loggers.CSVLogger(tmp_path)
     settings = {"enable_checkpointing": True, "logger": logger}

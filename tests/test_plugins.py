@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from vaekit import VAEModule, plugins, register
+from vaekit import Model, plugins, register
 from vaekit.batch import DataInfo
 from vaekit.contracts import Encoder, Prior
-from vaekit.plugins import RegistryError, as_spec, build, find, load, shorten
+from vaekit.plugins import RegistryError, find, load
+from vaekit.specs import as_spec, build, resolve, shorten
 
 PACKAGES = Path(__file__).parent / "packages"
 INFO = DataInfo((3,), (0.0, 1.0), levels=2)
@@ -59,7 +60,7 @@ def test_a_wrong_argument_names_kind_plugin_package(
 ) -> None:
     spec = {"class_path": "MLPEncoder", "init_args": arguments}
     with pytest.raises(RegistryError, match=words):
-        VAEModule(encoder=spec, data=INFO)
+        Model(INFO, encoder=spec)
 
 
 @pytest.mark.parametrize("value", [3, None, {"name": "MLPEncoder"}, {"class_path": 3}])
@@ -85,9 +86,9 @@ def test_a_class_of_this_process_can_be_registered(monkeypatch: pytest.MonkeyPat
             )
 
     spec = {"class_path": "HalfPrior", "init_args": {"width": 0.25}}
-    model = VAEModule(prior=spec, data=INFO)
+    model = Model(INFO, prior=spec)
     assert model.core.prior.width == 0.25
-    assert model.hparams["prior"] == spec
+    assert model.spec["prior"] == spec
 
     first = HalfPrior
 
@@ -145,7 +146,7 @@ def test_a_name_that_two_kinds_share_is_told_apart_inside_a_part(
     with pytest.raises(RegistryError, match=r"Several parts are called Linear.*schedules\.Linear"):
         build("objective", {"class_path": "ELBO", "init_args": {"beta": beta}})
     beta = {"class_path": "vaekit.schedules.Linear", "init_args": {"steps": 10}}
-    spec = plugins.resolve("objective", {"class_path": "ELBO", "init_args": {"beta": beta}})
+    spec = resolve("objective", {"class_path": "ELBO", "init_args": {"beta": beta}})
     assert spec["init_args"]["beta"]["class_path"] == "vaekit.schedules.Linear"
     assert build("objective", spec).beta(5) == 0.5
 
@@ -182,9 +183,9 @@ def test_a_part_may_be_given_as_a_module(tmp_path: Path) -> None:
             return x
 
     mine = Mine()
-    model = VAEModule(encoder=mine, data=INFO)
+    model = Model(INFO, encoder=mine)
     assert model.core.encoder is mine
-    assert model.hparams["encoder"] == {"instance": f"{__name__}.{Mine.__qualname__}"}
+    assert model.spec["encoder"] == {"instance": f"{__name__}.{Mine.__qualname__}"}
 
 
 # Packages of other people

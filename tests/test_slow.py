@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conftest import fit
-from vaekit import VAEModule, data
+from vaekit import Model, VAEModule, data, load
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ def test_the_bare_fit_trains_a_good_model(cli: Callable[..., Path]) -> None:
     state = next(v for k, v in best["callbacks"].items() if "Checkpoint" in k)
     assert state["best_model_score"] > -23.4  # the baseline stands at -27.36
     # Samples are as sharp as digits are: most pixels are nearly certain.
-    model = VAEModule.load_from_checkpoint(folder / "best.ckpt")
+    model = load(folder / "best.ckpt")
     x = model.sample(500)
     grey = next(data.Digits(binarize="none").rows("train", 500)).x
     assert x.std().item() == pytest.approx(grey.std().item(), rel=0.1)
@@ -32,14 +32,14 @@ def test_the_bare_fit_trains_a_good_model(cli: Callable[..., Path]) -> None:
 def test_the_pytorch_example_begins_as_published(mnist_root: Path) -> None:
     rows = data.MNIST(mnist_root, val=0, batch_size=128)
     hidden = {"init_args": {"hidden": [400]}}
-    model = VAEModule(
+    model = Model(
+        rows,
         latent_shape=20,
         encoder={"class_path": "MLPEncoder", **hidden},
         decoder={"class_path": "MLPDecoder", **hidden},
-        data=rows.info,
     )
     trainer = fit(model, rows, max_epochs=1)
-    loss = -trainer.test(model, rows, verbose=False)[0]["test/elbo"]
+    loss = -trainer.test(VAEModule(model), rows, verbose=False)[0]["test/elbo"]
     assert loss == pytest.approx(127.3, abs=1.5)  # after ten epochs see benchmarks/results.md
 
 
@@ -73,8 +73,8 @@ def test_the_moving_average_is_what_is_kept(cli: Callable[..., Path]) -> None:
     arguments = ("--trainer.max_epochs", 3, "--trainer.enable_progress_bar", "false")
     folder = cli("fit", "-c", "ema", *arguments) / "runs" / "version_0"
     found = torch.load(folder / "last.ckpt", weights_only=True)
-    name = "core.encoder.net.0.weight"
+    name = "model.core.encoder.net.0.weight"
     now = found["current_model_state"][name]
     assert not torch.equal(found["state_dict"][name], now)
-    model = VAEModule.load_from_checkpoint(folder / "last.ckpt")
+    model = load(folder / "last.ckpt")
     assert torch.equal(model.core.encoder.net[0].weight, found["state_dict"][name])

@@ -9,9 +9,9 @@ from scipy import stats
 from torch import Tensor
 
 from conftest import fit
-from vaekit import VAEModule, data
+from vaekit import Model, VAEModule, data
 from vaekit.batch import Batch, DataInfo
-from vaekit.contracts import frozen
+from vaekit.part import frozen
 from vaekit.vae import VAE
 
 LINEAR = {
@@ -22,10 +22,10 @@ LINEAR = {
 
 def linear_gaussian(d: int, k: int, scale: float) -> tuple[VAE, Tensor, Tensor]:
     """A linear VAE with the exact posterior put in; its weights W (d, k) and offset."""
-    model = VAEModule(
+    model = Model(
+        DataInfo(event_shape=(d,)),
         latent_shape=k,
         likelihood={"class_path": "Gaussian", "init_args": {"scale": scale}},
-        data=DataInfo(event_shape=(d,)),
         **LINEAR,
     ).double()
     basis, _ = torch.linalg.qr(torch.randn(d, k, dtype=torch.float64))
@@ -79,15 +79,14 @@ def test_training_reaches_the_closed_form_optimum_of_probabilistic_pca() -> None
 
     torch.manual_seed(0)
     rows = data.Arrays(x, val=0, test=0, batch_size=100)
-    model = VAEModule(
-        latent_shape=k,
-        likelihood={"class_path": "Gaussian", "init_args": {"scale": "learned"}},
+    likelihood = {"class_path": "Gaussian", "init_args": {"scale": "learned"}}
+    model = Model(rows, latent_shape=k, likelihood=likelihood, **LINEAR)
+    module = VAEModule(
+        model,
         optimizer={"class_path": "Adam", "init_args": {"lr": 0.02}},
         lr_scheduler={"class_path": "ExponentialLR", "init_args": {"gamma": 0.996}},
-        data=rows.info,
-        **LINEAR,
     )
-    fit(model, rows, max_epochs=1200, precision="64-true")
+    fit(module, rows, max_epochs=1200, precision="64-true")
     model.double().eval()
     with torch.no_grad():
         bound = model.core.draw(Batch(x), samples=1000).bound()["elbo"].mean().item()

@@ -7,17 +7,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vaekit import callbacks, data
     from vaekit.batch import Batch, DataInfo
+    from vaekit.checkpoints import load
+    from vaekit.model import Model
     from vaekit.module import VAEModule
     from vaekit.plugins import register
 
-__all__ = ["Batch", "DataInfo", "VAEModule", "__version__", "callbacks", "data", "register"]
+__all__ = [
+    "Batch",
+    "DataInfo",
+    "Model",
+    "VAEModule",
+    "__version__",
+    "callbacks",
+    "data",
+    "load",
+    "register",
+]
 
 __version__ = version("vaekit")
 
 _HOME = {
     "Batch": "batch",
     "DataInfo": "batch",
+    "Model": "model",
     "VAEModule": "module",
+    "load": "checkpoints",
     "register": "plugins",
 }
 

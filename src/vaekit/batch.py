@@ -19,6 +19,7 @@ __all__ = [
     "Sizes",
     "Tree",
     "each",
+    "entries_of",
     "first",
     "leaves",
     "shapes_of",
@@ -55,6 +56,16 @@ def each(f: Callable[..., Any], tree: Any, *more: Any) -> Any:
     if isinstance(tree, Mapping):
         return {name: f(leaf, *(other[name] for other in more)) for name, leaf in tree.items()}
     return f(tree, *more)
+
+
+def entries_of(tree: Any, name: str = "x") -> dict[str, Any]:
+    """A tree's tensors by name: that of a single tensor is `name`, those of a dict have theirs.
+
+    Example:
+        >>> entries_of(2), entries_of({"a": 3, "b": 4})
+        ({'x': 2}, {'a': 3, 'b': 4})
+    """
+    return dict(tree) if isinstance(tree, Mapping) else {name: tree}
 
 
 def leaves(tree: Any) -> list[Any]:

@@ -18,7 +18,9 @@ from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from torch import Tensor
 
 from vaekit import pictures
+from vaekit.checkpoints import load
 from vaekit.data.base import DataModule
+from vaekit.model import Model
 from vaekit.module import VAEModule
 from vaekit.noise import fixed_noise
 from vaekit.precision import at_least_float32
@@ -65,7 +67,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor is None and isinstance(pl_module, VAEModule):
-            name, self.mode = pl_module.objective.best
+            name, self.mode = pl_module.model.objective.best
             self.monitor = f"val/{name}"
             if self.best_model_score is None:  # else this goes on from a checkpoint
                 self.kth_value = torch.tensor(-torch.inf if self.mode == "max" else torch.inf)
@@ -118,17 +120,16 @@ class Pictures(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            assert isinstance(pl_module, VAEModule)
-            self._draw(trainer, pl_module)
+            self._draw(trainer, _model_of(pl_module))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, VAEModule)
+        model = _model_of(pl_module)
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if trainer.is_global_zero and best:
-            pl_module = VAEModule.load_from_checkpoint(best, **deepcopy(pl_module.instances))
-        self._draw(trainer, pl_module)
+            model = load(best, **deepcopy(model.instances))
+        self._draw(trainer, model)
 
-    def _draw(self, trainer: Trainer, model: VAEModule) -> None:
+    def _draw(self, trainer: Trainer, model: Model) -> None:
         folder = trainer.log_dir
         data = getattr(trainer, "datamodule", None)
         if not trainer.is_global_zero or folder is None or not isinstance(data, DataModule):
@@ -145,6 +146,11 @@ class Pictures(Callback):
             if isinstance(logger, LightningWandbLogger):
                 for path in self.paths:
                     logger.log_image(f"pictures/{path.stem}", [str(path)])
+
+
+def _model_of(pl_module: LightningModule) -> Model:
+    assert isinstance(pl_module, VAEModule)
+    return pl_module.model
 
 
 class PredictionWriter(BasePredictionWriter):

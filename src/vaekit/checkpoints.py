@@ -1,31 +1,61 @@
-"""Checkpoints: read safely, and what they say of the packages they need."""
+"""Checkpoints: what is written beside the weights, and how a model is made of it again."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 import fsspec
 import torch
 
+from vaekit import specs
+from vaekit.model import Model
 from vaekit.plugins import RegistryError
 
-__all__ = ["missing", "read_checkpoint"]
+__all__ = ["describe", "load", "missing", "read_checkpoint", "restore"]
+
+_PREFIX = "model."  # of the model's weights among those of the LightningModule
 
 
-def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = "cpu") -> dict[str, Any]:
-    """A checkpoint of vaekit: tensors and plain data, read with `weights_only`.
+def describe(model: Model, training: Mapping[str, Any], data: Any) -> dict[str, Any]:
+    """What a checkpoint holds beside Lightning's own: plain data, from which all is made again.
+
+    Arguments:
+        training: The LightningModule's own arguments.
+        data: The data module, if there is one.
+    """
+    named = {kind: part for kind, part in model.parts.items() if kind not in model.instances}
+    stored = _data_spec(data)
+    return {
+        "model": model.spec,
+        "training": dict(training),
+        "data": stored,
+        "packages": specs.provenance({**named, "data": stored} if stored else named),
+    }
+
+
+def _data_spec(data: Any) -> Any:
+    """The data module as plain data; None if it is not registered or was made of tensors."""
+    spec = getattr(data, "spec", None)
+    with suppress(RegistryError):
+        return spec and specs.resolve("data", spec)
+    return None
+
+
+def read_checkpoint(path: str | Path | IO[bytes]) -> dict[str, Any]:
+    """A checkpoint of vaekit: tensors and plain data, read with `weights_only`, on the CPU.
 
     Raises:
         ValueError: If it is none.
     """
     if isinstance(path, str | Path):
         with fsspec.open(str(path), "rb") as file:
-            return read_checkpoint(file, map_location)
+            return read_checkpoint(file)
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
             "Expected a checkpoint of tensors and plain data alone, but the file is damaged, or "
@@ -34,6 +64,44 @@ def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = "cpu") -> 
     if not (isinstance(checkpoint, dict) and "vaekit" in checkpoint):
         raise ValueError(f"Expected a checkpoint of a VAEModule but {path} is none.")
     return checkpoint
+
+
+def restore(checkpoint: Mapping[str, Any], device: Any = "cpu", **instances: Any) -> Model:
+    """The model of a checkpoint that was read; arguments and errors as for `load`."""
+    stored = checkpoint["vaekit"]
+    arguments = {**stored["model"], **instances}
+    for name, value in arguments.items():
+        if isinstance(value, Mapping) and "instance" in value:
+            raise ValueError(
+                f"The checkpoint was made around an instance of {value['instance']}: pass that "
+                f"module again, as load(path, {name}=...)."
+            )
+    try:
+        model = Model(**arguments)
+    except RegistryError as error:
+        raise RegistryError(missing(error, stored["packages"])) from error
+    except TypeError as error:  # of another version, say
+        raise ValueError(
+            f"The checkpoint's description of its model is no Model's: {error}"
+        ) from error
+    state = checkpoint["state_dict"].items()
+    model.load_state_dict({k.removeprefix(_PREFIX): v for k, v in state if k.startswith(_PREFIX)})
+    return model.eval().to(device)
+
+
+def load(path: str | Path | IO[bytes], device: Any = "cpu", **instances: Any) -> Model:
+    """The model of a checkpoint, with its weights; only tensors and plain data are read.
+
+    Arguments:
+        path: The file, or an address that fsspec knows.
+        device: Where its tensors go.
+        instances: The parts that were given as modules, by kind.
+
+    Raises:
+        RegistryError: If a part is not installed; the package that it came from is named.
+        ValueError: If the file is no checkpoint of vaekit, or an instance is missing.
+    """
+    return restore(read_checkpoint(path), device, **instances)
 
 
 def missing(error: RegistryError, packages: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import yaml
@@ -20,17 +20,19 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
-from vaekit import plugins, summary
+from vaekit import plugins, specs, summary
 from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, PredictionWriter
 from vaekit.checkpoints import missing, read_checkpoint
 from vaekit.data.base import DataModule
-from vaekit.module import PARTS, VAEModule
+from vaekit.model import MODEL_KINDS, Model
+from vaekit.module import VAEModule
 from vaekit.trainer import Trainer
 
 __all__ = ["CLI", "run"]
 
+_TRAINING = ("optimizer", "lr_scheduler", "lr_interval")  # arguments of VAEModule, not of Model
+_LOOKS = ("sample", "reconstruct", "encode")  # commands of our own: they need no LightningModule
 _UNDERLAY = "VAEKIT_FIT__CONFIG"
-_MODEL_KINDS = (*PARTS, "objective", "core")
 
 
 class Parser(LightningArgumentParser):
@@ -68,18 +70,20 @@ class CLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        own = {name: {"model", "datamodule"} for name in ("sample", "reconstruct", "encode")}
+        own = {name: {"model", "datamodule"} for name in _LOOKS}
         return {**LightningCLI.subcommands(), **own}
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Trainer, "trainer")
         plain: dict[str, Any] = {"instantiate": False, "required": False, "fail_untyped": False}
-        kinds = {*_MODEL_KINDS, "optimizer", "lr_scheduler", "data"}
-        parser.add_class_arguments(VAEModule, "model", skip=kinds, instantiate=False)
-        for kind in _MODEL_KINDS:
+        parser.add_class_arguments(Model, "model", skip={"data", *MODEL_KINDS}, instantiate=False)
+        parser.add_argument(
+            "--model.lr_interval", type=Literal["epoch", "step"], default="epoch", help="..."
+        )
+        for kind in MODEL_KINDS:
             base = plugins.base(kind)
             parser.add_subclass_arguments(
-                base, f"model.{kind}", skip=plugins.reserved(kind), **plain
+                base, f"model.{kind}", skip=specs.reserved(kind), **plain
             )
         schedulers = torch.optim.lr_scheduler.LRScheduler
         parser.add_subclass_arguments(
@@ -112,7 +116,7 @@ class CLI(LightningCLI):
         config = config[self.subcommand]
         for key in ("model", "data"):
             if key in config:
-                config[key] = plugins.shorten(config[key])
+                config[key] = specs.shorten(config[key])
         self.plain = config
         try:
             self._instantiate_parts(config)
@@ -123,20 +127,20 @@ class CLI(LightningCLI):
     def _instantiate_parts(self, config: dict[str, Any]) -> None:
         path = self._get(self.config, "ckpt_path")
         if self.subcommand == "fit":
-            self.datamodule = plugins.build("data", config["data"])
-            self.model = VAEModule(**config["model"], data=self.datamodule.info)
+            self.datamodule = specs.build("data", config["data"])
+            training = {k: config["model"].pop(k) for k in _TRAINING if k in config["model"]}
+            self.model = VAEModule(Model(self.datamodule, **config["model"]), **training)
             return
         if path is None:
             raise ValueError(
                 f"vaekit {self.subcommand} needs a trained model: --ckpt_path runs/.../best.ckpt"
             )
-        given = [key for key in _MODEL_KINDS if key in config["model"]]
+        given = [key for key in MODEL_KINDS if key in config["model"]]
         if given:
             raise ValueError(f"The model comes from the checkpoint: leave out --model.{given[0]}.")
         self.model = VAEModule.load_from_checkpoint(path)
-        assert self.model.info is not None
         self.datamodule = None
-        if self.subcommand == "sample" and not self.model.info.context_features:
+        if self.subcommand == "sample" and not self.model.model.info.context_features:
             return
         stored = read_checkpoint(path)["vaekit"]
         spec = config.get("data") or stored["data"]
@@ -146,10 +150,10 @@ class CLI(LightningCLI):
                 "registered: name data with --data, such as --data Arrays --data.x rows.npy."
             )
         try:
-            self.datamodule = plugins.build("data", spec)
+            self.datamodule = specs.build("data", spec)
         except plugins.RegistryError as error:
             raise plugins.RegistryError(missing(error, stored["packages"])) from error
-        self.model.check_data(self.datamodule.info)
+        self.model.model.check_data(self.datamodule.info)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = self._get(self.config_init, "trainer")
@@ -181,10 +185,12 @@ class CLI(LightningCLI):
             kwargs["ckpt_path"] = None  # the model has its weights already
         if subcommand == "fit":
             kwargs["weights_only"] = True
+        if subcommand in _LOOKS:
+            kwargs["model"] = self.model.model
         return kwargs
 
     def _run_subcommand(self, subcommand: str) -> None:
-        if subcommand not in ("sample", "reconstruct", "encode"):
+        if subcommand not in _LOOKS:
             return super()._run_subcommand(subcommand)
         try:
             return super()._run_subcommand(subcommand)
@@ -203,7 +209,7 @@ class CLI(LightningCLI):
         if not kept:
             print("No epoch was trained: there is nothing to show.")
             return
-        name = f"val/{self.model.objective.best[0]}"
+        name = f"val/{self.model.model.objective.best[0]}"
         best: Any = checkpoint.best_model_score if checkpoint.monitor == name else None
         if best is None and "val" in self.datamodule.splits:
             # Training was cut short of its first validation, or another number chose the best.
@@ -214,7 +220,7 @@ class CLI(LightningCLI):
             drawn = [path for callback in pictures for path in callback.paths]
             files = [Path(kept), *drawn, Path(folder, "config.yaml")]
             best = None if best is None else float(best)
-            summary.show(self.model, self.datamodule, best, files)
+            summary.show(self.model.model, self.datamodule, best, files)
 
 
 # What happens before the command line is parsed
@@ -239,7 +245,6 @@ def _quieten() -> None:
         "Couldn't infer the batch indices",
         "Total length of `list` across ranks is zero",  # no validation rows: the summary says so
         "The number of training batches .* is smaller than the logging interval",
-        "You're using the WeightAveraging callback with a model that overrides",
         ".*isinstance.treespec, LeafSpec",
     ):
         warnings.filterwarnings("ignore", message=message)
@@ -371,7 +376,7 @@ def _better(message: str, args: list[str]) -> str:
         if option := re.search(r"Option '(\w+)' is not accepted", message):
             paths = re.findall(r"class_path '([\w.]+)'", message[: option.start()])
             if paths:  # the innermost is the one that has no such option
-                return plugins.refusal(plugins.find_any(paths[-1]), option[1])
+                return specs.refusal(plugins.find_any(paths[-1]), option[1])
     if unknown := re.search(r"Expected a dot import path string: (\S+)", message):
         return _no_class(unknown[1], message)
     return message

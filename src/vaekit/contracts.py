@@ -1,33 +1,22 @@
-"""What a part is: the base of every kind of plugin, and what each is held to."""
+"""The contracts: the base of every kind of plugin, and what its calls are held to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from math import inf
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from vaekit import distributions
-from vaekit.batch import (
-    Batch,
-    DataInfo,
-    Shape,
-    Shapes,
-    Sizes,
-    Tree,
-    each,
-    first,
-    leaves,
-    shapes_of,
-)
+from vaekit.batch import Batch, DataInfo, Shapes, Sizes, Tree, each, first, leaves
 from vaekit.draw import Draw
+from vaekit.part import FullPrecisionPart, Part
 from vaekit.precision import at_least_float32, cast, full_precision
 
 __all__ = [
-    "Build",
     "Core",
     "Decoder",
     "Encoder",
@@ -36,11 +25,8 @@ __all__ = [
     "LogJoint",
     "Noise",
     "Objective",
-    "Part",
     "Posterior",
     "Prior",
-    "Spec",
-    "frozen",
 ]
 
 LogJoint = Callable[[Tensor], Tensor]
@@ -52,85 +38,6 @@ the prior's own, as many as it likes; context and mask, where there are any, bel
 
 Noise = Tensor | tuple[Tensor, ...]
 """Standard normal noise (K, B, *Z) to draw with; in a hierarchy one per level, the top first."""
-
-Spec = str | dict[str, Any]
-"""A part as data: its name, or {"class_path": name, "init_args": {...}}."""
-
-Build = Callable[..., Any]
-"""(kind, spec=None, **given) -> a part of that kind: the one that the user chose, or the one of a
-spec. `given` takes the place of what vaekit would give it (another `latent_shape`, say)."""
-
-
-class Part(nn.Module):
-    """Base of all parts.
-
-    `__init__` names what it wants from vaekit, then its own arguments. It may name `data`, the
-    `DataInfo`; of it alone `event_shape`, `context_features` or `data_size`; `latent_shape`; a
-    posterior `features`, a decoder `output_shape`; and `build`, with which it makes the parts
-    inside it itself, and then receives their specs as plain data.
-    """
-
-    title = ""
-    """Kind, name and package of the part, for errors; set by whoever builds it."""
-
-    def start(self, data: Iterable[Batch]) -> None:
-        """Looks at the training data once, before the first step (pseudo-inputs, an output bias).
-
-        Every rank sees all rows, in the same order.
-        """
-
-    def after_step(self, draw: Draw) -> None:
-        """Updates running state, once per optimizer step, in training only, without gradient.
-
-        State changes here and never in forward. The draw is this rank's: sum what is taken from it
-        with `vaekit.distributions.sum_over_ranks`, so that every rank ends with the same state.
-        Under gradient accumulation it is the draw of the last of the accumulated batches.
-        """
-
-    def refuse(self, expected: str, got: object) -> ValueError:
-        """The error that this part gave something else than its contract says."""
-        who = f"The {self.title}" if self.title else type(self).__name__
-        return ValueError(f"{who}: expected {expected} but got {got}.")
-
-    def hold(self, tree: Tree, sizes: Sizes, rows: int, what: str) -> Tree:
-        """The tree, whose shapes are those declared, with `rows` rows.
-
-        Raises:
-            ValueError: If they are others.
-        """
-        expected = each(lambda shape: (rows, *shape), shapes_of(sizes))
-        got = each(lambda x: tuple(x.shape), tree)
-        if got != expected:
-            raise self.refuse(f"{what} of shape {expected}", got)
-        return tree
-
-    def hold_distribution(self, p: Distribution, batch: Shape, event: Shapes | None) -> Any:
-        """The distribution, whose batch and event shapes are those wanted; event None is any.
-
-        Raises:
-            ValueError: If it is none, or the shapes are others.
-        """
-        if not isinstance(p, Distribution):
-            raise self.refuse("a torch.distributions.Distribution", type(p).__name__)
-        parts = p.parts if isinstance(p, distributions.Joint) else p
-        got = each(lambda part: part.event_shape, parts)
-        if tuple(p.batch_shape) != batch or (event is not None and got != event):
-            expected = f"a distribution of batch shape {batch} and event shape {event}"
-            hint = f"{tuple(p.batch_shape)} and {each(tuple, got)}; is Independent missing?"
-            raise self.refuse(expected, hint)
-        return p
-
-
-class _FullPrecision(Part):
-    """A part whose parameters stay in float32 at least when the module is cast to a half type."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        def keep(x: Tensor) -> Tensor:
-            out = fn(x)
-            return x.to(out.device) if at_least_float32(out) is not out else out
-
-        super()._apply(keep, recurse)
-        return self
 
 
 class Encoder(Part):
@@ -162,7 +69,7 @@ class Encoder(Part):
         return self.hold(each(at_least_float32, h), self.features, len(first(x)), "features")
 
 
-class Posterior(_FullPrecision):
+class Posterior(FullPrecisionPart):
     """Builds q(z|x) from the encoder's features.
 
     Its distribution may have, in the place of `rsample`, `rsample_and_log_prob(shape)`, which
@@ -204,7 +111,7 @@ class Posterior(_FullPrecision):
         return q.mean
 
 
-class Prior(_FullPrecision):
+class Prior(FullPrecisionPart):
     """Builds p(z).
 
     Attributes:
@@ -266,7 +173,7 @@ class Decoder(Part):
         return self.hold(y, self.output_shape, len(z), "output")
 
 
-class Likelihood(_FullPrecision):
+class Likelihood(FullPrecisionPart):
     """Builds p(x|z) from the decoder's output.
 
     Attributes:
@@ -490,18 +397,3 @@ class Objective(Part):
         is the largest norm of these parameters' gradient, by default the trainer's.
         """
         return None
-
-
-def frozen(module: nn.Module) -> Callable[..., Any]:
-    """The module's call with detached parameters and copied buffers, as they are when called.
-
-    Gradients flow to its arguments but not into it, and its state (batch norm's statistics) does
-    not change: so an objective uses its adversary.
-    """
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        state = {name: p.detach() for name, p in module.named_parameters()}
-        state |= {name: b.clone() for name, b in module.named_buffers()}
-        return torch.func.functional_call(module, state, args, kwargs)
-
-    return call

@@ -1,4 +1,4 @@
-"""Optimizers and schedulers of torch, by name."""
+"""Optimizers and schedulers of torch, by name, and the groups that an adversary forms."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import lr_scheduler
 
-from vaekit.plugins import RegistryError, as_spec
+from vaekit.contracts import Objective
+from vaekit.plugins import RegistryError
+from vaekit.specs import as_spec
 
-__all__ = ["make", "torch_spec"]
+__all__ = ["checked", "clip_groups", "groups", "make", "torch_spec"]
+
+_TORCH: dict[str, tuple[ModuleType, type]] = {
+    "torch.optim": (torch.optim, torch.optim.Optimizer),
+    "torch.optim.lr_scheduler": (lr_scheduler, lr_scheduler.LRScheduler),
+}
 
 
 def torch_spec(value: str | Mapping[str, Any], module: str) -> dict[str, Any]:
@@ -29,12 +37,6 @@ def torch_spec(value: str | Mapping[str, Any], module: str) -> dict[str, Any]:
     return {"class_path": f"{module}.{name}", "init_args": spec["init_args"]}
 
 
-_TORCH: dict[str, tuple[ModuleType, type]] = {
-    "torch.optim": (torch.optim, torch.optim.Optimizer),
-    "torch.optim.lr_scheduler": (lr_scheduler, lr_scheduler.LRScheduler),
-}
-
-
 def make(spec: Mapping[str, Any], first: Any) -> Any:
     """The optimizer of parameters, or the scheduler of an optimizer.
 
@@ -46,3 +48,43 @@ def make(spec: Mapping[str, Any], first: Any) -> Any:
         return getattr(_TORCH[module][0], name)(first, **spec["init_args"])
     except (TypeError, ValueError) as error:
         raise RegistryError(f"{spec['class_path']}: {error}") from error
+
+
+def checked(
+    optimizer: str | Mapping[str, Any] | None, scheduler: str | Mapping[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The specs of both, whose arguments torch accepts; without an optimizer it is Adam.
+
+    Raises:
+        RegistryError: If torch has no such class, or it refuses its arguments.
+    """
+    first = torch_spec(optimizer or "Adam", "torch.optim")
+    second = torch_spec(scheduler, "torch.optim.lr_scheduler") if scheduler else None
+    # Made for nothing, so that bad arguments are refused now and not when training begins.
+    trial = make(first, [nn.Parameter(torch.zeros(1, 1))])
+    if second:
+        make(second, trial)
+    return first, second
+
+
+def groups(module: nn.Module, objective: Objective) -> list[dict[str, Any]]:
+    """A module's parameters as groups of an optimizer: the model's own, and an adversary's."""
+    adversary = objective.adversary()
+    if adversary is None:
+        return [{"params": list(module.parameters())}]
+    theirs = list(adversary["params"])
+    known = {id(p) for p in theirs}
+    own = [p for p in module.parameters() if id(p) not in known]
+    return [{"params": own}, {**adversary, "params": theirs}]
+
+
+def clip_groups(optimizer: Any, value: float | None, algorithm: str | None) -> None:
+    """Clips the gradients of each group apart: by a joint norm the adversary would shrink the
+    model's step. A group's own `clip` is the largest norm of its gradient."""
+    by_value = algorithm == "value"
+    clip: Any = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
+    for group in optimizer.param_groups:
+        if group.get("clip"):
+            nn.utils.clip_grad_norm_(group["params"], group["clip"])
+        elif value:
+            clip(group["params"], value)

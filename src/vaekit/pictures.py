@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vaekit.batch import Batch
-from vaekit.module import VAEModule
+from vaekit.model import Model
 
 __all__ = ["draw_all", "image_grid", "latent_plane", "reconstructions", "samples", "save"]
 
@@ -49,8 +49,7 @@ def _show(picture: Array, title: str) -> Figure:
     return figure
 
 
-def _range(model: VAEModule, x: Tensor) -> tuple[float, float]:
-    assert model.info is not None
+def _range(model: Model, x: Tensor) -> tuple[float, float]:
     low, high = model.info.data_range
     if not np.isfinite([low, high]).all():
         seen = x[x.isfinite()]
@@ -58,12 +57,12 @@ def _range(model: VAEModule, x: Tensor) -> tuple[float, float]:
     return low, max(high, low + 1e-9)
 
 
-def samples(model: VAEModule, x: Tensor) -> Figure:
+def samples(model: Model, x: Tensor) -> Figure:
     """Rows that were drawn from the prior."""
     return _show(image_grid(x, 8, *_range(model, x)), "Samples: mean of p(x|z), z from the prior")
 
 
-def reconstructions(model: VAEModule, batch: Batch, n: int = 32) -> Figure:
+def reconstructions(model: Model, batch: Batch, n: int = 32) -> Figure:
     """Held-out rows, each with its reconstruction below it."""
     batch = batch[:n]
     x = batch.x
@@ -82,7 +81,7 @@ def reconstructions(model: VAEModule, batch: Batch, n: int = 32) -> Figure:
     return _show(picture, "Held-out rows; below each its reconstruction")
 
 
-def latent_plane(model: VAEModule, batch: Batch) -> Figure:
+def latent_plane(model: Model, batch: Batch) -> Figure:
     """Posterior means of rows, coloured by label; with two latents also the plane decoded."""
     z = model.encode(batch.x, batch.context, batch.mask).flatten(1).double().cpu()
     plane = z.shape[1] == 2 and batch.context is None
@@ -111,7 +110,7 @@ def _planar(z: Tensor) -> tuple[Array, tuple[str, str]]:
     return PCA(2, random_state=0).fit_transform(z), ("first component", "second component")
 
 
-def _decoded_plane(model: VAEModule, axes: Any, n: int = 20) -> None:
+def _decoded_plane(model: Model, axes: Any, n: int = 20) -> None:
     # Evenly spaced in probability, from the 2.5 % to the 97.5 % quantile of a standard Normal.
     steps = torch.special.ndtri(torch.linspace(0.025, 0.975, n, dtype=torch.float64))
     first, second = torch.meshgrid(steps, steps.flip(0), indexing="xy")
@@ -121,7 +120,7 @@ def _decoded_plane(model: VAEModule, axes: Any, n: int = 20) -> None:
     axes.set(title="The plane decoded: quantiles 2.5 % to 97.5 %", xticks=[], yticks=[])
 
 
-def draw_all(model: VAEModule, batch: Batch) -> dict[str, Figure]:
+def draw_all(model: Model, batch: Batch) -> dict[str, Figure]:
     """The three pictures by name; a conditional model takes the context of the batch's rows."""
     context = None if batch.context is None else batch.context[:64]
     x = model.sample(64 if context is None else len(context), context)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["at_least_float32", "cast", "full_precision"]
+__all__ = ["at_least_float32", "cast", "full_precision", "parameters_in_full_precision"]
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[Any]:
@@ -28,3 +29,14 @@ def cast(x: Tensor, module: nn.Module) -> Tensor:
     """x in the floating type of the module's parameters; as it is where there are none."""
     dtypes = (p.dtype for p in module.parameters() if p.is_floating_point())
     return x.to(next(dtypes, x.dtype))
+
+
+@contextmanager
+def parameters_in_full_precision() -> Iterator[None]:
+    """Parameters are made in float32 at least, also where Lightning's `init_module` says less."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.promote_types(default, torch.float32))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)

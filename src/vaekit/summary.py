@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vaekit.contracts import Objective
 from vaekit.data.base import DataModule
-from vaekit.module import VAEModule
+from vaekit.model import Model
 from vaekit.noise import fixed_noise
 
 __all__ = ["baseline", "moments", "show"]
@@ -36,7 +36,7 @@ def moments(data: DataModule) -> tuple[Tensor, Tensor]:
     return mean, (square / count - mean.square()).clamp(min=0)
 
 
-def baseline(model: VAEModule, data: DataModule, split: str = "val") -> float | None:
+def baseline(model: Model, data: DataModule, split: str = "val") -> float | None:
     """Mean log p(x) of a split's rows, in nats, for independent elements fitted to training rows.
 
     None where the likelihood knows no such model.
@@ -57,7 +57,7 @@ def _label(objective: Objective, checkpoint: str) -> str:
     return f"{name.upper()} of {checkpoint}" if objective.bound else f"{name}, which is no bound"
 
 
-def show(model: VAEModule, data: DataModule, best: float | None, files: list[Path]) -> None:
+def show(model: Model, data: DataModule, best: float | None, files: list[Path]) -> None:
     """Prints what the checkpoint was chosen by beside the baseline, the files, and what is next.
 
     Arguments:
@@ -65,7 +65,6 @@ def show(model: VAEModule, data: DataModule, best: float | None, files: list[Pat
             where there are no validation rows.
         files: What was written, the checkpoint first.
     """
-    assert model.info is not None
     checkpoint = files[0]
     console = Console(soft_wrap=True)
     console.print("")

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer as LightningTrainer
 from vaekit import pictures
 from vaekit.callbacks import write_arrays
 from vaekit.data.base import DataModule
-from vaekit.module import VAEModule
+from vaekit.model import Model
 
 __all__ = ["Trainer"]
 
@@ -21,7 +21,7 @@ class Trainer(LightningTrainer):
 
     def sample(
         self,
-        model: VAEModule,
+        model: Model,
         ckpt_path: str,
         datamodule: DataModule | None = None,
         n: int = 64,
@@ -47,7 +47,7 @@ class Trainer(LightningTrainer):
 
     def reconstruct(
         self,
-        model: VAEModule,
+        model: Model,
         datamodule: DataModule,
         ckpt_path: str,
         split: str = "test",
@@ -68,7 +68,7 @@ class Trainer(LightningTrainer):
 
     def encode(
         self,
-        model: VAEModule,
+        model: Model,
         datamodule: DataModule,
         ckpt_path: str,
         split: str = "test",

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.batch import Batch
-from vaekit.contracts import Core, Objective, frozen
+from vaekit.contracts import Core, Objective
+from vaekit.part import frozen
 
 
 class FactorVAE(Objective):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vaekit.batch import Batch, DataInfo
 from vaekit.noise import fixed_noise, generator, seed_of
+from vaekit.specs import is_plain
 
 __all__ = ["Batches", "DataModule", "Order", "Rows", "natural", "split"]
 
@@ -234,7 +235,7 @@ class DataModule(LightningDataModule):
     def spec(self) -> dict[str, Any] | None:
         """This data as plain data, for the checkpoint; None where it was made from tensors."""
         init_args = {k: str(v) if isinstance(v, Path) else v for k, v in self._init.items()}
-        if not _is_plain(init_args):
+        if not is_plain(init_args):
             return None
         return {"class_path": type(self).__name__, "init_args": init_args}
 
@@ -357,14 +358,6 @@ class DataModule(LightningDataModule):
             rows = rows.subset(slice(0, limit))
         for batch in Batches(rows, batch_size, shuffle=False):
             yield self._converted(batch, split, torch.get_default_dtype())
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return all(_is_plain(v) for v in value)
-    return value is None or isinstance(value, str | int | float | bool)
 
 
 def natural(low: float, high: float) -> tuple[float, float]:

@@ -1,0 +1,282 @@
+"""The model without a trainer: parts, what is known of the data, and what a user does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaekit import specs
+from vaekit.batch import Batch, DataInfo, Tree, each, entries_of, first
+from vaekit.contracts import Core, Objective
+from vaekit.part import Part
+from vaekit.precision import parameters_in_full_precision
+
+__all__ = ["MODEL_KINDS", "Model"]
+
+MODEL_KINDS = (
+    "encoder",
+    "posterior",
+    "prior",
+    "decoder",
+    "likelihood",
+    "objective",
+    "core",
+)
+"""The kinds of plugin that a model is made of; each is an argument of `Model`."""
+
+Choice = str | Mapping[str, Any] | nn.Module
+
+
+class Model(nn.Module):
+    """A core and an objective, made of the parts that are named here.
+
+    A part is `Name`, or `{"class_path": Name, "init_args": {...}}`, or a module, which then has to
+    be passed again when the model is loaded from a checkpoint.
+
+    Arguments:
+        data: What is known of the data, or a data module, which knows it.
+        latent_shape: Shape of z; a number n means (n,).
+        encoder: From x to features.
+        posterior: From features to q(z|x).
+        prior: p(z).
+        decoder: From z to what the likelihood needs.
+        likelihood: p(x|z).
+        objective: What is minimised.
+        core: How the parts make a model.
+
+    Raises:
+        RegistryError: If a name leads to no part, or a part refuses its arguments.
+        ValueError: If the parts do not fit the data or one another.
+
+    Example:
+        >>> import torch
+        >>> from vaekit import DataInfo
+        >>> data = DataInfo(event_shape=(1, 8, 8), data_range=(0, 1), levels=2)
+        >>> model = Model(data, latent_shape=2)
+        >>> model.encode(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 2])
+    """
+
+    core: Core
+    objective: Objective
+
+    def __init__(
+        self,
+        data: DataInfo | Mapping[str, Any] | Any,
+        latent_shape: int | list[int] = 16,
+        encoder: Choice = "MLPEncoder",
+        posterior: Choice = "DiagonalNormal",
+        prior: Choice = "StandardNormal",
+        decoder: Choice = "MLPDecoder",
+        likelihood: Choice = "Bernoulli",
+        objective: Choice = "ELBO",
+        core: Choice = "VAE",
+    ) -> None:
+        super().__init__()
+        sizes = [latent_shape] if isinstance(latent_shape, int) else list(latent_shape)
+        if not sizes or any(size < 1 for size in sizes):
+            raise ValueError(
+                f"Expected a latent_shape of positive sizes but got {latent_shape!r}."
+            )
+        chosen = (encoder, posterior, prior, decoder, likelihood, objective, core)
+        self.parts = {
+            kind: specs.resolve(kind, part) for kind, part in zip(MODEL_KINDS, chosen, strict=True)
+        }
+        self.latent_shape = tuple(sizes)
+        self.info = _info(data)
+        with parameters_in_full_precision():
+            self.core = self._build("core")
+            self.objective = self._build("objective")
+        self.core.likelihood.check(self.info)
+        self.objective.check(self.core)
+
+    def _build(self, kind: str, spec: Any = None, **changes: Any) -> Any:
+        """A part of the model: the one that was chosen, or the one of a spec.
+
+        Arguments:
+            changes: What takes the place of what is given to it otherwise.
+        """
+        given = {
+            "data": self.info,
+            "event_shape": self.info.event_shape,
+            "context_features": self.info.context_features,
+            "data_size": self.info.data_size,
+            "latent_shape": self.latent_shape,
+            "build": self._build,
+        }
+        return specs.build(kind, self.parts[kind] if spec is None else spec, {**given, **changes})
+
+    # What is known of it
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The model as plain data: `Model(**model.spec)`, if no part was given as a module."""
+        parts = {kind: specs.plain(part) for kind, part in self.parts.items()}
+        return {"data": self.info.as_dict(), "latent_shape": list(self.latent_shape), **parts}
+
+    @property
+    def instances(self) -> dict[str, nn.Module]:
+        """The parts that were given as modules, which no checkpoint can make again."""
+        return {kind: part for kind, part in self.parts.items() if isinstance(part, Part)}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    @property
+    def has_bits(self) -> bool:
+        """Whether what chooses the best checkpoint counts bits, of rows that no mask hides."""
+        return self.objective.bound and self.core.likelihood.gives_bits(self.info)
+
+    # Use
+
+    def sample(self, n: int, context: Tensor | None = None, sample: bool = False) -> Tree:
+        """n rows x (n, *event) from the prior: the point of p(x|z), or a sample of it."""
+        if n < 1:
+            raise ValueError(f"Expected at least one row to sample but got n={n}.")
+        with self.using():
+            return self.core.generate(n, self._context(context, n), sample)
+
+    def encode(
+        self,
+        x: Tree,
+        context: Tensor | None = None,
+        mask: Tree | None = None,
+        sample: bool = False,
+    ) -> Tensor:
+        """z (B, *Z) of rows x (B, *event): the point of q(z|x), or a sample of it."""
+        self.check_rows(x, mask)
+        x, mask = self._moved(x), None if mask is None else self._moved(mask)
+        with self.using():
+            q = self.core.infer(x, self._context(context, len(first(x))), mask)
+            return q.sample() if sample else self.core.posterior.point(q)
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Tree:
+        """x (B, *event) of latents z (B, *Z): the point of p(x|z)."""
+        with self.using():
+            p = self.core.decode(self._moved(z).unsqueeze(0), self._context(context, len(z)))
+            return self.core.reading(p)
+
+    def reconstruct(
+        self,
+        x: Tree,
+        context: Tensor | None = None,
+        mask: Tree | None = None,
+        sample: bool = False,
+    ) -> Tree:
+        """x (B, *event) through z and back: p(x|z)'s point at q(z|x)'s, or at a sample of it."""
+        return self.decode(self.encode(x, context, mask, sample), context)
+
+    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+        """What the objective reports of rows, each (B,) in nats: the bound itself, by default."""
+        with self.using():
+            terms = self.objective.evaluate(self.core, batch)
+        return self.objective.hold_terms(terms, self.objective.best[0], len(batch))
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """What the model says of each row: the terms of `evaluate`, z, reconstruction and label.
+
+        Where x is a dict of tensors, there is a reconstruction of each entry, by the name
+        `reconstruction.entry`.
+        """
+        rows = {name: term for name, term in self.evaluate(batch).items() if term.dim()}
+        with self.using():
+            rows["z"] = self.core.posterior.point(
+                self.core.infer(batch.x, batch.context, batch.mask)
+            )
+            p = self.core.decode(rows["z"].unsqueeze(0), batch.context)
+            rows |= entries_of(self.core.reading(p), "reconstruction")
+        return rows if batch.label is None else {**rows, "label": batch.label}
+
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """Eval mode without gradient; afterwards each module's mode is what it was."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    # What it refuses
+
+    def check_data(self, data: DataInfo) -> None:
+        """Refuses data that is not of the kind that the model was made for.
+
+        Raises:
+            ValueError: If its shape, its number of context columns or its range is another.
+        """
+        for name in ("event_shape", "context_features"):
+            expected, got = getattr(self.info, name), getattr(data, name)
+            if expected != got:
+                raise ValueError(
+                    f"The model was made for data of {name} {expected} but got {got}."
+                )
+        others = data.entries()
+        for name, own in self.info.entries().items():
+            (low, high), (least, most) = own.data_range, others[name].data_range
+            if least < low or most > high:
+                raise ValueError(
+                    f"The model was made for data in [{low:g}, {high:g}] but got [{least:g}, "
+                    f"{most:g}]."
+                )
+
+    def check_rows(self, x: Tree, mask: Tree | None = None) -> None:
+        """Holds rows to what was declared of the data.
+
+        Raises:
+            ValueError: If their shape is another, or a value is not finite or out of the range.
+        """
+        shapes = each(lambda leaf: tuple(leaf.shape[1:]), x)
+        if shapes != self.info.event_shape:
+            raise ValueError(f"Expected rows of shape {self.info.event_shape} but got {shapes}.")
+        seen = x if mask is None else each(lambda leaf, shown: leaf[shown], x, mask)
+        values = entries_of(seen)
+        for name, info in self.info.entries().items():
+            if values[name].numel():
+                _check_range(values[name], info.data_range)
+
+    def _context(self, context: Tensor | None, rows: int) -> Tensor | None:
+        """The context on the model's device, checked."""
+        wanted = (rows, self.info.context_features)
+        got = None if context is None else tuple(context.shape)
+        if got != (wanted if wanted[1] else None):
+            raise ValueError(
+                f"Expected {f'a context of shape {wanted}' if wanted[1] else 'no context'} but "
+                f"got {'none' if got is None else f'one of shape {got}'}."
+            )
+        return None if context is None else context.to(self.device)
+
+    def _moved(self, tree: Tree) -> Tree:
+        return each(lambda leaf: leaf.to(self.device), tree)
+
+
+def _info(data: Any) -> DataInfo:
+    """What is known of the data, from what the user gave."""
+    info = getattr(data, "info", data)
+    if isinstance(info, Mapping):
+        info = DataInfo(**info)
+    if not isinstance(info, DataInfo):
+        raise ValueError(
+            "Expected a vaekit data module, which says what its data are, or "
+            f"DataInfo(event_shape=..., data_range=...), but got {type(data).__name__}."
+        )
+    return info
+
+
+def _check_range(x: Tensor, data_range: tuple[float, float]) -> None:
+    low, high = (float(v) for v in torch.aminmax(x))
+    least, most = data_range
+    if not (isfinite(low) and isfinite(high) and least <= low and high <= most):
+        raise ValueError(
+            f"Expected finite values in the data's range [{least:g}, {most:g}] but these rows "
+            f"span [{low:g}, {high:g}]. uint8 images are divided by 255 first."
+        )

@@ -1,0 +1,111 @@
+"""What every part has: what it is given, when it is called, and how it is held to its contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from vaekit import distributions
+from vaekit.batch import Batch, Shape, Shapes, Sizes, Tree, each, shapes_of
+from vaekit.draw import Draw
+from vaekit.precision import at_least_float32
+
+__all__ = ["Build", "FullPrecisionPart", "Part", "Spec", "frozen"]
+
+Spec = str | dict[str, Any]
+"""A part as data: its name, or {"class_path": name, "init_args": {...}}."""
+
+Build = Callable[..., Any]
+"""(kind, spec=None, **given) -> a part of that kind: the one that the user chose, or the one of a
+spec. `given` takes the place of what vaekit would give it (another `latent_shape`, say)."""
+
+
+class Part(nn.Module):
+    """Base of all parts.
+
+    `__init__` names what it wants from vaekit, then its own arguments. It may name `data`, the
+    `DataInfo`; of it alone `event_shape`, `context_features` or `data_size`; `latent_shape`; a
+    posterior `features`, a decoder `output_shape`; and `build`, with which it makes the parts
+    inside it itself, and then receives their specs as plain data.
+    """
+
+    title = ""
+    """Kind, name and package of the part, for errors; set by whoever builds it."""
+
+    def start(self, data: Iterable[Batch]) -> None:
+        """Looks at the training data once, before the first step (pseudo-inputs, an output bias).
+
+        Every rank sees all rows, in the same order.
+        """
+
+    def after_step(self, draw: Draw) -> None:
+        """Updates running state, once per optimizer step, in training only, without gradient.
+
+        State changes here and never in forward. The draw is this rank's: sum what is taken from it
+        with `vaekit.distributions.sum_over_ranks`, so that every rank ends with the same state.
+        Under gradient accumulation it is the draw of the last of the accumulated batches.
+        """
+
+    def refuse(self, expected: str, got: object) -> ValueError:
+        """The error that this part gave something else than its contract says."""
+        who = f"The {self.title}" if self.title else type(self).__name__
+        return ValueError(f"{who}: expected {expected} but got {got}.")
+
+    def hold(self, tree: Tree, sizes: Sizes, rows: int, what: str) -> Tree:
+        """The tree, whose shapes are those declared, with `rows` rows.
+
+        Raises:
+            ValueError: If they are others.
+        """
+        expected = each(lambda shape: (rows, *shape), shapes_of(sizes))
+        got = each(lambda x: tuple(x.shape), tree)
+        if got != expected:
+            raise self.refuse(f"{what} of shape {expected}", got)
+        return tree
+
+    def hold_distribution(self, p: Distribution, batch: Shape, event: Shapes | None) -> Any:
+        """The distribution, whose batch and event shapes are those wanted; event None is any.
+
+        Raises:
+            ValueError: If it is none, or the shapes are others.
+        """
+        if not isinstance(p, Distribution):
+            raise self.refuse("a torch.distributions.Distribution", type(p).__name__)
+        parts = p.parts if isinstance(p, distributions.Joint) else p
+        got = each(lambda part: part.event_shape, parts)
+        if tuple(p.batch_shape) != batch or (event is not None and got != event):
+            expected = f"a distribution of batch shape {batch} and event shape {event}"
+            hint = f"{tuple(p.batch_shape)} and {each(tuple, got)}; is Independent missing?"
+            raise self.refuse(expected, hint)
+        return p
+
+
+class FullPrecisionPart(Part):
+    """A part whose parameters stay in float32 at least when the module is cast to a half type."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def keep(x: Tensor) -> Tensor:
+            out = fn(x)
+            return x.to(out.device) if at_least_float32(out) is not out else out
+
+        super()._apply(keep, recurse)
+        return self
+
+
+def frozen(module: nn.Module) -> Callable[..., Any]:
+    """The module's call with detached parameters and copied buffers, as they are when called.
+
+    Gradients flow to its arguments but not into it, and its state (batch norm's statistics) does
+    not change: so an objective uses its adversary.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        state = {name: p.detach() for name, p in module.named_parameters()}
+        state |= {name: b.clone() for name, b in module.named_buffers()}
+        return torch.func.functional_call(module, state, args, kwargs)
+
+    return call

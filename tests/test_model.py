@@ -1,0 +1,160 @@
+"""The model without a trainer: its use, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from vaekit import Model, VAEModule, plugins, register
+from vaekit.batch import Batch, DataInfo
+from vaekit.contracts import Likelihood
+from vaekit.likelihoods import Gaussian
+from vaekit.plugins import RegistryError
+from vaekit.vae import VAE
+
+INFO = DataInfo((1, 8, 8), (0.0, 1.0), levels=2, data_size=100)
+
+
+def made(**arguments: Any) -> VAEModule:
+    """The module of some of Model's arguments and of its own."""
+    own = ("optimizer", "lr_scheduler", "lr_interval")
+    training = {name: arguments.pop(name) for name in own if name in arguments}
+    return VAEModule(Model(INFO, **arguments), **training)
+
+
+def test_encode_and_reconstruct_are_deterministic_unless_a_sample_is_asked_for() -> None:
+    # pythae's reconstruct() and embed() are stochastic.
+    model = Model(INFO, latent_shape=2)
+    x = (torch.rand(5, 1, 8, 8) > 0.5).float()
+    assert torch.equal(model.encode(x), model.encode(x))
+    assert torch.equal(model.reconstruct(x), model.reconstruct(x))
+    assert not torch.equal(model.encode(x, sample=True), model.encode(x, sample=True))
+    assert not model.encode(x).requires_grad
+    assert torch.equal(model.decode(model.encode(x)), model.reconstruct(x))
+    samples = model.sample(6, sample=True)
+    assert samples.shape == (6, 1, 8, 8)
+    assert set(samples.unique().tolist()) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"latent_shape": 0}, "latent_shape of positive sizes but got 0"),
+        ({"latent_shape": []}, "latent_shape of positive sizes"),
+        ({"encoder": "Nothing"}, "There is no encoder 'Nothing'"),
+        ({"optimizer": "Adm"}, "a class of torch.optim but got 'Adm'"),
+        ({"optimizer": "os.system"}, "a class of torch.optim but got 'os.system'"),
+        ({"lr_scheduler": "Step"}, "a class of torch.optim.lr_scheduler but got 'Step'"),
+        ({"lr_interval": "batch"}, "lr_interval to be epoch or step"),
+    ],
+)
+def test_bad_arguments_say_what_was_expected(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        made(**arguments)
+
+
+def test_an_optimizer_s_wrong_argument_is_named() -> None:
+    spec = {"class_path": "Adam", "init_args": {"learning_rate": 1}}
+    with pytest.raises(RegistryError, match=r"torch\.optim\.Adam:.*learning_rate"):
+        VAEModule(Model(INFO), optimizer=spec).configure_optimizers()
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (DataInfo((1, 9, 9), (0, 1)), r"event_shape \(1, 8, 8\) but got \(1, 9, 9\)"),
+        (DataInfo((1, 8, 8), (0, 1), context_features=2), "context_features 0 but got 2"),
+        (DataInfo((1, 8, 8), (-1, 1)), r"data in \[0, 1\] but got \[-1, 1\]"),
+    ],
+)
+def test_other_data_than_the_model_was_made_for_is_refused(other: DataInfo, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Model(INFO).check_data(other)
+
+
+def test_a_module_can_be_copied() -> None:
+    model = Model(INFO, latent_shape=2)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.zero_()
+    x = torch.rand(2, 1, 8, 8)
+    assert not torch.equal(model.encode(x), other.encode(x))
+
+
+def test_only_the_bernoulli_warning_is_heard_and_once() -> None:
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        Model(DataInfo((1, 8, 8), (0.0, 1.0), levels=17), latent_shape=2)
+    assert len([w for w in heard if "binarise" in str(w.message)]) == 1
+
+
+def test_likelihood_bases_know_no_baseline() -> None:
+    assert Likelihood().independent(torch.zeros(2), torch.ones(2)) is None
+
+
+def test_a_likelihood_that_forgets_independent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its (K, B, 1) would broadcast against (K, B) to (K, B, B), and train.
+    monkeypatch.setattr(plugins, "_registered", {})
+
+    @register
+    class Forgetful(Gaussian):
+        def forward(self, y, context=None):
+            return torch.distributions.Normal(y, 1.0)
+
+    model = Model(DataInfo((1,)), latent_shape=2, likelihood="Forgetful")
+    with pytest.raises(
+        ValueError, match=r"likelihood Forgetful .*event shape \(1,\).*\(1, 6, 1\).*Independent"
+    ):
+        model.evaluate(Batch(torch.randn(6, 1)))
+
+
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        (lambda m: m.sample(4), r"a context of shape \(4, 2\) but got none"),
+        (lambda m: m.sample(4, torch.zeros(3, 2)), r"\(4, 2\) but got one of shape \(3, 2\)"),
+        (lambda m: m.encode(torch.zeros(4, 3)), r"a context of shape \(4, 2\)"),
+        (lambda m: m.sample(0), "at least one row"),
+        (lambda m: m.encode(torch.full((4, 3), 255), torch.zeros(4, 2)), r"range \[0, 1\]"),
+        (lambda m: m.encode(torch.zeros(4, 2), torch.zeros(4, 2)), r"rows of shape \(3,\)"),
+    ],
+)
+def test_wrong_use_says_what_was_expected(use: Any, words: str) -> None:
+    info = DataInfo((3,), (0.0, 1.0), levels=2, context_features=2)
+    model = Model(info, latent_shape=2)
+    assert model.encode(torch.zeros(4, 3), torch.zeros(4, 2)).shape == (4, 2)
+    with pytest.raises(ValueError, match=words):
+        use(model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"prior": Gaussian((3,))}, "Expected prior to be .*contracts.Prior but got a Gaussian"),
+        ({"encoder": nn.Linear(2, 2)}, "contracts.Encoder but got a Linear"),
+        ({"optimizer": {"class_path": "Adam", "init_args": {"lr": -1}}}, "Invalid learning rate"),
+    ],
+)
+def test_what_cannot_be_a_part_is_refused_at_once(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(RegistryError, match=words):
+        made(**arguments)
+
+
+def test_a_core_may_ask_for_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "_registered", {})
+
+    @register
+    class Shaped(VAE):
+        def __init__(self, build: Any, latent_shape: Any, size: int = 3) -> None:
+            super().__init__(build)
+            self.latent_shape, self.size = latent_shape, size
+
+    core = {"class_path": "Shaped", "init_args": {"size": 5}}
+    model = Model(INFO, latent_shape=[2, 2], core=core)
+    assert (model.core.latent_shape, model.core.size) == ((2, 2), 5)
