@@ -24,8 +24,12 @@ def _seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def _alone() -> Iterator[None]:
-    """What a test leaves in the process ends with it."""
+    """What a test leaves in the process ends with it, such as what DDP sets for its ranks."""
+    before = dict(os.environ)
     yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+    os.environ.update(before)
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
         wandb.finish()
