@@ -16,8 +16,10 @@ BLOCKS = BASE | {"nn", "schedules"}
 LAUNCH = {"model", "checkpoints", "plugins", "specs", "data"}
 ARROWS = {
     "": {"plugins", "callbacks", "data", "batch", "model", "module", "checkpoints"},
-    "__main__": {"", "cli", "plugins"},
-    "cli": LAUNCH | {"module", "callbacks", "summary", "trainer"},
+    "__main__": {"", "cli", "commands", "plugins"},
+    "cli": LAUNCH | {"module", "callbacks", "commands", "parsing", "summary", "trainer"},
+    "parsing": {"model", "optim", "plugins", "specs"},
+    "commands": set(),
     "trainer": {"model", "data", "callbacks", "pictures"},
     "callbacks": {"module", "model", "checkpoints", "data", "pictures", "noise", "precision"},
     "summary": {"model", "data", "noise", "contracts"},

@@ -18,8 +18,9 @@ from matplotlib.image import imread
 from conftest import fit
 from test_idx import write_mnist
 from vaekit import Model, data, load
-from vaekit.__main__ import COMMANDS, main
+from vaekit.__main__ import main
 from vaekit.cli import CLI
+from vaekit.commands import COMMANDS
 
 Cli = Callable[..., Path]
 FAST = ("--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
@@ -190,7 +191,7 @@ def test_later_files_and_arguments_win(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert config["model"]["latent_shape"] == 4
     assert config["model"]["encoder"]["class_path"] == "vaekit.encoders.ConvEncoder"
     assert config["trainer"]["max_epochs"] == 9
-    assert config["data"]["class_path"] == "vaekit.data.Digits"  # from digits.yaml below
+    assert config["data"]["class_path"] == "vaekit.data.digits.Digits"  # from digits.yaml below
 
 
 def test_environment_variables_win_over_defaults_and_lose_to_arguments(
@@ -211,7 +212,7 @@ def test_a_file_named_by_the_environment_lies_above_ours(
     monkeypatch.setenv("VAEKIT_FIT__CONFIG", str(tmp_path / "mine.yaml"))
     config = resolved(monkeypatch, "fit", "--trainer.max_epochs", 8)
     assert config["model"]["latent_shape"] == 3
-    assert config["data"]["class_path"] == "vaekit.data.Digits"
+    assert config["data"]["class_path"] == "vaekit.data.digits.Digits"
     assert os.environ["VAEKIT_FIT__CONFIG"] == str(tmp_path / "mine.yaml")
 
 
@@ -236,6 +237,20 @@ def test_lightnings_own_flags_work(more: tuple[object, ...], cli: Cli) -> None:
 def test_adams_weight_decay_does_not_leak_into_adamw(monkeypatch: pytest.MonkeyPatch) -> None:
     config = resolved(monkeypatch, "fit", "-c", "mnist_dense", "--model.optimizer", "AdamW")
     assert config["model"]["optimizer"]["init_args"]["weight_decay"] == 0.01
+
+
+def test_what_a_bare_fit_names_leaks_into_no_other_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Digits' batch size of 64 and its binarisation would reach MNIST, and MLPEncoder's hidden
+    # sizes any encoder with an argument of that name.
+    given = resolved(monkeypatch, "fit", "--data", "MNIST")["data"]["init_args"]
+    assert (given["batch_size"], given["binarize"]) == (128, "none")
+    named = resolved(monkeypatch, "fit", "--data.batch_size", 32, "--model.encoder.hidden", "[3]")
+    assert named["data"]["class_path"] == "vaekit.data.digits.Digits"
+    assert named["data"]["init_args"]["batch_size"] == 32
+    assert named["model"]["encoder"]["init_args"]["hidden"] == [3]
+    monkeypatch.setenv("VAEKIT_FIT__DATA", "MNIST")
+    config = resolved(monkeypatch, "fit")
+    assert config["data"]["init_args"]["binarize"] == "none"
 
 
 def test_latents_may_have_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,10 @@ ERRORS = {
         ["sample", "--ckpt_path", "model.ckpt", "--model.encoder", "ConvEncoder"],
         "The model comes from the checkpoint: leave out --model.encoder.",
     ),
-    "optimizer": (["fit", "--model.optimizer", "Adma"], "a class of torch.optim for model.opt"),
+    "optimizer": (
+        ["fit", "--model.optimizer", "Adma"],
+        "Expected a class of torch.optim but got 'Adma'",
+    ),
     "learning rate": (
         ["fit", "--model.optimizer", "Adam", "--model.optimizer.lr", "-1"],
         "torch.optim.Adam: Invalid learning rate",
@@ -68,7 +71,11 @@ ERRORS = {
     ),
     "name of a part inside a part": (
         ["fit", "--model.objective.beta", "Linearr"],
-        "There is no part 'Linearr'. Did you mean Linear?",
+        "There is no schedule 'Linearr'. Did you mean Linear?",
+    ),
+    "another key than the one that was first tried as a name": (
+        ["fit", "--model.objective.beta", "0.5", "--model.latent_shape", "foo"],
+        'Parser key "model.latent_shape"',
     ),
     "damaged yaml": (["fit", "-c", "damaged.yaml"], "damaged.yaml"),
     "yaml of another kind": (["fit", "-c", "text.yaml"], "model"),

@@ -11,7 +11,7 @@ import yaml
 
 from test_idx import write_mnist
 from vaekit import load
-from vaekit.cli import config_path
+from vaekit.parsing import config_path
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 # What a machine without GPUs cannot do as it stands.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vaekit import plugins
-from vaekit.__main__ import COMMANDS
+from vaekit.commands import COMMANDS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"^```(?:python|toml)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
@@ -55,8 +55,8 @@ def _commands() -> list[list[str]]:
 
 
 def test_every_command_and_part_is_named() -> None:
-    for command in COMMANDS:
-        assert f"`{command}`" in README, command
+    for command, text in COMMANDS.items():
+        assert f"| `{command}` | {text} |\n" in README, command
     for plugin in plugins.plugins():
         if plugin.package == "vaekit":
             assert f"`{plugin.name}`" in README, plugin

@@ -5,19 +5,9 @@ from __future__ import annotations
 import sys
 
 from vaekit import __version__
+from vaekit.commands import COMMANDS
 
 __all__ = ["main"]
-
-COMMANDS = {
-    "fit": "train a model; bare, a VAE on handwritten digits",
-    "validate": "the bound on the validation rows",
-    "test": "the bound on the test rows",
-    "predict": "bounds, latents and reconstructions of the test rows, to predictions.npz",
-    "sample": "rows from the prior, to samples.png and samples.npz",
-    "reconstruct": "held-out rows and their reconstructions, to reconstructions.png",
-    "encode": "posterior means of rows, to codes.npz and latent.png",
-    "plugins": "list the plugins that are installed; --check imports them",
-}
 
 
 def main(args: list[str] | None = None) -> None:

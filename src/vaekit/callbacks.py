@@ -78,7 +78,7 @@ class BestCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
         # Not `save_last`, which only copies what was saved as the best.
-        every = self._every_n_epochs
+        every = self.every_n_epochs or 1
         dry = trainer.fast_dev_run  # type: ignore[attr-defined]
         if not dry and (trainer.current_epoch + 1) % every == 0:
             self.last_model_path = str(Path(str(self.dirpath), "last.ckpt"))

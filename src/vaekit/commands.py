@@ -1,0 +1,14 @@
+"""The commands, for the help, the command line and README."""
+
+__all__ = ["COMMANDS"]
+
+COMMANDS = {
+    "fit": "train a model; bare, a VAE on handwritten digits",
+    "validate": "the bound on the validation rows",
+    "test": "the bound on the test rows",
+    "predict": "bounds, latents and reconstructions of the test rows, to predictions.npz",
+    "sample": "rows from the prior, to samples.png and samples.npz",
+    "reconstruct": "held-out rows and their reconstructions, to reconstructions.png",
+    "encode": "what stands for q(z|x) of rows, its mean by default, to codes.npz and latent.png",
+    "plugins": "list the plugins that are installed; --check imports them",
+}

@@ -1,0 +1,142 @@
+"""Parsing: part names that lead to plugins, configurations by name, and errors in plain words."""
+
+from __future__ import annotations
+
+import glob
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import yaml
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
+from lightning.pytorch.cli import LightningArgumentParser
+
+from vaekit import plugins, specs
+from vaekit.model import MODEL_KINDS
+from vaekit.optim import torch_spec
+
+__all__ = ["ConfigFile", "Parser", "config_path", "default_files", "names_lead_to_plugins"]
+
+_refusals: list[str] = []
+"""What the registry said of names, while a command line was parsed."""
+
+_PART_KEYS = ("data", *(f"model.{kind}" for kind in MODEL_KINDS))
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors say which parts and arguments there are."""
+
+    def get_defaults(self, *args: Any, **kwargs: Any) -> Namespace:
+        """The defaults, of a part its name alone: its arguments are no other part's defaults."""
+        config = super().get_defaults(*args, **kwargs)
+        for key in _PART_KEYS:
+            if isinstance(part := config.get(key), Namespace):
+                part.pop("init_args", None)
+        return config
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """The help, which lists the parts of all packages."""
+        for plugin in plugins.plugins():
+            with suppress(plugins.RegistryError):
+                plugins.load(plugin)
+        return super().format_help(*args, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Ends with the message, and without the pages of usage that would hide it."""
+        if not self.exit_on_error:  # a parser within the parser, whose error is looked at
+            super().error(message, ex)
+        command = self.prog.replace(" [options]", "")
+        self.exit(2, f"vaekit: error: {_plainer(message)}\n(All options: {command} --help)\n")
+
+
+def _plainer(message: str) -> str:
+    """jsonargparse's error about a part in terms of the plugins and arguments there are."""
+    for said in _refusals:
+        if said.split(". ", 1)[-1] in message:  # where the first sentence may lack the value
+            return said
+    if option := re.search(r"Option '(\w+)' is not accepted", message):
+        paths = re.findall(r"class_path '([\w.]+)'", message[: option.start()])
+        with suppress(plugins.RegistryError):  # the innermost is the one without such an option
+            return specs.refusal(plugins.find_any(plugins.unique(paths[-1])), option[1])
+    return message
+
+
+# Names of parts
+
+
+@contextmanager
+def names_lead_to_plugins() -> Iterator[None]:
+    """Lets jsonargparse ask the registry for the class of a part, and nobody else's code runs."""
+    from jsonargparse import _typehints
+
+    ordinary = _typehints.resolve_class_path_by_name
+    kinds = {plugins.base(kind): kind for kind in plugins.KINDS}
+    modules = {
+        torch.optim.Optimizer: "torch.optim",
+        torch.optim.lr_scheduler.LRScheduler: "torch.optim.lr_scheduler",
+    }
+
+    def resolve(cls: Any, name: str) -> str:
+        try:
+            return found(cls, name)
+        except plugins.RegistryError as error:
+            _refusals.insert(0, str(error))  # the last one first
+            raise
+
+    def found(cls: Any, name: str) -> str:
+        bases = cls if isinstance(cls, tuple) else (cls,)
+        for base in bases:
+            if base in kinds:
+                plugin = plugins.find(kinds[base], plugins.unique(name))
+                plugins.load(plugin)
+                return plugin.path
+            if base in modules:
+                return str(torch_spec(name, modules[base])["class_path"])
+        return ordinary(cls, name)
+
+    _refusals.clear()
+    with mock.patch.object(_typehints, "resolve_class_path_by_name", resolve):
+        yield
+
+
+# Configurations
+
+
+class ConfigFile(ActionConfigFile):
+    """A configuration file, or the name of one that vaekit brings along."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
+        path = config_path(values)
+        try:
+            yaml.safe_load(path.read_text())
+        except yaml.YAMLError as error:
+            sys.exit(f"vaekit: error: The configuration {path} is no valid YAML: {error}")
+        super().__call__(parser, cfg, str(path), option_string)
+
+
+def config_path(name: str) -> Path:
+    """The file of a configuration: a path, or the name of one that vaekit brings along."""
+    if Path(name).is_file():
+        return Path(name)
+    here = Path(__file__).parent
+    known = {
+        path.stem: path
+        for folder in (here / "configs", here.parents[1] / "configs")  # installed, or a checkout
+        for path in sorted(folder.glob("*.yaml"))
+    }
+    if Path(name).stem not in known:
+        sys.exit(
+            f"vaekit: error: there is no configuration file {name}, and none of that name among "
+            f"vaekit's own: {', '.join(known)}."
+        )
+    return known[Path(name).stem]
+
+
+def default_files() -> list[str]:
+    """What lies below every configuration of a fit."""
+    return [glob.escape(str(config_path("digits")))]

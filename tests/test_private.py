@@ -1,0 +1,58 @@
+"""The private names of other packages that the house leans on, all in this list.
+
+They may change without notice, so pyproject.toml caps the packages below their next minor version.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import LightningModule
+from torch import nn
+
+SRC = Path(__file__).parents[1] / "src" / "vaekit"
+
+PRIVATE = {
+    "lightning.pytorch.cli:LightningCLI": {
+        "_get",
+        "_parse_ckpt_path",
+        "_parser",
+        "_prepare_subcommand_kwargs",
+        "_run_subcommand",
+    },
+    "lightning.pytorch:LightningModule": {"_trainer"},
+    "torch.nn:Module": {"_apply", "_modules"},
+    "jsonargparse:_typehints": {"resolve_class_path_by_name"},
+}
+
+
+@pytest.mark.parametrize("where", PRIVATE)
+def test_the_private_names_are_there(where: str) -> None:
+    module, _, name = where.partition(":")
+    found = getattr(importlib.import_module(module), name)
+    made = found() if found in (LightningModule, nn.Module) else found  # attributes of an instance
+    for private in PRIVATE[where]:
+        assert hasattr(made, private), f"{where} has no {private} any more"
+
+
+def _private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def test_the_list_is_whole() -> None:
+    used, own = set(), set()
+    for path in SRC.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own.add(node.name)
+            elif isinstance(node, ast.Attribute):
+                (own if isinstance(node.ctx, ast.Store) else used).add(node.attr)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                own.add(node.target.id)
+            elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("vaekit"):
+                used |= {alias.name for alias in node.names}
+    listed = set().union(*PRIVATE.values()) | {where.partition(":")[2] for where in PRIVATE}
+    assert {name for name in used - own if _private(name)} <= listed
