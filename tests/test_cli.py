@@ -16,8 +16,10 @@ import yaml
 from matplotlib.image import imread
 
 from conftest import fit
+from parts.maf import MAF
+from parts.poe import DecoderPerEntry, EncoderPerEntry, LikelihoodPerEntry, ProductOfExperts
 from test_idx import write_mnist
-from vaekit import Model, data, load
+from vaekit import Model, data, load, plugins, register
 from vaekit.__main__ import main
 from vaekit.cli import CLI
 from vaekit.commands import COMMANDS
@@ -161,6 +163,52 @@ def test_an_unconditional_model_samples_without_its_data(cli: Cli, tmp_path: Pat
         file.unlink()
     cli("sample", "--ckpt_path", tmp_path / "model.ckpt")
     assert (tmp_path / "samples.png").is_file()
+
+
+def test_rows_of_several_entries_from_the_command_line(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins, "_registered", {})
+    for part in (EncoderPerEntry, ProductOfExperts, DecoderPerEntry, LikelihoodPerEntry):
+        register(part)
+    np.save(tmp_path / "a.npy", (np.random.default_rng(0).random((90, 4)) > 0.5).astype("float32"))
+    np.save(tmp_path / "b.npy", np.random.default_rng(0).normal(size=(90, 3)).astype("float32"))
+    (tmp_path / "two.yaml").write_text(
+        "model:\n"
+        "  encoder: EncoderPerEntry\n"
+        "  posterior: ProductOfExperts\n"
+        "  decoder: DecoderPerEntry\n"
+        "  likelihood:\n"
+        "    class_path: LikelihoodPerEntry\n"
+        "    init_args: {of: {a: Bernoulli, b: Gaussian}}\n"
+        "data: {class_path: Arrays, init_args: {x: {a: a.npy, b: b.npy}}}\n"
+    )
+    folder = cli("fit", *FAST, "-c", "two.yaml") / "runs" / "version_0"
+    drawn = {path.stem for path in folder.glob("*.png")}
+    kinds = ("samples", "reconstructions")
+    assert drawn == {f"{kind}.{entry}" for kind in kinds for entry in "ab"} | {"latent"}
+    checkpoint = folder / "best.ckpt"
+    cli("sample", "--ckpt_path", checkpoint, "--n", 50)
+    # What was sampled can be read as data.
+    assert data.Arrays(folder / "samples.npz").info.event_shape == {"a": (4,), "b": (3,)}
+    cli(
+        "encode", "--ckpt_path", checkpoint, "--data", "Arrays", "--data.x", folder / "samples.npz"
+    )
+    cli("predict", "--ckpt_path", checkpoint)
+    with np.load(folder / "predictions.npz") as found:
+        assert found["reconstruction.b"].shape == (9, 3)
+
+
+def test_a_flow_trains_through_a_bare_fit_to_its_pictures(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins, "_registered", {})
+    register(MAF)
+    folder = cli("fit", *FAST, "--model.posterior", "MAF") / "runs" / "version_0"
+    for name in ("samples", "reconstructions", "latent"):
+        assert imread(folder / f"{name}.png").std() > 0.01
+    cli("predict", "--ckpt_path", folder / "best.ckpt")
+    cli("encode", "--ckpt_path", folder / "best.ckpt")
 
 
 # Where settings come from

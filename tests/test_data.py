@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from conftest import fit
-from vaekit import Model, data
+from vaekit import data
 from vaekit.batch import Batch
 from vaekit.data.base import Batches, Order, Rows
 
@@ -170,166 +165,7 @@ def test_impossible_preparations_are_refused() -> None:
         data.Digits(batch_size=0)
 
 
-# Arrays
-
-
-@pytest.fixture
-def columns() -> dict[str, torch.Tensor]:
-    return {
-        "x": torch.rand(40, 3),
-        "label": torch.arange(40),
-        "context": torch.rand(40, 2),
-        "mask": torch.rand(40, 3) > 0.2,
-    }
-
-
-@pytest.mark.parametrize("kind", ["npz", "pt", "npy", "tensors", "numpy"])
-def test_arrays_from_every_source(
-    kind: str, tmp_path: Path, columns: dict[str, torch.Tensor]
-) -> None:
-    arrays = {k: v.numpy() for k, v in columns.items()}
-    if kind == "npz":
-        np.savez(tmp_path / "rows.npz", **arrays)
-        module = data.Arrays(tmp_path / "rows.npz")
-    elif kind == "pt":
-        torch.save(columns, tmp_path / "rows.pt")
-        module = data.Arrays(str(tmp_path / "rows.pt"))
-    elif kind == "npy":
-        for name, array in arrays.items():
-            np.save(tmp_path / f"{name}.npy", array)
-        module = data.Arrays(**{k: tmp_path / f"{k}.npy" for k in columns})
-    else:
-        module = data.Arrays(**(columns if kind == "tensors" else arrays))
-    assert module.info.context_features == 2
-    assert module.info.data_range == (0.0, 1.0)
-    batch = next(module.rows("train"))
-    i = batch.label
-    assert i is not None
-    assert torch.equal(batch.x, columns["x"][i])
-    assert torch.equal(batch.context, columns["context"][i])
-    assert torch.equal(batch.mask, columns["mask"][i])
-    assert (module.spec is None) == (kind in ("tensors", "numpy"))
-
-
-def test_a_lone_npy_is_mapped_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "large.npy"
-    big = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(200_000, 64, 64))
-    big.flush()
-    module = data.Arrays(path, val=0.2)
-    before = _resident()
-    module.setup()
-    next(iter(module.train_dataloader()))
-    assert _resident() - before < 100e6  # of 819 MB
-
-
-def _resident() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-@pytest.mark.parametrize(
-    ("x", "expected"),
-    [
-        ((torch.rand(20, 2) > 0.5).float(), ((0.0, 1.0), 2)),
-        (torch.rand(20, 2), ((0.0, 1.0), None)),
-        (torch.rand(20, 2) * 2 - 1, ((-1.0, 1.0), None)),
-        (torch.rand(20, 2) * 255, ((0.0, torch.inf), None)),
-        (torch.randn(20, 2) * 99, ((-torch.inf, torch.inf), None)),
-        (torch.randint(0, 255, (20, 2), dtype=torch.uint8), ((0.0, 1.0), 256)),
-        (torch.randint(0, 2, (20, 2), dtype=torch.uint8), ((0.0, 1.0), 2)),
-    ],
-)
-def test_the_range_is_found(x: torch.Tensor, expected: tuple[object, object]) -> None:
-    info = data.Arrays(x).info
-    assert (info.data_range, info.levels) == expected
-
-
-def test_uint8_zeros_and_ones_stay_zeros_and_ones() -> None:
-    x = torch.randint(0, 2, (20, 2), dtype=torch.uint8)
-    assert set(next(data.Arrays(x).rows("train")).x.unique().tolist()) == {0.0, 1.0}
-    with pytest.raises(ValueError, match="no data_range, or"):
-        data.Arrays(x, data_range=(0.0, 255.0)).setup()
-
-
-def test_what_a_mask_hides_may_be_nan() -> None:
-    x = torch.rand(30, 2)
-    mask = torch.rand(30, 2) > 0.5
-    assert data.Arrays(torch.where(mask, x, torch.nan), mask=mask).info.data_range == (0.0, 1.0)
-
-
-BAD_ARRAYS = {
-    "lengths": ({"x": torch.rand(9, 2), "label": torch.zeros(8)}, "Expected 9 rows.*label has 8"),
-    "nan": ({"x": torch.full((9, 2), torch.nan)}, "finite values but x holds NaN"),
-    "infinity": ({"x": torch.full((9, 2), torch.inf)}, "finite values"),
-    "one dimension": ({"x": torch.rand(9)}, r"shape \(N, \*event\) but got \(9,\)"),
-    "mask": ({"x": torch.rand(9, 2), "mask": torch.ones(9, 3)}, r"mask of x's shape \(9, 2\)"),
-    "context": ({"x": torch.rand(9, 2), "context": torch.rand(9)}, r"context of finite values"),
-    "range": ({"x": torch.rand(9, 2) * 3, "data_range": (0.0, 1.0)}, r"declared data_range"),
-    "empty": ({"x": torch.rand(0, 2), "val": 0, "test": 0}, r"but got \(0, 2\)"),
-    "shares": ({"x": torch.rand(9, 2), "val": 0.6, "test": 0.4}, "leave rows for training"),
-    "no file": ({"x": "nowhere.npy"}, "there is none at nowhere.npy"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_ARRAYS)
-def test_bad_arrays_say_what_was_expected(case: str) -> None:
-    arguments, words = BAD_ARRAYS[case]
-    with pytest.raises((ValueError, FileNotFoundError), match=words):
-        data.Arrays(**arguments).info  # noqa: B018
-
-
-class _Bomb:
-    """Touches a marker file where it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> object:
-        return Path.touch, (self.marker,)
-
-
-@pytest.mark.parametrize("kind", ["npy", "npz", "pt", "pt of an object"])
-def test_files_run_no_code(kind: str, tmp_path: Path) -> None:
-    marker, path = tmp_path / "marker", tmp_path / f"rows.{kind[:3].strip()}"
-    bomb = np.array([_Bomb(marker)], dtype=object)
-    if kind == "npy":
-        np.save(path, bomb, allow_pickle=True)
-    elif kind == "npz":
-        np.savez(path, x=bomb)
-    elif kind == "pt":
-        path.write_bytes(pickle.dumps(_Bomb(marker)))
-    else:
-        torch.save({"x": _Bomb(marker)}, path)
-    with pytest.raises(ValueError, match="plain arrays, without pickled objects"):
-        data.Arrays(path).info  # noqa: B018
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY garbage", b"PK\x03\x04 cut"])
-@pytest.mark.parametrize("ending", ["npy", "npz", "pt"])
-def test_damaged_files_are_named(content: bytes, ending: str, tmp_path: Path) -> None:
-    path = tmp_path / f"rows.{ending}"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"Expected {path}"):
-        data.Arrays(path).info  # noqa: B018
-
-
-def test_other_files_are_refused_with_what_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_text("1,2")
-    with pytest.raises(ValueError, match=r"\.npy, \.npz, \.pt"):
-        data.Arrays(path).info  # noqa: B018
-
-
 # Under Lightning
-
-
-def test_labels_context_and_mask_reach_the_parts(columns: dict[str, torch.Tensor]) -> None:
-    module = data.Arrays(**columns, batch_size=8)
-    model = Model(module, latent_shape=2, likelihood="Gaussian", encoder="MLPEncoder")
-    trainer = fit(model, module, max_epochs=1)
-    assert model.core.encoder.net[0].in_features == 3 + 2
-    assert torch.isfinite(trainer.callback_metrics["val/elbo"])
 
 
 def test_pytorch_vaes_validation_on_the_test_set_is_not_here() -> None:

@@ -158,6 +158,20 @@ def test_losses_that_q_brings_are_added_and_named() -> None:
     assert torch.equal(model.evaluate(ROWS)["commitment"], terms["commitment"])
 
 
+@pytest.mark.parametrize("name", ["loss", "elbo", "distortion", "rate"])
+def test_a_loss_that_q_brings_does_not_take_the_name_of_the_bound_s_terms(name: str) -> None:
+    @register
+    class Clashing(DiagonalNormal):
+        def forward(self, h: Tensor, context: Any = None, log_joint: Any = None) -> Any:
+            q = super().forward(h, context, log_joint)
+            q.losses = {name: q.mean.square().sum(-1)}
+            return q
+
+    model = Model(INFO, posterior="Clashing")
+    with pytest.raises(ValueError, match=f"names of their own, but one is called {name}"):
+        model.objective(model.core, ROWS, 0)
+
+
 class Moved(Independent):
     """Moves its draws by 5; the closed form of its base would not know."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from math import log
+from math import isfinite, log
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
@@ -15,13 +16,16 @@ from conftest import fit
 from parts.factor_vae import FactorVAE
 from parts.iwae import IWAE
 from parts.logistic_mixture import LogisticMixture
+from parts.m2 import M2, LabelledNormal, UniformLabel
 from parts.maf import MAF
+from parts.poe import DecoderPerEntry, EncoderPerEntry, LikelihoodPerEntry, ProductOfExperts
 from parts.two_level import ConditionalNormal, TwoLevel
 from parts.vampprior import VampPrior
 from parts.vq import Reconstruction, VectorQuantised
 from test_vae import linear_gaussian
-from vaekit import Model, VAEModule, callbacks, data, load, plugins, register
-from vaekit.batch import Batch, DataInfo
+from vaekit import Model, VAEModule, callbacks, data, load, plugins, register, summary
+from vaekit.batch import Batch, DataInfo, leaves
+from vaekit.data.base import Rows
 
 PARTS: dict[str, dict[str, Any]] = {
     "iwae": {"objective": "IWAE"},
@@ -32,8 +36,39 @@ PARTS: dict[str, dict[str, Any]] = {
     "factor_vae": {"objective": "FactorVAE"},
     "two_level": {"core": "TwoLevel"},
     "logistic_mixture": {"likelihood": "LogisticMixture"},
+    "m2": {
+        "latent_shape": 13,
+        "posterior": "LabelledNormal",
+        "prior": "UniformLabel",
+        "objective": "M2",
+    },
+    "poe": {
+        "encoder": "EncoderPerEntry",
+        "posterior": "ProductOfExperts",
+        "decoder": "DecoderPerEntry",
+        "likelihood": {
+            "class_path": "LikelihoodPerEntry",
+            "init_args": {
+                "of": {
+                    "image": "Bernoulli",
+                    "code": {"class_path": "Gaussian", "init_args": {"scale": 0.1}},
+                }
+            },
+        },
+    },
 }
 INFO = DataInfo((3,), (0.0, 1.0), levels=2)
+
+
+class FewLabels(data.Digits):
+    """The digits, of whose training rows nine in ten have no label."""
+
+    def load(self) -> dict[str, Rows]:
+        splits = super().load()
+        train = splits["train"][:]
+        assert train.label is not None
+        label = torch.where(torch.arange(len(train)) % 10 == 0, train.label, -1)
+        return {**splits, "train": Rows(train.x, label=label, top=splits["train"].top)}
 
 
 @pytest.fixture(autouse=True)
@@ -49,15 +84,48 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
         TwoLevel,
         ConditionalNormal,
         LogisticMixture,
+        LabelledNormal,
+        UniformLabel,
+        M2,
+        EncoderPerEntry,
+        ProductOfExperts,
+        DecoderPerEntry,
+        LikelihoodPerEntry,
+        FewLabels,
     ):
         register(part)
+
+
+def two_modalities(folder: Path) -> data.Arrays:
+    """Digits and a noisy code of their class; one row in three lacks its code."""
+    digits = next(data.Digits(binarize="static").rows("train", batch_size=900))
+    assert digits.label is not None
+    code = torch.nn.functional.one_hot(digits.label, 10) + 0.1 * torch.randn(900, 10)
+    shown = (torch.arange(900) % 3 > 0).unsqueeze(1).expand(-1, 10)
+    arrays = {
+        "x.image": digits.x,
+        "x.code": torch.where(shown, code, torch.nan),
+        "mask.image": torch.ones_like(digits.x, dtype=torch.bool),
+        "mask.code": shown,
+        "label": digits.label,
+    }
+    np.savez(folder / "rows.npz", **{name: array.numpy() for name, array in arrays.items()})
+    return data.Arrays(folder / "rows.npz", batch_size=32)
+
+
+def rows_for(name: str, folder: Path) -> data.DataModule:
+    if name == "poe":
+        return two_modalities(folder)
+    if name == "m2":
+        return FewLabels(binarize="static")
+    return data.Digits(binarize="none" if name == "logistic_mixture" else "static")
 
 
 @pytest.mark.parametrize("name", PARTS)
 @pytest.mark.filterwarnings("ignore:KL.* has no registered closed form")
 def test_a_part_lives_a_whole_life(name: str, tmp_path: Path) -> None:
-    module = data.Digits(binarize="none" if name == "logistic_mixture" else "static")
-    model = Model(module, latent_shape=4, **PARTS[name])
+    module = rows_for(name, tmp_path)
+    model = Model(module, **{"latent_shape": 4, **PARTS[name]})
     keep, best = callbacks.BestCheckpoint(), model.objective.best
     trainer = fit(
         model,
@@ -71,16 +139,23 @@ def test_a_part_lives_a_whole_life(name: str, tmp_path: Path) -> None:
     assert (keep.monitor, keep.mode) == (f"val/{best[0]}", best[1])
     value = trainer.callback_metrics[f"val/{best[0]}"]
     assert torch.isfinite(value)
-    assert ("val/bpd" in trainer.callback_metrics) is model.objective.bound
-    assert len(list(Path(trainer.log_dir).glob("*.png"))) == 3
+    assert ("val/bpd" in trainer.callback_metrics) is model.has_bits
+    entries = len(model.info.entries())
+    assert len(list(Path(trainer.log_dir).glob("*.png"))) == 2 * entries + 1
+    baseline = summary.baseline(model, module)
+    assert baseline is None or isfinite(baseline)
     again = load(keep.best_model_path)
-    predict = pl.Trainer(logger=False, enable_progress_bar=False).predict(VAEModule(again), module)
-    assert predict is not None
-    assert torch.cat([batch[best[0]] for batch in predict]).shape == (180,)
-    x = next(module.rows("test")).x
-    assert torch.equal(again.reconstruct(x), again.reconstruct(x))
-    assert again.sample(3).isfinite().all()
-    found = pl.Trainer(logger=False, enable_progress_bar=False).validate(VAEModule(again), module)
+    writer = callbacks.PredictionWriter(tmp_path)
+    alone: dict[str, Any] = {"logger": False, "enable_progress_bar": False}
+    pl.Trainer(callbacks=[writer], **alone).predict(VAEModule(again), module)
+    test = next(module.rows("test"))
+    with np.load(tmp_path / "predictions.npz") as found:
+        assert found[best[0]].shape == (len(test),)
+        assert len([key for key in found.files if key.startswith("reconstruction")]) == entries
+    ways = [again.reconstruct(test.x, mask=test.mask) for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*map(leaves, ways), strict=True))
+    assert all(leaf.isfinite().all() for leaf in leaves(again.sample(3)))
+    found = pl.Trainer(**alone).validate(VAEModule(again), module, verbose=False)
     assert found[0][f"val/{best[0]}"] == pytest.approx(keep.best_model_score.item(), rel=1e-5)
 
 

@@ -50,7 +50,9 @@ def test_hidden_elements_are_drawn_black_and_set_no_range(tmp_path: Path) -> Non
     mask[..., 0] = False
     model = Model(DataInfo((1, 4, 4)), latent_shape=2, likelihood="Gaussian")
     batch = Batch(torch.where(mask, x, torch.nan), mask=mask)
-    picture = pictures.reconstructions(model, batch).axes[0].images[0].get_array()
+    picture = (
+        pictures.reconstructions(model, batch)["reconstructions"].axes[0].images[0].get_array()
+    )
     assert np.isfinite(picture).all()
     assert picture[:4, 0].max() == 0
     assert picture[:4, 1:4].max() == pytest.approx(1, abs=0.3)

@@ -21,6 +21,7 @@ __all__ = [
     "each",
     "entries_of",
     "first",
+    "flat",
     "leaves",
     "shapes_of",
 ]
@@ -58,14 +59,26 @@ def each(f: Callable[..., Any], tree: Any, *more: Any) -> Any:
     return f(tree, *more)
 
 
-def entries_of(tree: Any, name: str = "x") -> dict[str, Any]:
-    """A tree's tensors by name: that of a single tensor is `name`, those of a dict have theirs.
+def entries_of(tree: Any) -> dict[str, Any]:
+    """A tree's tensors by name; a single tensor is called x.
 
     Example:
         >>> entries_of(2), entries_of({"a": 3, "b": 4})
         ({'x': 2}, {'a': 3, 'b': 4})
     """
-    return dict(tree) if isinstance(tree, Mapping) else {name: tree}
+    return dict(tree) if isinstance(tree, Mapping) else {"x": tree}
+
+
+def flat(name: str, tree: Any) -> dict[str, Any]:
+    """A tree's tensors under a name, as a file of arrays holds them: `name`, or `name.entry`.
+
+    Example:
+        >>> flat("x", 2), flat("x", {"a": 3, "b": 4})
+        ({'x': 2}, {'x.a': 3, 'x.b': 4})
+    """
+    if isinstance(tree, Mapping):
+        return {f"{name}.{entry}": leaf for entry, leaf in tree.items()}
+    return {name: tree}
 
 
 def leaves(tree: Any) -> list[Any]:

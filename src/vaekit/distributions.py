@@ -29,6 +29,7 @@ __all__ = [
     "sample_and_log_prob",
     "soft_clamp",
     "sum_over_ranks",
+    "takes_noise",
     "transport",
 ]
 
@@ -158,6 +159,19 @@ def _(q: Normal, noise: Tensor) -> Tensor:
 @transport.register(Independent)
 def _(q: Independent[Distribution], noise: Tensor) -> Tensor:
     return transport(q.base_dist, noise)
+
+
+def takes_noise(q: Distribution) -> bool:
+    """Whether a map from standard normal noise is registered for q.
+
+    Example:
+        >>> import torch
+        >>> takes_noise(normal(torch.zeros(2), torch.ones(2), 1))
+        True
+    """
+    if isinstance(q, Independent):
+        return takes_noise(q.base_dist)
+    return transport.dispatch(type(q)) is not transport.dispatch(object)
 
 
 def sample_and_log_prob(

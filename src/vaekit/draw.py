@@ -66,6 +66,13 @@ def _log_prob(p: Distribution, z: Tensor) -> Tensor:
     return p.log_prob(z)
 
 
+def _own(name: str) -> str:
+    """A name that a loss of q may have: those of the bound's own terms are taken."""
+    if name in ("loss", "elbo", "distortion", "rate"):
+        raise ValueError(f"Expected q's losses by names of their own, but one is called {name}.")
+    return name
+
+
 class Level(NamedTuple):
     """One level of latents in a draw, the top first; a flat model has one.
 
@@ -119,7 +126,7 @@ class Level(NamedTuple):
             return _per_draw(_by_rows(rate_of(q, p, log_post, log_prior), z), z, "a rate")
 
         losses = {
-            name: _per_draw(_by_rows(term, z), z, f"the loss {name}").mean(0)
+            _own(name): _per_draw(_by_rows(term, z), z, f"the loss {name}").mean(0)
             for name, term in getattr(q, "losses", {}).items()
         }
         return cls(z, q, p, log_prior, log_post, once(kl, z), losses)

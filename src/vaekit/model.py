@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit import specs
-from vaekit.batch import Batch, DataInfo, Tree, each, entries_of, first
+from vaekit.batch import Batch, DataInfo, Tree, each, entries_of, first, flat
 from vaekit.contracts import Core, Objective
 from vaekit.part import Part
 from vaekit.precision import parameters_in_full_precision
@@ -191,7 +191,7 @@ class Model(nn.Module):
                 self.core.infer(batch.x, batch.context, batch.mask)
             )
             p = self.core.decode(rows["z"].unsqueeze(0), batch.context)
-            rows |= entries_of(self.core.reading(p), "reconstruction")
+            rows |= flat("reconstruction", self.core.reading(p))
         return rows if batch.label is None else {**rows, "label": batch.label}
 
     @contextmanager
@@ -225,8 +225,8 @@ class Model(nn.Module):
             (low, high), (least, most) = own.data_range, others[name].data_range
             if least < low or most > high:
                 raise ValueError(
-                    f"The model was made for data in [{low:g}, {high:g}] but got [{least:g}, "
-                    f"{most:g}]."
+                    f"The model was made for {'data' if name == 'x' else name} in [{low:g}, "
+                    f"{high:g}] but got [{least:g}, {most:g}]."
                 )
 
     def check_rows(self, x: Tree, mask: Tree | None = None) -> None:

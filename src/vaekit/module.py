@@ -197,9 +197,9 @@ class VAEModule(LightningModule):
         """The batch of a loader, which may be another's; its first one is looked at."""
         if not isinstance(batch, Batch):
             x, *label = batch if isinstance(batch, list | tuple) else [batch]
-            if not isinstance(x, Tensor):
+            if not isinstance(x, Tensor | dict):
                 raise ValueError(
-                    "Expected batches that are a vaekit Batch, a tensor x or a pair (x, label) "
+                    "Expected batches that are a vaekit Batch, x alone or a pair (x, label) "
                     f"but got {type(batch).__name__}."
                 )
             batch = Batch(x, label=label[0] if label else None)

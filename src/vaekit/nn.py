@@ -41,7 +41,7 @@ def mlp(sizes: list[int], activation: str, last: bool = False) -> nn.Sequential:
 
 
 def conv_sizes(event_shape: tuple[int, ...], channels: list[int]) -> list[tuple[int, int]]:
-    """Heights and widths of an image before and after each halving, rounded up, one a channel.
+    """Heights and widths of an image before and after each halving, rounded up, one per channel.
 
     Raises:
         ValueError: If the event is no image (C, H, W), or is down to one pixel before the last

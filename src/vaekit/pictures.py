@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from vaekit.batch import Batch
+from vaekit.batch import Batch, DataInfo, Tree, each, entries_of, flat
 from vaekit.model import Model
 
 __all__ = ["draw_all", "image_grid", "latent_plane", "reconstructions", "samples", "save"]
@@ -49,31 +49,47 @@ def _show(picture: Array, title: str) -> Figure:
     return figure
 
 
-def _range(model: Model, x: Tensor) -> tuple[float, float]:
-    low, high = model.info.data_range
+def _range(info: DataInfo, x: Tensor) -> tuple[float, float]:
+    low, high = info.data_range
     if not np.isfinite([low, high]).all():
         seen = x[x.isfinite()]
         low, high = float(seen.min()), float(seen.max())
     return low, max(high, low + 1e-9)
 
 
-def samples(model: Model, x: Tensor) -> Figure:
-    """Rows that were drawn from the prior."""
-    return _show(image_grid(x, 8, *_range(model, x)), "Samples: mean of p(x|z), z from the prior")
+def samples(model: Model, x: Tree) -> dict[str, Figure]:
+    """Rows that were drawn from the prior: a picture, or one of each entry of x."""
+    title = "Samples: what stands for p(x|z), z from the prior"
+    return flat(
+        "samples", each(lambda leaf, info: _samples(leaf, info, title), x, _infos(model, x))
+    )
 
 
-def reconstructions(model: Model, batch: Batch, n: int = 32) -> Figure:
-    """Held-out rows, each with its reconstruction below it."""
+def _samples(x: Tensor, info: DataInfo, title: str) -> Figure:
+    return _show(image_grid(x, 8, *_range(info, x)), title)
+
+
+def _infos(model: Model, x: Tree) -> Any:
+    """What is known of each entry, as a tree like x."""
+    infos = model.info.entries()
+    return infos if isinstance(x, dict) else infos["x"]
+
+
+def reconstructions(model: Model, batch: Batch, n: int = 32) -> dict[str, Figure]:
+    """Held-out rows, each with its reconstruction below it: a picture, or one of each entry."""
     batch = batch[:n]
-    x = batch.x
-    if batch.mask is not None:
-        x = torch.where(batch.mask, x, torch.nan)  # drawn black
-    y = model.reconstruct(x, batch.context, batch.mask)
+    x, y = batch.x, model.reconstruct(batch.x, batch.context, batch.mask)
+    if batch.mask is not None:  # what is hidden is drawn black
+        x = each(lambda leaf, seen: torch.where(seen, leaf, torch.nan), x, batch.mask)
+    return flat("reconstructions", each(_pairs, x, y, _infos(model, x)))
+
+
+def _pairs(x: Tensor, y: Tensor, info: DataInfo) -> Figure:
     columns = min(16, len(x))
     pairs = [
         picture
         for a, b in zip(x.split(columns), y.cpu().split(columns), strict=True)
-        for picture in (image_grid(part, columns, *_range(model, x)) for part in (a, b))
+        for picture in (image_grid(part, columns, *_range(info, x)) for part in (a, b))
     ]
     picture = np.concatenate(
         [np.pad(p, ((0, 1), (0, 0), (0, 0)), constant_values=1) for p in pairs]
@@ -116,17 +132,19 @@ def _decoded_plane(model: Model, axes: Any, n: int = 20) -> None:
     first, second = torch.meshgrid(steps, steps.flip(0), indexing="xy")
     z = torch.stack([first, second], dim=-1).reshape(-1, *model.latent_shape)
     x = model.decode(z.to(torch.get_default_dtype()))
-    axes.imshow(image_grid(x, n, *_range(model, x)), interpolation="nearest")
+    name, info = next(iter(model.info.entries().items()))  # of several entries, the first
+    x = entries_of(x)[name]
+    axes.imshow(image_grid(x, n, *_range(info, x)), interpolation="nearest")
     axes.set(title="The plane decoded: quantiles 2.5 % to 97.5 %", xticks=[], yticks=[])
 
 
 def draw_all(model: Model, batch: Batch) -> dict[str, Figure]:
-    """The three pictures by name; a conditional model takes the context of the batch's rows."""
+    """The pictures by name; a conditional model takes the context of the batch's rows."""
     context = None if batch.context is None else batch.context[:64]
     x = model.sample(64 if context is None else len(context), context)
     return {
-        "samples": samples(model, x),
-        "reconstructions": reconstructions(model, batch),
+        **samples(model, x),
+        **reconstructions(model, batch),
         "latent": latent_plane(model, batch),
     }
 

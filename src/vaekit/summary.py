@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from vaekit.batch import Tree, each
 from vaekit.contracts import Objective
 from vaekit.data.base import DataModule
 from vaekit.model import Model
@@ -20,20 +21,20 @@ __all__ = ["baseline", "moments", "show"]
 _CAPTION = "The baseline is the likelihood alone, without latents, fitted to the training rows."
 
 
-def moments(data: DataModule) -> tuple[Tensor, Tensor]:
+def moments(data: DataModule) -> tuple[Tree, Tree]:
     """Mean and variance (*event) of each element, over the training rows that show it."""
-    shape = data.info.event_shape
-    count, total, square = torch.zeros(3, *shape, dtype=torch.float64)
+
+    def powers(so_far: Tensor, x: Tensor, seen: Tensor) -> Tensor:
+        x = torch.where(seen, x.double(), 0.0)
+        return so_far + torch.stack([seen.double().sum(0), x.sum(0), x.square().sum(0)])
+
+    total = each(lambda shape: torch.zeros(3, *shape, dtype=torch.float64), data.info.event_shape)
     for batch in data.rows("train"):
-        x = batch.x.double()
-        seen = torch.ones_like(x) if batch.mask is None else batch.mask.double()
-        x = torch.where(seen > 0, x, 0.0)
-        count += seen.sum(0)
-        total += x.sum(0)
-        square += x.square().sum(0)
-    count = count.clamp(min=1)  # an element that no row shows
-    mean = total / count
-    return mean, (square / count - mean.square()).clamp(min=0)
+        seen = each(lambda x: torch.ones_like(x, dtype=torch.bool), batch.x)
+        total = each(powers, total, batch.x, seen if batch.mask is None else batch.mask)
+    # Of an element that no row shows the mean is 0.
+    mean, square = (each(lambda t, of=of: t[of] / t[0].clamp(min=1), total) for of in (1, 2))
+    return mean, each(lambda s, m: (s - m.square()).clamp(min=0), square, mean)
 
 
 def baseline(model: Model, data: DataModule, split: str = "val") -> float | None:
@@ -47,7 +48,8 @@ def baseline(model: Model, data: DataModule, split: str = "val") -> float | None
         if p is None:
             return None
         terms = [
-            likelihood.log_prob(p, batch.x.double(), batch.mask) for batch in data.rows(split)
+            likelihood.log_prob(p, each(Tensor.double, batch.x), batch.mask)
+            for batch in data.rows(split)
         ]
     return float(torch.cat(terms).mean())
 

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Trainer as LightningTrainer
 
 from vaekit import pictures
+from vaekit.batch import flat
 from vaekit.callbacks import write_arrays
 from vaekit.data.base import DataModule
 from vaekit.model import Model
@@ -42,8 +43,8 @@ class Trainer(LightningTrainer):
             context = torch.cat(rows)[torch.arange(n) % sum(map(len, rows))]
         x = model.sample(n, context)
         folder = _folder(out, ckpt_path)
-        _draw(pictures.samples(model, x), folder / "samples.png")
-        write_arrays(folder / "samples.npz", {"x": x})
+        _draw(pictures.samples(model, x), folder)
+        write_arrays(folder / "samples.npz", flat("x", x))
 
     def reconstruct(
         self,
@@ -63,8 +64,7 @@ class Trainer(LightningTrainer):
             out: Folder to write to; by default the checkpoint's.
         """
         batch = next(datamodule.rows(split, n, batch_size=n))
-        path = _folder(out, ckpt_path) / "reconstructions.png"
-        _draw(pictures.reconstructions(model, batch, n), path)
+        _draw(pictures.reconstructions(model, batch, n), _folder(out, ckpt_path))
 
     def encode(
         self,
@@ -88,7 +88,7 @@ class Trainer(LightningTrainer):
         if labels:
             columns["label"] = torch.cat(labels)
         rows = next(datamodule.rows(split, 2000, batch_size=2000))
-        _draw(pictures.latent_plane(model, rows), folder / "latent.png")
+        _draw({"latent": pictures.latent_plane(model, rows)}, folder)
         write_arrays(folder / "codes.npz", columns)
 
 
@@ -98,6 +98,8 @@ def _folder(out: str | None, ckpt_path: str) -> Path:
     return folder
 
 
-def _draw(figure: Any, path: Path) -> None:
-    pictures.save(figure, path)
-    print(f"  {path}")
+def _draw(figures: dict[str, Any], folder: Path) -> None:
+    for name, figure in figures.items():
+        path = folder / f"{name}.png"
+        pictures.save(figure, path)
+        print(f"  {path}")

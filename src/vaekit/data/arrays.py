@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaekit.batch import Ranges, Tree, each, entries_of, first, flat
 from vaekit.data.base import DataModule, Rows, natural, split
 
 __all__ = ["Arrays"]
 
+Source = str | Path | Tensor | np.ndarray
 _COLUMNS = ("x", "label", "context", "mask")
 
 
@@ -25,6 +27,9 @@ class Arrays(DataModule):
     `weights_only`. An `.npz` or `.pt` of several arrays holds them under the names x, label,
     context and mask. A lone `.npy` is mapped into memory, not read. uint8 values 0 to 255 (or 0
     and 1 alone) become x from 0 to 1; other values are taken as they are.
+
+    Where a row has several entries (an image and a column, say), x is a dict with a source for
+    each, or one file whose arrays have names such as `x.image`; so are mask and data_range.
 
     Arguments:
         x: The data (N, *event).
@@ -47,17 +52,19 @@ class Arrays(DataModule):
         >>> data = Arrays(torch.rand(100, 3), val=0.1, test=0.1)
         >>> data.info.event_shape, data.info.data_size
         ((3,), 80)
+        >>> Arrays({"a": torch.rand(9, 3), "b": torch.rand(9, 2)}).info.event_shape
+        {'a': (3,), 'b': (2,)}
     """
 
     def __init__(
         self,
-        x: str | Path | Tensor | np.ndarray[Any, Any],
-        label: str | Path | Tensor | np.ndarray[Any, Any] | None = None,
-        context: str | Path | Tensor | np.ndarray[Any, Any] | None = None,
-        mask: str | Path | Tensor | np.ndarray[Any, Any] | None = None,
+        x: dict[str, Any] | Source,
+        label: Source | None = None,
+        context: Source | None = None,
+        mask: dict[str, Any] | Source | None = None,
         val: float = 0.1,
         test: float = 0.1,
-        data_range: tuple[float, float] | None = None,
+        data_range: tuple[float, float] | dict[str, tuple[float, float]] | None = None,
         batch_size: int = 128,
         binarize: Literal["none", "dynamic", "static"] = "none",
         dequantize: bool = False,
@@ -66,43 +73,49 @@ class Arrays(DataModule):
         super().__init__(batch_size, binarize, dequantize, seed)
         self.sources = dict(zip(_COLUMNS, (x, label, context, mask), strict=True))
         self.shares, self.data_range = (val, test), data_range
-        self._range = data_range or (0.0, 1.0)
+        self._range: Ranges = data_range or (0.0, 1.0)
 
-    def natural_range(self) -> tuple[float, float]:
+    def natural_range(self) -> Ranges:
         return self._range
 
     def load(self) -> dict[str, Rows]:
         columns = self._columns()
-        x = columns["x"]
-        if x.dim() < 2 or x.numel() == 0:
-            raise ValueError(f"Expected x with shape (N, *event) but got {tuple(x.shape)}.")
-        for name, column in columns.items():
-            if len(column) != len(x):
-                raise ValueError(f"Expected {len(x)} rows, as in x, but {name} has {len(column)}.")
-        mask = columns.get("mask")
-        if mask is not None:
-            if mask.shape != x.shape:
+        x, mask = columns["x"], columns.get("mask")
+        for name, column in flat("x", x).items():
+            if column.dim() < 2 or column.numel() == 0:
                 raise ValueError(
-                    f"Expected a mask of x's shape {tuple(x.shape)} but got {tuple(mask.shape)}."
+                    f"Expected {name} with shape (N, *event) but got {tuple(column.shape)}."
                 )
-            columns["mask"] = mask = mask.bool()
+        n = len(first(x))
+        for column, tree in columns.items():
+            for name, array in flat(column, tree).items():
+                if len(array) != n:
+                    raise ValueError(f"Expected {n} rows, as in x, but {name} has {len(array)}.")
+        if mask is not None:
+            _check_mask(x, mask)
+            columns["mask"] = mask = each(Tensor.bool, mask)
         context = columns.get("context")
         if context is not None and (context.dim() != 2 or not bool(context.isfinite().all())):
             raise ValueError(
                 "Expected a context of finite values with shape (N, C) but got "
                 f"{tuple(context.shape)}."
             )
-        self._measure(x, mask)
-        rows = Rows(**columns, top=self._top(x))
+        top = each(_top, x)
+        self._measure(x, mask, top)
+        rows = Rows(**columns, top=top)
         return split(rows, *self.shares, seed=self.seed)
 
-    def _columns(self) -> dict[str, Tensor]:
-        columns: dict[str, Tensor] = {}
+    def _columns(self) -> dict[str, Any]:
+        columns: dict[str, Any] = {}
         for name, source in self.sources.items():
             if source is None:
                 continue
+            if isinstance(source, Mapping):
+                columns[name] = {entry: _single(part) for entry, part in source.items()}
+                continue
             found = _read(source)
             if isinstance(found, dict):
+                found = _folded(found)
                 if name not in found:
                     raise ValueError(
                         f"Expected an array named {name} in {source} but it holds "
@@ -114,47 +127,89 @@ class Arrays(DataModule):
                 columns[name] = found
         return columns
 
-    @staticmethod
-    def _top(x: Tensor) -> float | None:
-        """The stored value of x = 1: of uint8 images 255, or 1 where they hold 0 and 1 alone."""
-        if x.dtype != torch.uint8:
-            return None
-        # Every row; of what is too large to be read whole, a thousand spread over it.
-        step = 1 if x.numel() < 2**28 else max(1, len(x) // 1000)
-        binary = bool(x[::step].max() <= 1)
-        return 1 if binary else 255
-
-    def _measure(self, x: Tensor, mask: Tensor | None) -> None:
+    def _measure(self, x: Tree, mask: Tree | None, top: Any) -> None:
         """Finds, or checks, the range and the number of levels of x."""
-        if x.dtype == torch.uint8:
-            if self.data_range not in (None, (0.0, 1.0)):
-                raise ValueError(
-                    f"Expected no data_range, or [0, 1], of uint8 values, which are scaled to it, "
-                    f"but got {list(self.data_range)}."
-                )
-            self._range, self.levels = (0.0, 1.0), 256 if self._top(x) == 255 else 2
-            return
-        seen = x if mask is None else x[mask]
-        low, high = (float(v) for v in torch.aminmax(seen))
-        if not (isfinite(low) and isfinite(high)):
+        declared: Any = self.data_range
+        if not isinstance(declared, Mapping):
+            declared = dict.fromkeys(entries_of(x), declared)
+        if set(declared) != set(entries_of(x)):
             raise ValueError(
-                "Expected finite values but x holds NaN or infinity. Leave rows out, or give a "
-                "mask that is False there."
+                f"Expected a data_range of {', '.join(entries_of(x))}, as in x, but got one of "
+                f"{', '.join(declared)}."
             )
-        if (
-            self.data_range is not None
-            and not self.data_range[0] <= low <= high <= self.data_range[1]
-        ):
-            raise ValueError(
-                f"Expected values in the declared data_range {list(self.data_range)} but x spans "
-                f"[{low:g}, {high:g}]."
-            )
-        self._range = self.data_range or natural(low, high)
-        if self._range == (0.0, 1.0) and bool(((seen == 0) | (seen == 1)).all()):
-            self.levels = 2
+        seen = x if mask is None else each(lambda leaf, shown: leaf[shown], x, mask)
+        ranges, levels, tops = {}, {}, entries_of(top)
+        for (entry, leaf), name in zip(entries_of(seen).items(), flat("x", x), strict=True):
+            found = _measured(name, leaf, tops[entry], declared[entry])
+            ranges[entry], levels[entry] = found
+        single = not isinstance(x, Mapping)
+        self._range = ranges["x"] if single else ranges
+        self.levels = levels["x"] if single else levels
 
 
-def _read(source: str | Path | Tensor | np.ndarray[Any, Any]) -> Tensor | dict[str, Tensor]:
+def _check_mask(x: Tree, mask: Tree) -> None:
+    shapes, wanted = (each(lambda leaf: tuple(leaf.shape), tree) for tree in (mask, x))
+    if shapes != wanted:
+        raise ValueError(f"Expected a mask of x's shape {wanted} but got {shapes}.")
+
+
+def _top(x: Tensor) -> float | None:
+    """The stored value of x = 1: of uint8 images 255, or 1 where they hold 0 and 1 alone."""
+    if x.dtype != torch.uint8:
+        return None
+    # Every row; of what is too large to be read whole, a thousand spread over it.
+    step = 1 if x.numel() < 2**28 else max(1, len(x) // 1000)
+    binary = bool(x[::step].max() <= 1)
+    return 1 if binary else 255
+
+
+def _measured(
+    name: str, seen: Tensor, top: float | None, declared: tuple[float, float] | None
+) -> tuple[tuple[float, float], int | None]:
+    """The range and the number of levels of an array's observed values."""
+    if top is not None:
+        if declared not in (None, (0.0, 1.0)):
+            raise ValueError(
+                f"Expected no data_range, or [0, 1], of uint8 values, which are scaled to it, but "
+                f"got {list(declared)}."
+            )
+        return (0.0, 1.0), 256 if top == 255 else 2
+    low, high = (float(v) for v in torch.aminmax(seen))
+    if not (isfinite(low) and isfinite(high)):
+        raise ValueError(
+            f"Expected finite values but {name} holds NaN or infinity. Leave rows out, or give a "
+            "mask that is False there."
+        )
+    if declared is not None and not declared[0] <= low <= high <= declared[1]:
+        raise ValueError(
+            f"Expected values in the declared data_range {list(declared)} but {name} spans "
+            f"[{low:g}, {high:g}]."
+        )
+    found = (declared[0], declared[1]) if declared else natural(low, high)
+    binary = found == (0.0, 1.0) and bool(((seen == 0) | (seen == 1)).all())
+    return found, 2 if binary else None
+
+
+def _folded(found: dict[str, Tensor]) -> dict[str, Any]:
+    """Arrays by column; those with names such as `x.image` are the entries of a dict."""
+    columns: dict[str, Any] = {}
+    for name, array in found.items():
+        column, _, entry = name.partition(".")
+        if entry:
+            columns.setdefault(column, {})[entry] = array
+        else:
+            columns[column] = array
+    return columns
+
+
+def _single(source: Source) -> Tensor:
+    found = _read(source)
+    if isinstance(found, dict):
+        raise ValueError(f"Expected one array in {source} but it holds {', '.join(found)}.")
+    return found
+
+
+def _read(source: Source) -> Tensor | dict[str, Tensor]:
     if isinstance(source, Tensor):
         return source
     if isinstance(source, np.ndarray):

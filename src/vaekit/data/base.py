@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from math import ceil, inf
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from vaekit.batch import Batch, DataInfo
+from vaekit.batch import Batch, DataInfo, Ranges, Tree, each, entries_of, first
 from vaekit.noise import fixed_noise, generator, seed_of
 from vaekit.specs import is_plain
 
@@ -25,31 +26,33 @@ class Rows:
     """The rows of one split, as they lie in memory or on disk.
 
     Arguments:
-        x: The data, with shape `(N, *event)`; uint8 stays so until it is on the device.
+        x: The data, with shape `(N, *event)`, or a dict of such; uint8 stays so until it is on the
+            device.
         context: Columns to condition on, with shape `(N, C)`.
         mask: Like x, True where an element is observed.
         label: Labels, with shape `(N,)` or `(N, *)`.
-        top: The stored value that is x = 1; None where values are taken as they are.
+        top: The stored value that is x = 1, None where values are taken as they are; where x is a
+            dict, one for each entry.
         index: Which of those rows these are; None for all. Splits share one copy of the data.
     """
 
-    x: Tensor
+    x: Tree
     context: Tensor | None = None
-    mask: Tensor | None = None
+    mask: Tree | None = None
     label: Tensor | None = None
-    top: float | None = None
+    top: float | dict[str, float | None] | None = None
     index: Tensor | None = None
 
     def __len__(self) -> int:
-        return self.x.shape[0] if self.index is None else self.index.shape[0]
+        return len(first(self.x)) if self.index is None else len(self.index)
 
     def __getitem__(self, at: Tensor | slice) -> Batch:
         index = at if self.index is None else self.index[at]
 
-        def rows(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x[index]
+        def rows(column: Any) -> Any:
+            return None if column is None else each(lambda x: x[index], column)
 
-        return Batch(self.x[index], rows(self.context), rows(self.mask), rows(self.label))
+        return Batch(*(rows(c) for c in (self.x, self.context, self.mask, self.label)))
 
     def subset(self, at: Tensor | slice) -> Rows:
         """Some of the rows, not copied."""
@@ -111,7 +114,7 @@ class Batches:
     stand-in row with weight 0.
 
     Arguments:
-        batch_size: Rows a batch and rank.
+        batch_size: Rows per batch and rank.
         shuffle: New order each epoch, a function of (seed, epoch); else the rows' own.
     """
 
@@ -150,7 +153,7 @@ class DataModule(LightningDataModule):
     """Base of all data modules. A subclass says how to `load` the rows of each split.
 
     Arguments:
-        batch_size: Rows a step and device: with several devices the world's batch is that many
+        batch_size: Rows per step and device: with several devices the world's batch is that many
             times larger, as in Lightning.
         binarize: "none"; "dynamic", new draws of 0 and 1 from the grey values at each step of
             training, held-out rows drawn once; or "static", all rows drawn once.
@@ -162,7 +165,7 @@ class DataModule(LightningDataModule):
             wanted.
     """
 
-    levels: int | None = None
+    levels: int | dict[str, int | None] | None = None
     _init: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -200,7 +203,7 @@ class DataModule(LightningDataModule):
         """The rows of each split: "train", and "val" and "test" where there are any."""
         raise NotImplementedError
 
-    def natural_range(self) -> tuple[float, float]:
+    def natural_range(self) -> Ranges:
         """Smallest and largest value of x, before binarisation and dequantisation."""
         return (0.0, 1.0)
 
@@ -212,13 +215,12 @@ class DataModule(LightningDataModule):
         self.prepare_data()
         self.setup()
         train = self._splits["train"]
-        levels: int | None = 2 if self.binarize != "none" else self.levels
-        width = 1.0 / self._count() if self.dequantize else None
+        levels = 2 if self.binarize != "none" else self.levels
         return DataInfo(
-            event_shape=tuple(train.x.shape[1:]),
+            event_shape=each(lambda x: tuple(x.shape[1:]), train.x),
             data_range=self.natural_range(),
             levels=None if self.dequantize else levels,
-            bin_width=width,
+            bin_width=each(self._bin_width, levels) if self.dequantize else None,
             classes=self._classes(),
             context_features=0 if train.context is None else train.context.shape[1],
             data_size=len(train),
@@ -234,18 +236,18 @@ class DataModule(LightningDataModule):
     @property
     def spec(self) -> dict[str, Any] | None:
         """This data as plain data, for the checkpoint; None where it was made from tensors."""
-        init_args = {k: str(v) if isinstance(v, Path) else v for k, v in self._init.items()}
+        init_args = {k: each(_path_as_text, v) for k, v in self._init.items()}
         if not is_plain(init_args):
             return None
         return {"class_path": type(self).__name__, "init_args": init_args}
 
-    def _count(self) -> int:
-        if self.levels is None:
+    def _bin_width(self, levels: int | None) -> float:
+        if levels is None:
             raise ValueError(
                 "Expected data of a known number of levels, such as uint8 images, to dequantise, "
                 f"but {type(self).__name__} holds continuous values."
             )
-        return self.levels
+        return 1.0 / levels
 
     # What Lightning calls
 
@@ -256,27 +258,31 @@ class DataModule(LightningDataModule):
         if not splits or any(len(rows) == 0 for rows in splits.values()):
             sizes = {name: len(rows) for name, rows in splits.items()}
             raise ValueError(f"Expected at least one row in every split but got {sizes}.")
-        self._check()
+        self._refuse_preparations()
         for split, rows in splits.items():
             if self.binarize == "static" or (self.binarize == "dynamic" and split != "train"):
                 splits[split] = self._binarized(rows, split)
         self._splits = splits
 
-    def _check(self) -> None:
+    def _refuse_preparations(self) -> None:
         if self.dequantize:
-            self._count()
-        low, high = self.natural_range()
-        if self.binarize != "none" and (low, high) != (0.0, 1.0):
-            raise ValueError(
-                "Expected values in [0, 1], probabilities of a one, to binarise, but the data's "
-                f"range is [{low:g}, {high:g}]."
-            )
+            each(self._bin_width, self.levels)
+        for low, high in entries_of(self.natural_range()).values():
+            if self.binarize != "none" and (low, high) != (0.0, 1.0):
+                raise ValueError(
+                    "Expected values in [0, 1], probabilities of a one, to binarise, but the "
+                    f"data's range is [{low:g}, {high:g}]."
+                )
 
     def _binarized(self, rows: Rows, split: str) -> Rows:
-        part = rows[:]
-        u = torch.rand(part.x.shape, generator=generator("binarize", self.seed, split))
-        ones = u * (1.0 if rows.top is None else rows.top) < part.x
-        return Rows(ones.to(torch.uint8), part.context, part.mask, part.label, top=1)
+        part, noise = rows[:], generator("binarize", self.seed, split)
+
+        def drawn(x: Tensor, top: float | None) -> Tensor:
+            u = torch.rand(x.shape, generator=noise)
+            return (u * (1.0 if top is None else top) < x).to(torch.uint8)
+
+        ones = each(drawn, part.x, rows.top)
+        return Rows(ones, part.context, part.mask, part.label, top=each(lambda x: 1.0, ones))
 
     def _batches(self, split: str, shuffle: bool) -> Batches:
         trainer = self.trainer
@@ -316,25 +322,27 @@ class DataModule(LightningDataModule):
 
     def _converted(self, batch: Batch, split: str, dtype: torch.dtype) -> Batch:
         """The batch with x as the model sees it."""
-        top = self._splits[split].top
-        x = batch.x.to(dtype)
-        if top is not None and self.dequantize:
-            x = (x + self._bins(batch, split, x)) / (top + 1)
-        elif top is not None:
-            x = x / top
+
+        def scaled(x: Tensor, top: float | None) -> Tensor:
+            x = x.to(dtype)
+            if top is None:
+                return x
+            return (x + torch.rand_like(x)) / (top + 1) if self.dequantize else x / top
+
+        with self._noise_of(batch, split):
+            batch.x = each(scaled, batch.x, self._splits[split].top)
         if self.binarize == "dynamic" and split == "train":
-            x = torch.bernoulli(x)
-        batch.x = x
+            batch.x = each(torch.bernoulli, batch.x)
         if batch.context is not None:
             batch.context = batch.context.to(dtype)
         return batch
 
-    def _bins(self, batch: Batch, split: str, x: Tensor) -> Tensor:
-        """Where in its bin each value goes: held-out ones to the same place in each epoch."""
-        if split == "train":
-            return torch.rand_like(x)
-        with fixed_noise(seed_of("dequantize", self.seed, split, batch.start), x.device):
-            return torch.rand_like(x)
+    def _noise_of(self, batch: Batch, split: str) -> AbstractContextManager[None]:
+        """Held-out values go to the same place of their bin in each epoch."""
+        if split == "train" or not self.dequantize:
+            return nullcontext()
+        seed = seed_of("dequantize", self.seed, split, batch.start)
+        return fixed_noise(seed, first(batch.x).device)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -358,6 +366,10 @@ class DataModule(LightningDataModule):
             rows = rows.subset(slice(0, limit))
         for batch in Batches(rows, batch_size, shuffle=False):
             yield self._converted(batch, split, torch.get_default_dtype())
+
+
+def _path_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 def natural(low: float, high: float) -> tuple[float, float]:

@@ -12,8 +12,8 @@ __all__ = ["RowMeans"]
 class RowMeans(Metric):
     """Means of named terms over all rows of all batches and ranks, each row counted once.
 
-    A term is (B,), a value a row, or a scalar, the mean over the batch's rows. Sums are kept in
-    float64, where the device has it. With `rows` 0 a batch counts nothing.
+    A term is (B,), one value per row, or a scalar, the mean over the batch's rows. Sums are kept
+    in float64, where the device has it. With `rows` 0 a batch counts nothing.
 
     Example:
         >>> import torch

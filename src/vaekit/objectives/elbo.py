@@ -20,7 +20,7 @@ class ELBO(Objective):
 
     Arguments:
         beta: Weight of the rate, without unit; 1 gives the bound itself.
-        samples: Draws a row.
+        samples: Number of draws per row.
 
     Raises:
         ValueError: If beta is negative or samples is below one.
