@@ -18,7 +18,7 @@ def main(args: list[str] | None = None) -> None:
     elif args[0] == "--version":
         print(f"vaekit {__version__}")
     elif args[0] == "plugins":
-        _plugins(args[1:])
+        _list_plugins(args[1:])
     else:
         from vaekit.cli import run
 
@@ -34,7 +34,7 @@ def _help() -> None:
     print("  vaekit --version")
 
 
-def _plugins(args: list[str]) -> None:
+def _list_plugins(args: list[str]) -> None:
     if args not in ([], ["--check"]):
         sys.exit(f"vaekit plugins: expected no argument or --check but got {' '.join(args)}")
     from rich.console import Console

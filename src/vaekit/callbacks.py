@@ -156,8 +156,9 @@ def _model_of(pl_module: LightningModule) -> Model:
 class PredictionWriter(BasePredictionWriter):
     """Writes `predictions.npz`, what the model says of each row, in the rows' order.
 
-    It holds elbo, distortion and rate in nats, z (the mean of q(z|x)), reconstruction (the mean of
-    p(x|z) there) and, where there are labels, label.
+    It holds what the objective reports of a row, such as elbo, distortion and rate in nats; z and
+    reconstruction, which stand for q(z|x) and p(x|z), by default their means; and, where there are
+    labels, label. Where x is a dict there is a reconstruction of each entry.
     """
 
     def __init__(self, folder: Path) -> None:

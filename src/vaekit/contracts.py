@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any, ClassVar
 
@@ -13,31 +12,18 @@ from torch.distributions import Distribution
 from vaekit import distributions
 from vaekit.batch import Batch, DataInfo, Shapes, Sizes, Tree, each, first, leaves
 from vaekit.draw import Draw
-from vaekit.part import FullPrecisionPart, Part
+from vaekit.part import FullPrecisionPart, Infer, LogJoint, Noise, Part
 from vaekit.precision import at_least_float32, cast, full_precision
 
 __all__ = [
     "Core",
     "Decoder",
     "Encoder",
-    "Infer",
     "Likelihood",
-    "LogJoint",
-    "Noise",
     "Objective",
     "Posterior",
     "Prior",
 ]
-
-LogJoint = Callable[[Tensor], Tensor]
-"""z (K, B, *Z) -> log p(x, z) (K, B), in nats."""
-
-Infer = Callable[..., Distribution]
-"""(x, context=None, mask=None) -> q(z|x), for a prior that looks through the encoder. The rows are
-the prior's own, as many as it likes; context and mask, where there are any, belong to them."""
-
-Noise = Tensor | tuple[Tensor, ...]
-"""Standard normal noise (K, B, *Z) to draw with; in a hierarchy one per level, the top first."""
 
 
 class Encoder(Part):
@@ -59,6 +45,9 @@ class Encoder(Part):
 
         Returns:
             The features, (B, *features).
+
+        Raises:
+            ValueError: When called, if the features have another shape than was declared.
         """
         raise NotImplementedError
 
@@ -96,6 +85,9 @@ class Posterior(FullPrecisionPart):
 
         Returns:
             A distribution of batch shape (B,) and event shape `latent_shape`.
+
+        Raises:
+            ValueError: When called, if it is no distribution of these shapes.
         """
         raise NotImplementedError
 
@@ -131,6 +123,9 @@ class Prior(FullPrecisionPart):
         Returns:
             A distribution of batch shape (), or (B,) given a context, and event shape
             `latent_shape`.
+
+        Raises:
+            ValueError: When called, if it is no distribution of these shapes.
         """
         raise NotImplementedError
 
@@ -161,6 +156,9 @@ class Decoder(Part):
 
         Returns:
             The parameters of p(x|z), (N, *output_shape).
+
+        Raises:
+            ValueError: When called, if they have another shape.
         """
         raise NotImplementedError
 
@@ -201,6 +199,9 @@ class Likelihood(FullPrecisionPart):
         Returns:
             A distribution of batch shape (K, B) and event shape `event_shape`; a
             `vaekit.distributions.Joint` where x is a dict.
+
+        Raises:
+            ValueError: When called, if it is no distribution of these shapes.
         """
         raise NotImplementedError
 
@@ -235,7 +236,7 @@ class Likelihood(FullPrecisionPart):
                 raise self.refuse(f"elements of shape {tuple(mask.shape[1:])}", terms.shape)
             return torch.where(mask, terms, 0.0).sum(tuple(range(1 - mask.dim(), 0)))
 
-        terms = each(observed, self.elements(p, _filled(p, x, mask)), mask)
+        terms = each(observed, self.elements(p, distributions.filled(p, x, mask)), mask)
         return sum(leaves(terms)[1:], leaves(terms)[0])
 
     def independent(self, mean: Tree, variance: Tree) -> Distribution | None:
@@ -264,19 +265,6 @@ class Likelihood(FullPrecisionPart):
         """Whether log p(x|z) counts bits: of discrete data, or of data that were dequantised."""
         spread = all(width is not None for width in leaves(data.bin_width))
         return self.discrete or (self.discrete is False and spread)
-
-
-def _filled(p: Distribution, x: Tree, mask: Tree) -> Tree:
-    """x with a value of p's support in the place of what is hidden.
-
-    Hidden elements may hold anything, NaN too, and a NaN would reach the gradient through `where`.
-    """
-    if isinstance(p, distributions.Joint):
-        parts: Mapping[str, Distribution] = p.parts
-        return each(lambda leaf, seen, part: _filled(part, leaf, seen), x, mask, parts)
-    assert isinstance(x, Tensor)
-    assert isinstance(mask, Tensor)
-    return torch.where(mask, x, distributions.inside(p.support))
 
 
 class Core(Part):
@@ -351,6 +339,9 @@ class Objective(Part):
 
         Returns:
             Terms by name, each (B,), or a scalar that stands for all rows; `loss` among them.
+
+        Raises:
+            ValueError: When called, if a term has another shape or `loss` is missing.
         """
         raise NotImplementedError
 

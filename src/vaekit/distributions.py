@@ -23,6 +23,7 @@ from torch.distributions import (
 __all__ = [
     "Joint",
     "elements",
+    "filled",
     "inside",
     "normal",
     "rate",
@@ -120,6 +121,16 @@ def inside(support: Any) -> Any:
     if high is not None:
         return high - 1.0 if low is None else (low + high) / 2
     return 0.0
+
+
+def filled(p: Distribution, x: Any, mask: Any) -> Any:
+    """x with a value of p's support in the place of what the mask hides.
+
+    Hidden elements may hold anything, NaN too, and a NaN would reach the gradient through `where`.
+    """
+    if isinstance(p, Joint):
+        return {name: filled(part, x[name], mask[name]) for name, part in p.parts.items()}
+    return torch.where(mask, x, inside(p.support))
 
 
 @register_kl(MultivariateNormal, Independent)  # type: ignore[untyped-decorator]

@@ -58,7 +58,7 @@ def _by_rows(term: Tensor, z: Tensor) -> Tensor:
     return term.unflatten(0, (samples, rows)) if term.shape == (samples * rows,) else term
 
 
-def _log_prob(p: Distribution, z: Tensor) -> Tensor:
+def _log_prob_by_rows(p: Distribution, z: Tensor) -> Tensor:
     """log p(z) of z (K, B, *Z), for p of batch (), (B,), (K, B), or (K * B,) from flat draws."""
     samples, rows = z.shape[:2]
     if samples > 1 and p.batch_shape == (samples * rows,):
@@ -115,10 +115,10 @@ class Level(NamedTuple):
         def log_posterior() -> Tensor:
             if log_q is not None and density is None:
                 return _per_draw(log_q, z, "log q(z|x)")
-            return _per_draw(_log_prob(density or q, z), z, "log q(z|x)")
+            return _per_draw(_log_prob_by_rows(density or q, z), z, "log q(z|x)")
 
         log_post = once(log_posterior, z)
-        log_prior = once(lambda: _per_draw(_log_prob(p, z), z, "log p(z)"), z)
+        log_prior = once(lambda: _per_draw(_log_prob_by_rows(p, z), z, "log p(z)"), z)
 
         def kl() -> Tensor:
             if log_q is not None or p.batch_shape not in ((), q.batch_shape):

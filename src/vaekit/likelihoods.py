@@ -44,11 +44,11 @@ class Bernoulli(Likelihood):
         self.discrete = True if data is None or data.levels == 2 else None
 
     def forward(self, y: Tensor, context: Tensor | None = None) -> Distribution:
-        return _bernoulli(logits=y, event_dims=len(self.output_shape))
+        return _independent_bernoulli(logits=y, event_dims=len(self.output_shape))
 
     def independent(self, mean: Tensor, variance: Tensor) -> Distribution:
         # Kept off 0 and 1, where one held-out pixel would cost infinitely much.
-        return _bernoulli(probs=mean.clamp(1e-3, 1 - 1e-3), event_dims=mean.dim())
+        return _independent_bernoulli(probs=mean.clamp(1e-3, 1 - 1e-3), event_dims=mean.dim())
 
     def check(self, data: DataInfo) -> None:
         super().check(data)
@@ -60,7 +60,9 @@ class Bernoulli(Likelihood):
             )
 
 
-def _bernoulli(event_dims: int, **parameter: Tensor) -> Independent[BernoulliDistribution]:
+def _independent_bernoulli(
+    event_dims: int, **parameter: Tensor
+) -> Independent[BernoulliDistribution]:
     base = BernoulliDistribution(**parameter, validate_args=False)
     return Independent(base, event_dims, validate_args=False)
 

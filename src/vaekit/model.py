@@ -88,14 +88,14 @@ class Model(nn.Module):
             kind: specs.resolve(kind, part) for kind, part in zip(MODEL_KINDS, chosen, strict=True)
         }
         self.latent_shape = tuple(sizes)
-        self.info = _info(data)
+        self.info = _known_of(data)
         with parameters_in_full_precision():
-            self.core = self._build("core")
-            self.objective = self._build("objective")
+            self.core = self._part("core")
+            self.objective = self._part("objective")
         self.core.likelihood.check(self.info)
         self.objective.check(self.core)
 
-    def _build(self, kind: str, spec: Any = None, **changes: Any) -> Any:
+    def _part(self, kind: str, spec: Any = None, **changes: Any) -> Any:
         """A part of the model: the one that was chosen, or the one of a spec.
 
         Arguments:
@@ -107,7 +107,7 @@ class Model(nn.Module):
             "context_features": self.info.context_features,
             "data_size": self.info.data_size,
             "latent_shape": self.latent_shape,
-            "build": self._build,
+            "build": self._part,
         }
         return specs.build(kind, self.parts[kind] if spec is None else spec, {**given, **changes})
 
@@ -259,7 +259,7 @@ class Model(nn.Module):
         return each(lambda leaf: leaf.to(self.device), tree)
 
 
-def _info(data: Any) -> DataInfo:
+def _known_of(data: Any) -> DataInfo:
     """What is known of the data, from what the user gave."""
     info = getattr(data, "info", data)
     if isinstance(info, Mapping):

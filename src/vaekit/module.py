@@ -56,7 +56,7 @@ class VAEModule(LightningModule):
         if lr_interval not in ("epoch", "step"):
             raise ValueError(f"Expected lr_interval to be epoch or step but got {lr_interval!r}.")
         self.model = model
-        self.optimizer, self.lr_scheduler = optim.checked(optimizer, lr_scheduler)
+        self.optimizer, self.lr_scheduler = optim.accepted(optimizer, lr_scheduler)
         self.lr_interval = lr_interval
         self._means: dict[str, RowMeans] = {}  # of a split's epoch under way; no submodules
         self._looked = self._masked = False
@@ -99,9 +99,9 @@ class VAEModule(LightningModule):
             fresh = int(torch.randint(2**62, ()))  # on every rank the same
             torch.manual_seed(fresh + self.global_rank)
         if self._started and self.global_step == 0:
-            self._start()
+            self._let_parts_look()
 
-    def _start(self) -> None:
+    def _let_parts_look(self) -> None:
         """Lets the parts that want to look at the training rows, the same on all ranks."""
         if not hasattr(self.data, "rows"):
             names = ", ".join(type(part).__name__ for part in self._started)
@@ -111,7 +111,7 @@ class VAEModule(LightningModule):
                 part.start(batch.to(self.device) for batch in self.data.rows("train"))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        batch = self._batch(batch)
+        batch = self._as_batch(batch)
         terms = self.model.objective(self.model.core, batch, self.global_step)
         self._count("train", terms, batch)
         every = int(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
@@ -141,7 +141,7 @@ class VAEModule(LightningModule):
         self._evaluation_step("test", batch, batch_idx)
 
     def _evaluation_step(self, split: str, batch: Any, batch_idx: int) -> None:
-        batch = self._batch(batch)
+        batch = self._as_batch(batch)
         with self._noise_of(batch, batch_idx):
             terms = self.model.evaluate(batch)
         self._count(split, terms, batch)
@@ -159,7 +159,7 @@ class VAEModule(LightningModule):
         self._log_means("test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        batch = self._batch(batch)
+        batch = self._as_batch(batch)
         with self._noise_of(batch, batch_idx):
             rows = self.model.predict(batch)
         return {name: x[: len(batch) if batch.weight else 0] for name, x in rows.items()}
@@ -193,7 +193,7 @@ class VAEModule(LightningModule):
         """The trainer's data module, if there is one."""
         return getattr(self._trainer, "datamodule", None)
 
-    def _batch(self, batch: Any) -> Batch:
+    def _as_batch(self, batch: Any) -> Batch:
         """The batch of a loader, which may be another's; its first one is looked at."""
         if not isinstance(batch, Batch):
             x, *label = batch if isinstance(batch, list | tuple) else [batch]

@@ -14,7 +14,7 @@ from vaekit.contracts import Objective
 from vaekit.plugins import RegistryError
 from vaekit.specs import as_spec
 
-__all__ = ["checked", "clip_groups", "groups", "make", "torch_spec"]
+__all__ = ["accepted", "clip_groups", "groups", "make", "torch_spec"]
 
 _TORCH: dict[str, tuple[ModuleType, type]] = {
     "torch.optim": (torch.optim, torch.optim.Optimizer),
@@ -50,7 +50,7 @@ def make(spec: Mapping[str, Any], first: Any) -> Any:
         raise RegistryError(f"{spec['class_path']}: {error}") from error
 
 
-def checked(
+def accepted(
     optimizer: str | Mapping[str, Any] | None, scheduler: str | Mapping[str, Any] | None
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The specs of both, whose arguments torch accepts; without an optimizer it is Adam.

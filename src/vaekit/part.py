@@ -14,7 +14,26 @@ from vaekit.batch import Batch, Shape, Shapes, Sizes, Tree, each, shapes_of
 from vaekit.draw import Draw
 from vaekit.precision import at_least_float32
 
-__all__ = ["Build", "FullPrecisionPart", "Part", "Spec", "frozen"]
+__all__ = [
+    "Build",
+    "FullPrecisionPart",
+    "Infer",
+    "LogJoint",
+    "Noise",
+    "Part",
+    "Spec",
+    "frozen",
+]
+
+LogJoint = Callable[[Tensor], Tensor]
+"""z (K, B, *Z) -> log p(x, z) (K, B), in nats."""
+
+Infer = Callable[..., Distribution]
+"""(x, context=None, mask=None) -> q(z|x), for a prior that looks through the encoder. The rows are
+the prior's own, as many as it likes; context and mask, where there are any, belong to them."""
+
+Noise = Tensor | tuple[Tensor, ...]
+"""Standard normal noise (K, B, *Z) to draw with; in a hierarchy one per level, the top first."""
 
 Spec = str | dict[str, Any]
 """A part as data: its name, or {"class_path": name, "init_args": {...}}."""

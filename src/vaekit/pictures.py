@@ -39,7 +39,7 @@ def image_grid(x: Tensor, columns: int, low: float, high: float) -> Array:
     return grid.reshape(rows * (h + 1), columns * (w + 1), 3)[:-1, :-1].numpy()
 
 
-def _show(picture: Array, title: str) -> Figure:
+def _framed(picture: Array, title: str) -> Figure:
     h, w = picture.shape[:2]
     figure = Figure(figsize=(6, 6 * h / w + 0.35), dpi=150, layout="constrained")
     axes = figure.subplots()
@@ -59,14 +59,12 @@ def _range(info: DataInfo, x: Tensor) -> tuple[float, float]:
 
 def samples(model: Model, x: Tree) -> dict[str, Figure]:
     """Rows that were drawn from the prior: a picture, or one of each entry of x."""
-    title = "Samples: what stands for p(x|z), z from the prior"
-    return flat(
-        "samples", each(lambda leaf, info: _samples(leaf, info, title), x, _infos(model, x))
-    )
 
+    def drawn(leaf: Tensor, info: DataInfo) -> Figure:
+        grid = image_grid(leaf, 8, *_range(info, leaf))
+        return _framed(grid, "Samples: what stands for p(x|z), z from the prior")
 
-def _samples(x: Tensor, info: DataInfo, title: str) -> Figure:
-    return _show(image_grid(x, 8, *_range(info, x)), title)
+    return flat("samples", each(drawn, x, _infos(model, x)))
 
 
 def _infos(model: Model, x: Tree) -> Any:
@@ -94,11 +92,11 @@ def _pairs(x: Tensor, y: Tensor, info: DataInfo) -> Figure:
     picture = np.concatenate(
         [np.pad(p, ((0, 1), (0, 0), (0, 0)), constant_values=1) for p in pairs]
     )
-    return _show(picture, "Held-out rows; below each its reconstruction")
+    return _framed(picture, "Held-out rows; below each its reconstruction")
 
 
 def latent_plane(model: Model, batch: Batch) -> Figure:
-    """Posterior means of rows, coloured by label; with two latents also the plane decoded."""
+    """What stands for q(z|x) of rows, coloured by label; of two latents the plane decoded too."""
     z = model.encode(batch.x, batch.context, batch.mask).flatten(1).double().cpu()
     plane = z.shape[1] == 2 and batch.context is None
     figure = Figure(figsize=(11.5 if plane else 6, 5.5), dpi=150, layout="constrained")
@@ -109,7 +107,7 @@ def latent_plane(model: Model, batch: Batch) -> Figure:
     dots = axes[0].scatter(*points.T, s=6, alpha=0.8, linewidths=0, **coloured)
     if label is not None:
         figure.colorbar(dots, ax=axes[0], label="label")
-    axes[0].set(xlabel=names[0], ylabel=names[1], title="Posterior means of held-out rows")
+    axes[0].set(xlabel=names[0], ylabel=names[1], title="Held-out rows: what stands for q(z|x)")
     if plane:
         _decoded_plane(model, axes[1])
     return figure

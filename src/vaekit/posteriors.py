@@ -7,9 +7,10 @@ from math import prod
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vaekit.contracts import LogJoint, Posterior
+from vaekit.contracts import Posterior
 from vaekit.distributions import normal, soft_clamp
 from vaekit.nn import with_context
+from vaekit.part import LogJoint
 
 __all__ = ["DiagonalNormal"]
 

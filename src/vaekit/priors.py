@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vaekit.contracts import Infer, Prior
+from vaekit.contracts import Prior
 from vaekit.distributions import normal
+from vaekit.part import Infer
 
 __all__ = ["StandardNormal"]
 

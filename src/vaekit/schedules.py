@@ -11,6 +11,7 @@ class Schedule:
     """A function of the optimizer step; may stand wherever an objective takes a weight."""
 
     def __call__(self, step: int) -> float:
+        """The weight, without unit, after so many optimizer steps."""
         raise NotImplementedError
 
 

@@ -181,13 +181,13 @@ def resolve(kind: str, value: Any) -> Any:
             is no part of that kind.
     """
     if not isinstance(value, str | Mapping):
-        return _instance(kind, value)
+        return _given_module(kind, value)
     spec = as_spec(value)
     plugin = find(kind, spec["class_path"])
-    return _resolved(plugin, spec, plugin.unique_name())
+    return _completed(plugin, spec, plugin.unique_name())
 
 
-def _instance(kind: str, part: Any) -> Any:
+def _given_module(kind: str, part: Any) -> Any:
     wanted = base(kind)
     if not isinstance(part, wanted):
         raise RegistryError(
@@ -197,7 +197,7 @@ def _instance(kind: str, part: Any) -> Any:
     return part
 
 
-def _resolved(plugin: Plugin, spec: Spec, name: str) -> Spec:
+def _completed(plugin: Plugin, spec: Spec, name: str) -> Spec:
     accepted, ours = arguments(load(plugin)), reserved(plugin.kind)
     for argument in spec["init_args"]:
         if argument not in accepted or argument in ours:
@@ -210,7 +210,7 @@ def _resolved(plugin: Plugin, spec: Spec, name: str) -> Spec:
 
     def inner(spec: Spec) -> Spec:
         plugin = find_any(spec["class_path"])
-        return _resolved(plugin, spec, plugin.unique_name(among_all=True))
+        return _completed(plugin, spec, plugin.unique_name(among_all=True))
 
     given = {k: _nested(v, inner) for k, v in spec["init_args"].items()}
     return {"class_path": name, "init_args": deepcopy({**defaults, **given})}
@@ -233,10 +233,10 @@ def build(kind: str, value: Any, given: Mapping[str, Any] | None = None) -> Any:
     if isinstance(value, str | Mapping):
         part, title = _made(kind, value, given)
     else:
-        part = _instance(kind, value)
+        part = _given_module(kind, value)
         title = f"{kind} {type(part).__name__}"
     if kind not in ("schedule", "data"):
-        _hold(kind, part, title)
+        _check_construction(kind, part, title)
         part.title = title
         if kind in _HELD_TO and _HELD_TO[kind] in given:
             setattr(part, _HELD_TO[kind], given[_HELD_TO[kind]])
@@ -264,7 +264,7 @@ def _made(kind: str, value: str | Mapping[str, Any], given: dict[str, Any]) -> t
         raise RegistryError(f"The {plugin}: {error}") from error
 
 
-def _hold(kind: str, part: Any, title: str) -> None:
+def _check_construction(kind: str, part: Any, title: str) -> None:
     """Holds a part to what its contract says of its construction."""
     if "_modules" not in vars(part):
         raise RegistryError(f"The {title} does not call super().__init__() in its __init__.")

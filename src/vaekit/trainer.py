@@ -74,7 +74,7 @@ class Trainer(LightningTrainer):
         split: str = "test",
         out: str | None = None,
     ) -> None:
-        """Write posterior means and labels of rows to codes.npz, and show them in latent.png.
+        """Write what stands for q(z|x) of rows, and labels, to codes.npz; show it in latent.png.
 
         Args:
             ckpt_path: The checkpoint of the model.

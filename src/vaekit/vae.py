@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vaekit.batch import Batch, Tree, each, first
-from vaekit.contracts import Core, Noise
+from vaekit.contracts import Core
 from vaekit.distributions import sample_and_log_prob
 from vaekit.draw import Draw, Level
-from vaekit.part import Build, frozen
+from vaekit.part import Build, Noise, frozen
 from vaekit.precision import full_precision
 
 __all__ = ["VAE"]

@@ -11,8 +11,9 @@ from torch.distributions import Distribution, OneHotCategorical
 from torch.nn.functional import one_hot
 
 from vaekit.batch import Batch, DataInfo, Shape
-from vaekit.contracts import Core, Infer, LogJoint, Objective, Posterior, Prior
+from vaekit.contracts import Core, Objective, Posterior, Prior
 from vaekit.distributions import normal, soft_clamp
+from vaekit.part import Infer, LogJoint
 
 
 class Labelled(Distribution):

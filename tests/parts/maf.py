@@ -7,7 +7,8 @@ import zuko
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vaekit.contracts import LogJoint, Posterior
+from vaekit.contracts import Posterior
+from vaekit.part import LogJoint
 
 
 class MAF(Posterior):

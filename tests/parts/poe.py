@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vaekit.batch import DataInfo, Shape, each, first
-from vaekit.contracts import Decoder, Encoder, Likelihood, LogJoint, Posterior
+from vaekit.contracts import Decoder, Encoder, Likelihood, Posterior
 from vaekit.distributions import Joint, normal, soft_clamp
-from vaekit.part import Build, Spec
+from vaekit.part import Build, LogJoint, Spec
 
 
 class EncoderPerEntry(Encoder):

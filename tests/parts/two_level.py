@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vaekit.batch import Batch, Shape
-from vaekit.contracts import Infer, Noise, Prior
+from vaekit.contracts import Prior
 from vaekit.distributions import normal, sample_and_log_prob, soft_clamp
 from vaekit.draw import Draw, Level
-from vaekit.part import Build, Spec, frozen
+from vaekit.part import Build, Infer, Noise, Spec, frozen
 from vaekit.vae import VAE
 
 

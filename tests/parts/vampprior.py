@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vaekit.batch import Batch, DataInfo
-from vaekit.contracts import Infer, Prior
+from vaekit.contracts import Prior
+from vaekit.part import Infer
 
 
 class Mixture(Distribution):

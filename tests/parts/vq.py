@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vaekit.batch import Batch
-from vaekit.contracts import Core, LogJoint, Objective, Posterior
+from vaekit.contracts import Core, Objective, Posterior
 from vaekit.distributions import sum_over_ranks
 from vaekit.draw import Draw
+from vaekit.part import LogJoint
 
 
 class Quantised(Distribution):

@@ -101,7 +101,7 @@ class Arrays(DataModule):
                 f"{tuple(context.shape)}."
             )
         top = each(_top, x)
-        self._measure(x, mask, top)
+        self._find_ranges(x, mask, top)
         rows = Rows(**columns, top=top)
         return split(rows, *self.shares, seed=self.seed)
 
@@ -127,7 +127,7 @@ class Arrays(DataModule):
                 columns[name] = found
         return columns
 
-    def _measure(self, x: Tree, mask: Tree | None, top: Any) -> None:
+    def _find_ranges(self, x: Tree, mask: Tree | None, top: Any) -> None:
         """Finds, or checks, the range and the number of levels of x."""
         declared: Any = self.data_range
         if not isinstance(declared, Mapping):

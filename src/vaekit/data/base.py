@@ -284,23 +284,23 @@ class DataModule(LightningDataModule):
         ones = each(drawn, part.x, rows.top)
         return Rows(ones, part.context, part.mask, part.label, top=each(lambda x: 1.0, ones))
 
-    def _batches(self, split: str, shuffle: bool) -> Batches:
+    def _loader(self, split: str, shuffle: bool) -> Batches:
         trainer = self.trainer
         rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         rows = self._splits[split]
         return Batches(rows, self.batch_size, shuffle, self.seed, rank, ranks)
 
     def train_dataloader(self) -> Batches:
-        return self._batches("train", shuffle=True)
+        return self._loader("train", shuffle=True)
 
     def val_dataloader(self) -> Batches | list[Any]:
-        return self._batches("val", shuffle=False) if "val" in self._splits else []
+        return self._loader("val", shuffle=False) if "val" in self._splits else []
 
     def test_dataloader(self) -> Batches:
-        return self._batches(self._held_out("test"), shuffle=False)
+        return self._loader(self._held_out("test"), shuffle=False)
 
     def predict_dataloader(self) -> Batches:
-        return self._batches(self._held_out("test"), shuffle=False)
+        return self._loader(self._held_out("test"), shuffle=False)
 
     def _held_out(self, wanted: str) -> str:
         if wanted not in self._splits:

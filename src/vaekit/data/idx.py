@@ -96,7 +96,7 @@ class MNIST(DataModule):
     def _folder(self) -> Path:
         return self.root / type(self).__name__ / "raw"
 
-    def _find(self, name: str) -> Path | None:
+    def _existing(self, name: str) -> Path | None:
         own = type(self).__name__
         for folder in (self.root, self.root / own.lower(), self.root / own, self._folder):
             for file in (folder / name, folder / f"{name}.gz"):
@@ -106,7 +106,7 @@ class MNIST(DataModule):
 
     def prepare_data(self) -> None:
         for name in self.md5:
-            if self._find(name) is None:
+            if self._existing(name) is None:
                 self._download(name)
 
     def _download(self, name: str) -> None:
@@ -124,19 +124,19 @@ class MNIST(DataModule):
         )
 
     def load(self) -> dict[str, Rows]:
-        train = self._rows("train")
+        train = self._images("train")
         if not 0 <= self.val < len(train):
             raise ValueError(
                 f"Expected val, the number of held-out rows, from 0 to {len(train) - 1:,} but got "
                 f"{self.val:,}."
             )
         cut = len(train) - self.val
-        splits = {"train": train.subset(slice(0, cut)), "test": self._rows("t10k")}
+        splits = {"train": train.subset(slice(0, cut)), "test": self._images("t10k")}
         if self.val:
             splits["val"] = train.subset(slice(cut, None))
         return splits
 
-    def _rows(self, part: str) -> Rows:
+    def _images(self, part: str) -> Rows:
         x, label = (self._read(f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
         if x.dim() != 3 or label.shape != x.shape[:1]:
             raise ValueError(
@@ -146,7 +146,7 @@ class MNIST(DataModule):
         return Rows(x.unsqueeze(1), label=label.long(), top=255)
 
     def _read(self, name: str) -> Tensor:
-        path = self._find(name)
+        path = self._existing(name)
         if path is None:
             raise FileNotFoundError(
                 f"{type(self).__name__} needs {name} or {name}.gz, which is not under "

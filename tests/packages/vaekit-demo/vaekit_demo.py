@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Laplace
 
-from vaekit.contracts import Encoder, Infer, Likelihood, Prior
+from vaekit.contracts import Encoder, Likelihood, Prior
 from vaekit.distributions import normal
+from vaekit.part import Infer
 
 
 class DemoEncoder(Encoder):
