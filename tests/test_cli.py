@@ -19,7 +19,7 @@ from conftest import fit
 from parts.maf import MAF
 from parts.poe import DecoderPerEntry, EncoderPerEntry, LikelihoodPerEntry, ProductOfExperts
 from test_idx import write_mnist
-from vaekit import Model, data, load, plugins, register
+from vaekit import Model, VAEModule, data, load, plugins, register
 from vaekit.__main__ import main
 from vaekit.cli import CLI
 from vaekit.commands import COMMANDS
@@ -118,6 +118,20 @@ def test_the_written_configuration_repeats_the_run(trained: Path, cli: Cli) -> N
     assert configs[0]["model"]["encoder"]["class_path"] == "MLPEncoder"
     weights = [torch.load(f / "best.ckpt", weights_only=True)["state_dict"] for f in folders]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_written_configuration_holds_the_optimizer(cli: Cli) -> None:
+    optimizer = ("--model.optimizer", "AdamW", "--model.optimizer.lr", 0.01)
+    more = ("--model.lr_scheduler", "StepLR", "--model.lr_scheduler.step_size", 5)
+    folder = cli("fit", *FAST, *optimizer, *more, "--model.lr_interval", "step") / "runs/version_0"
+    model = yaml.safe_load((folder / "config.yaml").read_text())["model"]
+    assert model["optimizer"]["class_path"] == "torch.optim.AdamW"
+    assert model["optimizer"]["init_args"]["lr"] == 0.01
+    assert model["lr_scheduler"]["init_args"]["step_size"] == 5
+    assert model["lr_interval"] == "step"
+    trained = VAEModule.load_from_checkpoint(folder / "best.ckpt")
+    assert trained.optimizer["init_args"]["lr"] == 0.01
+    assert trained.lr_interval == "step"
 
 
 def test_training_goes_on_from_a_checkpoint(trained: Path, cli: Cli) -> None:

@@ -123,16 +123,18 @@ class CLI(LightningCLI):
         path = self._get(self.config, "ckpt_path")
         if self.subcommand == "fit":
             self.datamodule = specs.build("data", config["data"])
-            training = {k: config["model"].pop(k) for k in _TRAINING if k in config["model"]}
-            self.model = VAEModule(Model(self.datamodule, **config["model"]), **training)
+            given = config["model"]
+            parts = {k: v for k, v in given.items() if k not in _TRAINING}
+            training = {k: v for k, v in given.items() if k in _TRAINING}
+            self.model = VAEModule(Model(self.datamodule, **parts), **training)
             return
         if path is None:
             raise ValueError(
                 f"vaekit {self.subcommand} needs a trained model: --ckpt_path runs/.../best.ckpt"
             )
-        given = [key for key in MODEL_KINDS if key in config["model"]]
-        if given:
-            raise ValueError(f"The model comes from the checkpoint: leave out --model.{given[0]}.")
+        named = [key for key in MODEL_KINDS if key in config["model"]]
+        if named:
+            raise ValueError(f"The model comes from the checkpoint: leave out --model.{named[0]}.")
         self.model = VAEModule.load_from_checkpoint(path)
         self.datamodule = None
         if self.subcommand == "sample" and not self.model.model.info.context_features:
