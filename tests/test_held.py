@@ -115,6 +115,23 @@ def test_a_part_is_held_to_its_construction() -> None:
             Model(INFO, encoder=name)
 
 
+def test_a_part_that_is_given_as_a_module_is_held_too() -> None:
+    class Bare(Encoder):
+        def forward(self, x: Tensor, context: Any = None, mask: Any = None) -> Tensor:
+            return x
+
+    class Silent(MLPEncoder):
+        def __init__(self) -> None:
+            self.features = 3
+
+    with pytest.raises(ValueError, match="encoder Bare expected an attribute features"):
+        Model(INFO, encoder=Bare())
+    with pytest.raises(ValueError, match=r"encoder Silent does not call super\(\).__init__"):
+        Model(INFO, encoder=Silent.__new__(Silent))
+    with pytest.raises(ValueError, match=r"encoder Wide: expected features of shape \(5, 256\)"):
+        Model(INFO, encoder=Wide((1, 8, 8))).encode(ROWS.x)
+
+
 def test_an_objective_refuses_a_posterior_without_a_density_when_the_model_is_built() -> None:
     register(NoDensity)
     with pytest.raises(ValueError, match=r"ELBO .*a posterior with a density.*NoDensity"):

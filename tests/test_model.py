@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -158,3 +160,21 @@ def test_a_core_may_ask_for_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     core = {"class_path": "Shaped", "init_args": {"size": 5}}
     model = Model(INFO, latent_shape=[2, 2], core=core)
     assert (model.core.latent_shape, model.core.size) == ((2, 2), 5)
+
+
+def test_a_model_trains_and_is_used_without_lightning() -> None:
+    code = (
+        "import sys, torch; from vaekit import Batch, DataInfo, Model\n"
+        "model = Model(DataInfo((6,), (0.0, 1.0), levels=2), latent_shape=2)\n"
+        "x = (torch.rand(200, 1) > 0.5).float().expand(-1, 6)\n"
+        "adam, losses = torch.optim.Adam(model.parameters(), 1e-2), []\n"
+        "for step in range(100):\n"
+        "    loss = model.objective(model.core, Batch(x), step)['loss'].mean()\n"
+        "    adam.zero_grad(); loss.backward(); adam.step(); losses.append(loss.item())\n"
+        "assert losses[-1] < losses[0] / 2, losses\n"
+        "assert (model.reconstruct(x) - x).abs().mean() < 0.1\n"
+        "assert model.sample(3).shape == (3, 6)\n"
+        "assert 'lightning' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
