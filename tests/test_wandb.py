@@ -6,13 +6,27 @@ import json
 import os
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from google.protobuf.message import DecodeError
 from wandb.proto.wandb_internal_pb2 import Record
 
 from vaekit.callbacks import WandbLogger
+
+
+def whole(path: Path) -> list[Record]:
+    """The records of a run that has ended; W&B's own process may still write the last ones."""
+    for _ in range(300):
+        with suppress(DecodeError):
+            found = list(records(path))
+            if any(record.HasField("exit") for record in found):
+                return found
+        time.sleep(0.1)
+    raise AssertionError(f"{path} does not end")
 
 
 def records(path: Path) -> Iterator[Record]:
@@ -46,7 +60,7 @@ def test_an_offline_run_holds_losses_configuration_and_pictures(cli: Callable[..
     )
     sys.modules["wandb"].finish()
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    found = list(records(path))
+    found = whole(path)
     history = [
         {
             item.key or "/".join(item.nested_key): json.loads(item.value_json)
