@@ -169,3 +169,17 @@ def test_a_data_module_with_kwargs_stands_in_the_checkpoint(
     assert found["data"]["init_args"]["batch_size"] == 50
     assert found["data"]["init_args"]["extra"] == 2
     assert found["packages"]["data 'Mine'"].startswith("this process")
+
+
+def test_a_subclass_s_own_state_is_loaded_too(tmp_path: Path) -> None:
+    class Counting(VAEModule):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.register_buffer("seen", torch.zeros(()))
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            self.seen += 1
+
+    module = Counting(Model(digits(), latent_shape=2))
+    fit(module, digits(), max_epochs=1).save_checkpoint(tmp_path / "model.ckpt")
+    assert Counting.load_from_checkpoint(tmp_path / "model.ckpt", None).seen == 23

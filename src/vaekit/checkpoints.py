@@ -15,7 +15,7 @@ from vaekit import specs
 from vaekit.model import Model
 from vaekit.plugins import RegistryError
 
-__all__ = ["describe", "load", "missing", "read_checkpoint", "restore"]
+__all__ = ["describe", "load", "missing", "read_checkpoint", "rebuild"]
 
 _PREFIX = "model."  # of the model's weights among those of the LightningModule
 
@@ -66,8 +66,8 @@ def read_checkpoint(path: str | Path | IO[bytes]) -> dict[str, Any]:
     return checkpoint
 
 
-def restore(checkpoint: Mapping[str, Any], device: Any = "cpu", **instances: Any) -> Model:
-    """The model of a checkpoint that was read; arguments and errors as for `load`."""
+def rebuild(checkpoint: Mapping[str, Any], **instances: Any) -> Model:
+    """The model of a checkpoint that was read, without its weights; errors as for `load`."""
     stored = checkpoint["vaekit"]
     arguments = {**stored["model"], **instances}
     for name, value in arguments.items():
@@ -77,16 +77,13 @@ def restore(checkpoint: Mapping[str, Any], device: Any = "cpu", **instances: Any
                 f"module again, as load(path, {name}=...)."
             )
     try:
-        model = Model(**arguments)
+        return Model(**arguments)
     except RegistryError as error:
         raise RegistryError(missing(error, stored["packages"])) from error
     except TypeError as error:  # of another version, say
         raise ValueError(
             f"The checkpoint's description of its model is no Model's: {error}"
         ) from error
-    state = checkpoint["state_dict"].items()
-    model.load_state_dict({k.removeprefix(_PREFIX): v for k, v in state if k.startswith(_PREFIX)})
-    return model.eval().to(device)
 
 
 def load(path: str | Path | IO[bytes], device: Any = "cpu", **instances: Any) -> Model:
@@ -101,7 +98,11 @@ def load(path: str | Path | IO[bytes], device: Any = "cpu", **instances: Any) ->
         RegistryError: If a part is not installed; the package that it came from is named.
         ValueError: If the file is no checkpoint of vaekit, or an instance is missing.
     """
-    return restore(read_checkpoint(path), device, **instances)
+    checkpoint = read_checkpoint(path)
+    model = rebuild(checkpoint, **instances)
+    state = checkpoint["state_dict"].items()
+    model.load_state_dict({k.removeprefix(_PREFIX): v for k, v in state if k.startswith(_PREFIX)})
+    return model.eval().to(device or "cpu")
 
 
 def missing(error: RegistryError, packages: Mapping[str, str]) -> str:

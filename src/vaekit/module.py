@@ -183,8 +183,10 @@ class VAEModule(LightningModule):
     ) -> Self:
         """As `vaekit.load`, with the model in the module that trained it."""
         checkpoint = checkpoints.read_checkpoint(checkpoint_path)
-        model = checkpoints.restore(checkpoint, map_location, **instances)
-        return cls(model, **checkpoint["vaekit"]["training"]).eval()
+        model = checkpoints.rebuild(checkpoint, **instances)
+        module = cls(model, **checkpoint["vaekit"]["training"])
+        module.load_state_dict(checkpoint["state_dict"])
+        return module.eval().to(map_location or "cpu")
 
     # Helpers
 
