@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from conftest import fit
-from vaekit import Model, callbacks, data, load, plugins, register, specs
+from vaekit import Model, VAEModule, callbacks, data, load, plugins, register, specs
 from vaekit.batch import DataInfo
 from vaekit.contracts import Encoder
 from vaekit.plugins import RegistryError
