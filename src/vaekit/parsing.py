@@ -22,8 +22,8 @@ from vaekit.optim import torch_spec
 
 __all__ = ["ConfigFile", "Parser", "config_path", "default_files", "names_lead_to_plugins"]
 
-_refusals: list[str] = []
-"""What the registry said of names, while a command line was parsed."""
+_refusals: list[tuple[str, str]] = []
+"""Names, and what the registry said of them while a command line was parsed; the last first."""
 
 _PART_KEYS = ("data", *(f"model.{kind}" for kind in MODEL_KINDS))
 
@@ -56,14 +56,19 @@ class Parser(LightningArgumentParser):
 
 def _plainer(message: str) -> str:
     """jsonargparse's error about a part in terms of the plugins and arguments there are."""
-    for said in _refusals:
-        if said.split(". ", 1)[-1] in message:  # where the first sentence may lack the value
+    for name, said in _refusals:
+        if _without(name, said) in _without(name, message):
             return said
     if option := re.search(r"Option '(\w+)' is not accepted", message):
         paths = re.findall(r"class_path '([\w.]+)'", message[: option.start()])
         with suppress(plugins.RegistryError):  # the innermost is the one without such an option
             return specs.refusal(plugins.find_any(plugins.unique(paths[-1])), option[1])
     return message
+
+
+def _without(name: str, text: str) -> str:
+    """A text without a name and spaces: jsonargparse leaves the value out of what it reports."""
+    return re.sub(r"\s", "", text.replace(name, ""))
 
 
 # Names of parts
@@ -85,7 +90,7 @@ def names_lead_to_plugins() -> Iterator[None]:
         try:
             return found(cls, name)
         except plugins.RegistryError as error:
-            _refusals.insert(0, str(error))  # the last one first
+            _refusals.insert(0, (name, str(error)))
             raise
 
     def found(cls: Any, name: str) -> str:
