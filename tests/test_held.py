@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal, constraints, kl_divergence
 
-from vaekit import Model, VAEModule, data, plugins, register
+from vaekit import Model, VAEModule, data, optim, plugins, register
 from vaekit.batch import Batch, DataInfo, each
 from vaekit.contracts import Core, Encoder
 from vaekit.decoders import MLPDecoder
@@ -324,6 +324,18 @@ def test_an_adversary_has_its_own_rate_and_its_own_clipping() -> None:
     assert all(
         torch.equal(p.grad, g) for p, g in zip(model.core.parameters(), before, strict=True)
     )
+
+
+@pytest.mark.parametrize(("algorithm", "most"), [("norm", 0.1), ("value", 1e-3)])
+def test_the_trainer_s_clipping_holds_for_each_group_apart(algorithm: str, most: float) -> None:
+    optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(9))]} for _ in range(2)])
+    for scale, group in zip((1.0, 1e6), optimizer.param_groups, strict=True):
+        group["params"][0].grad = scale * torch.arange(1.0, 10.0)
+    optim.clip_groups(optimizer, most, algorithm)
+    for group in optimizer.param_groups:  # a joint norm would leave the first next to nothing
+        grad = group["params"][0].grad
+        size = grad.norm() if algorithm == "norm" else grad.max()
+        assert size.item() == pytest.approx(most, rel=1e-4)
 
 
 # Processes and noise

@@ -8,6 +8,7 @@ import sys
 import warnings
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from torch import nn
@@ -178,3 +179,18 @@ def test_a_model_trains_and_is_used_without_lightning() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_use_leaves_each_module_in_its_mode() -> None:
+    model = Model(INFO, latent_shape=2).train()
+    model.core.encoder.eval()  # frozen, say
+    model.sample(2)
+    assert model.training
+    assert model.core.decoder.training
+    assert not any(module.training for module in model.core.encoder.modules())
+
+
+def test_parameters_are_made_in_float32_at_least() -> None:
+    with pl.Trainer(precision="bf16-true", accelerator="cpu", logger=False).init_module():
+        model = Model(INFO, latent_shape=2)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
