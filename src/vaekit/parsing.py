@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import yaml
@@ -24,6 +23,9 @@ __all__ = ["ConfigFile", "Parser", "config_path", "default_files", "names_lead_t
 
 _refusals: list[tuple[str, str]] = []
 """Names, and what the registry said of them while a command line was parsed; the last first."""
+
+# Of the classes that a report names before an option the last is the one that lacks it.
+_LACKS = re.compile(r".*class_path '([\w.]+)'.*?Option '(\w+)' is not accepted", re.DOTALL)
 
 _PART_KEYS = ("data", *(f"model.{kind}" for kind in MODEL_KINDS))
 
@@ -59,10 +61,12 @@ def _plainer(message: str) -> str:
     for name, said in _refusals:
         if _without(name, said) in _without(name, message):
             return said
-    if option := re.search(r"Option '(\w+)' is not accepted", message):
-        paths = re.findall(r"class_path '([\w.]+)'", message[: option.start()])
-        with suppress(plugins.RegistryError):  # the innermost is the one without such an option
-            return specs.refusal(plugins.find_any(plugins.unique(paths[-1])), option[1])
+    # Of the classes that are named before the option the innermost is the one that lacks it.
+    if found := re.search(
+        r".*class_path '([\w.]+)'.*?Option '(\w+)' is not acc", message, re.DOTALL
+    ):
+        with suppress(plugins.RegistryError):
+            return specs.refusal(plugins.find_any(plugins.unique(found[1])), found[2])
     return message
 
 
@@ -105,8 +109,11 @@ def names_lead_to_plugins() -> Iterator[None]:
         return ordinary(cls, name)
 
     _refusals.clear()
-    with mock.patch.object(_typehints, "resolve_class_path_by_name", resolve):
+    _typehints.resolve_class_path_by_name = resolve
+    try:
         yield
+    finally:
+        _typehints.resolve_class_path_by_name = ordinary
 
 
 # Configurations
