@@ -61,10 +61,7 @@ def _plainer(message: str) -> str:
     for name, said in _refusals:
         if _without(name, said) in _without(name, message):
             return said
-    # Of the classes that are named before the option the innermost is the one that lacks it.
-    if found := re.search(
-        r".*class_path '([\w.]+)'.*?Option '(\w+)' is not acc", message, re.DOTALL
-    ):
+    if found := _LACKS.search(message):
         with suppress(plugins.RegistryError):
             return specs.refusal(plugins.find_any(plugins.unique(found[1])), found[2])
     return message
