@@ -50,6 +50,16 @@ def test_m2_uses_the_labels_that_there_are() -> None:
     assert terms["loss"][1].item() == pytest.approx(-terms["elbo"][1].item())
 
 
+def test_m2_refuses_what_it_cannot_serve() -> None:
+    info = DataInfo((3,), (0.0, 1.0), levels=2, classes=4)
+    with pytest.raises(
+        ValueError, match="objective M2 .*the posterior LabelledNormal but got Diag"
+    ):
+        Model(info, latent_shape=6, objective="M2")
+    with pytest.raises(ValueError, match="posterior LabelledNormal .*latent_shape above their 4"):
+        Model(info, **{**PARTS["m2"], "latent_shape": 4})
+
+
 def test_m2_learns_the_classes_from_few_labels() -> None:
     module = FewLabels(binarize="none")
     trainer = fit(Model(module, **PARTS["m2"]), module, max_epochs=30)

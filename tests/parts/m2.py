@@ -14,6 +14,7 @@ from vaekit.batch import Batch, DataInfo, Shape
 from vaekit.contracts import Core, Objective, Posterior, Prior
 from vaekit.distributions import normal, soft_clamp
 from vaekit.part import Infer, LogJoint
+from vaekit.vae import VAE
 
 
 class Labelled(Distribution):
@@ -108,12 +109,16 @@ class M2(Objective):
 
     def check(self, model: Core) -> None:
         super().check(model)
+        if not isinstance(model, VAE):
+            raise self.refuse("the core VAE", type(model).__name__)
         if not isinstance(model.posterior, LabelledNormal):
             raise self.refuse("the posterior LabelledNormal", type(model.posterior).__name__)
 
-    def _bounds(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _bounds(self, model: Core, batch: Batch) -> tuple[Tensor, Tensor]:
         """log q(y|x) and, of each class, the bound of log p(x, y), both (C, B)."""
-        q: Any = model.infer(batch.x, batch.context, batch.mask)
+        assert isinstance(model, VAE)
+        q = model.infer(batch.x, batch.context, batch.mask)
+        assert isinstance(q, Labelled)
         z = q.given_label.rsample()  # (B, C, Z)
         y = torch.eye(q.classes).to(z).expand(len(z), -1, -1)
         draws = torch.cat([z, y], -1).transpose(0, 1)  # (C, B, Z + C): a draw for each class
