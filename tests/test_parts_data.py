@@ -53,10 +53,10 @@ def test_m2_uses_the_labels_that_there_are() -> None:
 def test_m2_refuses_what_it_cannot_serve() -> None:
     info = DataInfo((3,), (0.0, 1.0), levels=2, classes=4)
     with pytest.raises(
-        ValueError, match="objective M2 .*the posterior LabelledNormal but got Diag"
+        ValueError, match=r"objective M2 .*the posterior LabelledNormal but got Diag"
     ):
         Model(info, latent_shape=6, objective="M2")
-    with pytest.raises(ValueError, match="posterior LabelledNormal .*latent_shape above their 4"):
+    with pytest.raises(ValueError, match=r"posterior LabelledNormal .*latent_shape above their 4"):
         Model(info, **{**PARTS["m2"], "latent_shape": 4})
 
 
