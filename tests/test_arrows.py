@@ -24,7 +24,7 @@ ARROWS = {
     "callbacks": {"module", "model", "checkpoints", "data", "pictures", "noise", "precision"},
     "summary": {"model", "batch", "data", "noise", "contracts"},
     "pictures": {"model", "batch"},
-    "module": {"model", "checkpoints", "optim", "metrics", "part", "batch", "noise"},
+    "module": {"model", "checkpoints", "optim", "metrics", "contracts", "part", "batch", "noise"},
     "checkpoints": {"model", "plugins", "specs"},
     "model": {"specs", "contracts", "part", "batch", "precision"},
     "optim": {"plugins", "specs", "contracts"},

@@ -92,6 +92,28 @@ def test_a_product_of_experts_is_the_posterior_of_the_entries_that_are_shown() -
     assert draw.log_likelihood[0, 3] == 0
 
 
+def test_an_entry_s_likelihood_keeps_its_running_state(tmp_path: Path) -> None:
+    # The optimal scale is that of its own entry, of the elements that its mask shows.
+    module = two_modalities(tmp_path)
+    optimal = {"class_path": "Gaussian", "init_args": {"scale": "optimal"}}
+    of = {"image": "Bernoulli", "code": optimal}
+    parts = {
+        **PARTS["poe"],
+        "likelihood": {"class_path": "LikelihoodPerEntry", "init_args": {"of": of}},
+    }
+    model = Model(module, latent_shape=8, **parts)
+    assert model.core.likelihood.couples_rows
+    trainer = fit(model, module, max_epochs=30)
+    gaussian = model.core.likelihood.parts["code"]
+    batch = next(module.rows("train"))
+    with torch.no_grad():
+        draw = model.core.draw(batch, 20)
+    error = (draw.p.parts["code"].mean - batch.x["code"])[:, batch.mask["code"]].square().mean()
+    assert gaussian.seen.item() == pytest.approx(1 - 0.99**trainer.global_step)
+    assert gaussian.variance.item() == pytest.approx(error.item(), rel=0.3)
+    assert error < 0.9 * batch.x["code"][batch.mask["code"]].var()
+
+
 def test_a_missing_modality_is_filled_in_from_the_other(tmp_path: Path) -> None:
     module = two_modalities(tmp_path)
     model = Model(module, latent_shape=8, **PARTS["poe"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 from torch import Tensor
 from torch.distributions import Distribution
 
 from vaekit.batch import Batch, Tree, first
+from vaekit.distributions import Joint
 from vaekit.distributions import rate as rate_of
 from vaekit.precision import full_precision
 
@@ -155,6 +157,14 @@ class Draw:
         self._log_likelihood = once(
             lambda: _per_draw(log_likelihood(), self.z, "log p(x|z)"), first(features)
         )
+
+    def entry(self, name: str) -> Draw:
+        """The draw as the likelihood of one entry of a dict-valued x sees it."""
+        batch, p = self.batch, self.p
+        assert isinstance(p, Joint)
+        mask = None if batch.mask is None else batch.mask[name]
+        own = replace(batch, x=batch.x[name], mask=mask)
+        return Draw(own, self.levels, self.features, p.parts[name], self._log_likelihood)
 
     @property
     def z(self) -> Tensor:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaekit import checkpoints, optim
 from vaekit.batch import Batch, each
+from vaekit.contracts import Core
 from vaekit.metrics.means import RowMeans
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
@@ -60,9 +61,8 @@ class VAEModule(LightningModule):
         self.lr_interval = lr_interval
         self._means: dict[str, RowMeans] = {}  # of a split's epoch under way; no submodules
         self._looked = self._masked = False
-        parts = [m for m in model.modules() if isinstance(m, Part)]
-        self._stepped = [m for m in parts if type(m).after_step is not Part.after_step]
-        self._started = [m for m in parts if type(m).start is not Part.start]
+        self._stepped = list(dict.fromkeys(_overriding(model, "after_step")))
+        self._started = list(dict.fromkeys(_overriding(model, "start")))
         model.core.keep_draw = bool(self._stepped)
 
     # Training
@@ -228,3 +228,13 @@ class VAEModule(LightningModule):
         for name, value in values.items():
             # The value is that of all ranks already: the mean over them is itself.
             self.log(f"{split}/{name}", value, prog_bar=name == best, sync_dist=True)
+
+
+def _overriding(module: nn.Module, method: str) -> Iterator[Part]:
+    """The parts that override a method; one that does speaks for the parts inside it."""
+    for child in module.children():
+        found = isinstance(child, Part) and getattr(type(child), method) != getattr(Part, method)
+        if found:
+            yield child  # type: ignore[misc]
+        if not found or isinstance(child, Core):
+            yield from _overriding(child, method)

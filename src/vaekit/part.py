@@ -58,7 +58,8 @@ class Part(nn.Module):
     def start(self, data: Iterable[Batch]) -> None:
         """Looks at the training data once, before the first step (pseudo-inputs, an output bias).
 
-        Every rank sees all rows, in the same order.
+        Every rank sees all rows, in the same order. A part that overrides this, or `after_step`,
+        does so for the parts inside it too, and calls theirs (a core's parts are called anyway).
         """
 
     def after_step(self, draw: Draw) -> None:

@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from vaekit.batch import DataInfo, Shape, each, first
 from vaekit.contracts import Decoder, Encoder, Likelihood, Posterior
 from vaekit.distributions import Joint, normal, soft_clamp
+from vaekit.draw import Draw
 from vaekit.part import Build, LogJoint, Spec
 
 
@@ -106,6 +107,7 @@ class LikelihoodPerEntry(Likelihood):
         }
         self.parts = nn.ModuleDict(parts)
         self.output_shape = {name: part.output_shape for name, part in parts.items()}
+        self.couples_rows = any(part.couples_rows for part in parts.values())
 
     def forward(self, y: Any, context: Tensor | None = None) -> Distribution:
         return Joint({name: part(y[name], context) for name, part in self.parts.items()})
@@ -121,6 +123,10 @@ class LikelihoodPerEntry(Likelihood):
             part.log_prob(p.parts[name], x[name], seen[name]) for name, part in self.parts.items()
         ]
         return torch.stack(terms).sum(0)
+
+    def after_step(self, draw: Draw) -> None:
+        for name, part in self.parts.items():
+            part.after_step(draw.entry(name))
 
     def gives_bits(self, data: DataInfo) -> bool:
         infos = data.entries()
