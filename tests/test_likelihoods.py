@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 from torch.distributions import MultivariateNormal
 
+from vaekit import Model
 from vaekit.batch import Batch, DataInfo
 from vaekit.contracts import Likelihood
 from vaekit.draw import Draw
@@ -197,3 +198,26 @@ def test_the_baseline_is_the_best_constant() -> None:
 def test_bad_arguments_say_what_was_expected(arguments: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Gaussian(EVENT, **arguments)
+
+
+def test_an_optimal_scale_survives_a_batch_that_shows_nothing() -> None:
+    # Its mean squared error is 0 / 0, which made the weights NaN.
+    info = DataInfo((3,))
+    model = Model(
+        info, likelihood={"class_path": "Gaussian", "init_args": {"scale": "optimal"}}
+    ).train()
+    hidden = Batch(torch.full((4, 3), torch.nan), mask=torch.zeros(4, 3, dtype=torch.bool))
+    terms = model.objective(model.core, hidden, 0)
+    terms["loss"].mean().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert torch.equal(terms["distortion"], torch.zeros(4))
+    likelihood = model.core.likelihood
+    shown = Batch(torch.randn(4, 3))
+    for batch in (hidden, shown, hidden):
+        with torch.no_grad():
+            likelihood.after_step(model.core.draw(batch))
+    assert likelihood.seen.item() == pytest.approx(0.01)
+    once = likelihood.variance.item()
+    with torch.no_grad():
+        likelihood.after_step(model.core.draw(hidden))
+    assert likelihood.variance.item() == once > 0

@@ -172,23 +172,27 @@ class Gaussian(Likelihood):
         if self.scale == "optimal" and self.training:
             # At its optimum the bound does not change with the scale, so no gradient goes through
             # it.
-            scale = self._mean_square(p, x, mask).sqrt().clamp(min=self.min_scale)
+            scale = self._mean_square(p, x, mask)[0].sqrt().clamp(min=self.min_scale)
             p = normal(p.mean, scale.expand_as(p.mean), self.event_dims)
         return super().log_prob(p, x, mask)
 
-    def _mean_square(self, p: Distribution, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _mean_square(
+        self, p: Distribution, x: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The mean squared error over all ranks, and of how many elements; of none it is 0."""
         square = (x - p.mean.detach()) ** 2
         count = torch.ones_like(square) if mask is None else mask.expand_as(square).to(square)
         square = square if mask is None else torch.where(mask, square, 0.0)
         total, number = sum_over_ranks(torch.stack([square.sum(), count.sum()])).unbind()
-        return total / number
+        return total / number.clamp(min=1), number
 
     def after_step(self, draw: Draw) -> None:
         if self.scale != "optimal":
             return
-        now = self._mean_square(draw.p, draw.batch.x, draw.batch.mask).to(self.variance)
-        self.seen.mul_(0.99).add_(0.01)
-        self.variance.lerp_(now, 0.01 / self.seen)
+        now, number = self._mean_square(draw.p, draw.batch.x, draw.batch.mask)
+        share = 0.01 * (number > 0).to(self.seen)  # a batch that shows nothing changes nothing
+        self.seen.lerp_(torch.ones_like(self.seen), share)
+        self.variance.lerp_(now.to(self.variance), share / self.seen.clamp(min=0.01))
 
     def independent(self, mean: Tensor, variance: Tensor) -> Distribution:
         if isinstance(self.scale, int | float):
