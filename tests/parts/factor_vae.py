@@ -44,4 +44,4 @@ class FactorVAE(Objective):
         kinds = torch.arange(2, device=z.device).repeat_interleave(len(z))
         critic = nn.functional.cross_entropy(self.critic(rows), kinds)
         loss = terms["distortion"] + terms["rate"] + self.gamma * tc + critic
-        return {**terms, "tc": tc, "critic": critic, "loss": loss}
+        return {**terms, "tc": tc, "critic": critic, "loss": sum(draw.losses.values(), loss)}

@@ -35,7 +35,8 @@ class IWAE(Objective):
             draw.scale_latent_grad(w)
         bound = log_w.detach().logsumexp(0) - log(self.samples)
         surrogate = (w * log_w).sum(0)  # has the bound's gradient
-        return {"loss": -bound - (surrogate - surrogate.detach()), "iwae": bound}
+        loss = -bound - (surrogate - surrogate.detach())
+        return {**draw.losses, "loss": sum(draw.losses.values(), loss), "iwae": bound}
 
     def evaluate(self, model: Core, batch: Batch) -> dict[str, Tensor]:
         draw = model.draw(batch, self.samples)

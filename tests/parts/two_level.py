@@ -57,14 +57,15 @@ class TwoLevel(VAE):
         rows = chain.shape[:2]
         q2 = self.top_posterior(self.top_encoder(chain.flatten(0, 1)))  # batch (K * B,)
         flat = None if upper is None else upper.flatten(0, 1).unsqueeze(0)
-        z2, _ = sample_and_log_prob(q2, 1, flat)
+        drawn, _ = sample_and_log_prob(q2, 1, flat)
+        z2 = drawn[0].unflatten(0, rows)
         stopped = (None, None)
         if stop:
-            up = frozen(self.top_encoder)(chain.flatten(0, 1))
+            up = frozen(self.top_encoder)(z1.flatten(0, 1))
             stopped = (frozen(self.top_posterior)(up), frozen(self.posterior)(h.detach()))
         levels = (
-            Level.of(z2[0].unflatten(0, rows), q2, self.top_prior(), density=stopped[0]),
-            Level.of(z1, q1, self.prior(z2[0]), density=stopped[1]),
+            Level.of(z2, q2, self.top_prior(), density=stopped[0]),
+            Level.of(z1, q1, self.prior(z2.flatten(0, 1)), density=stopped[1]),
         )
         p = self.decode(z1)
         return self.kept(
