@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from conftest import fit
 from vaekit import Model, VAEModule, callbacks, data, load, plugins, register, specs
-from vaekit.batch import DataInfo
+from vaekit.batch import Batch, DataInfo
 from vaekit.contracts import Encoder
 from vaekit.plugins import RegistryError
 
@@ -169,6 +170,25 @@ def test_a_data_module_with_kwargs_stands_in_the_checkpoint(
     assert found["data"]["init_args"]["batch_size"] == 50
     assert found["data"]["init_args"]["extra"] == 2
     assert found["packages"]["data 'Mine'"].startswith("this process")
+
+
+def test_the_package_of_a_missing_part_within_a_part_is_named(checkpoint: Path) -> None:
+    found = torch.load(checkpoint, weights_only=True)
+    found["vaekit"]["model"]["objective"]["init_args"]["beta"]["class_path"] = "Gone"
+    found["vaekit"]["packages"]["schedule 'Gone'"] = "other-package 1.0"
+    torch.save(found, checkpoint)
+    with pytest.raises(RegistryError, match=r"no part 'Gone'.*other-package 1.0: install"):
+        load(checkpoint)
+
+
+def test_a_model_that_keeps_a_draw_can_be_copied() -> None:
+    # After an interrupted step, say: a draw has a graph, which no copy can carry.
+    optimal = {"class_path": "Gaussian", "init_args": {"scale": "optimal"}}
+    model = Model(DataInfo((3,)), latent_shape=2, likelihood=optimal)
+    VAEModule(model)
+    model.objective(model.core, Batch(torch.randn(4, 3)), 0)
+    assert model.core.last_draw is not None
+    assert copy.deepcopy(model).core.last_draw is None
 
 
 def test_a_subclass_s_own_state_is_loaded_too(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from vaekit import Model, VAEModule, plugins, register
 from vaekit.batch import Batch, DataInfo
-from vaekit.contracts import Likelihood
+from vaekit.contracts import Encoder, Likelihood, Prior
 from vaekit.likelihoods import Gaussian
 from vaekit.plugins import RegistryError
 from vaekit.vae import VAE
@@ -194,3 +194,26 @@ def test_parameters_are_made_in_float32_at_least() -> None:
     with pl.Trainer(precision="bf16-true", accelerator="cpu", logger=False).init_module():
         model = Model(INFO, latent_shape=2)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_a_part_that_gives_another_type_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "_registered", {})
+
+    @register
+    class Pair(Encoder):
+        features = 3
+
+        def forward(self, x: Any, context: Any = None, mask: Any = None) -> Any:
+            return x, x
+
+    @register
+    class NoPrior(Prior):
+        def forward(self, context: Any = None, infer: Any = None) -> Any:
+            return 3
+
+    info = DataInfo((3,), (0.0, 1.0), levels=2, context_features=2)
+    x, context = torch.zeros(4, 3), torch.zeros(4, 2)
+    with pytest.raises(ValueError, match=r"encoder Pair .*expected features as a tensor .*tuple"):
+        Model(info, encoder="Pair").encode(x, context)
+    with pytest.raises(ValueError, match=r"prior NoPrior .*expected a torch.*Distribution but"):
+        Model(info, prior="NoPrior").sample(4, context)

@@ -108,7 +108,8 @@ def load(path: str | Path | IO[bytes], device: Any = "cpu", **instances: Any) ->
 def missing(error: RegistryError, packages: Mapping[str, str]) -> str:
     """What an error about a part's name says where a checkpoint knows the package it came from."""
     for part, package in packages.items():
-        if f"There is no {part}" in str(error):
+        _, _, name = part.partition(" ")  # of a part in another the error knows no kind
+        if f"There is no {part}" in str(error) or f"There is no part {name}" in str(error):
             if package.startswith("this process"):
                 return f"{error} It was registered in the process that wrote the checkpoint."
             return f"{error} The checkpoint was written with {package}: install that package."

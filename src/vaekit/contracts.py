@@ -13,7 +13,7 @@ from vaekit import distributions
 from vaekit.batch import Batch, DataInfo, Shapes, Sizes, Tree, each, first, leaves
 from vaekit.draw import Draw
 from vaekit.part import FullPrecisionPart, Infer, LogJoint, Noise, Part
-from vaekit.precision import at_least_float32, cast, full_precision
+from vaekit.precision import cast, full_precision
 
 __all__ = [
     "Core",
@@ -55,7 +55,7 @@ class Encoder(Part):
         if context is not None:
             context = cast(context, self)
         h = super().__call__(each(lambda leaf: cast(leaf, self), x), context, mask)
-        return self.hold(each(at_least_float32, h), self.features, len(first(x)), "features")
+        return self.hold(self.widened(h, "features"), self.features, len(first(x)), "features")
 
 
 class Posterior(FullPrecisionPart):
@@ -134,7 +134,9 @@ class Prior(FullPrecisionPart):
         like = like if like is not None else next(self.parameters(), None)
         with full_precision(like if like is not None else torch.empty(0)):
             p = super().__call__(context, infer)
-        batch = () if context is None or not p.batch_shape else (len(context),)
+        batch: tuple[int, ...] = ()
+        if context is not None and getattr(p, "batch_shape", None):
+            batch = (len(context),)
         return self.hold_distribution(p, batch, self.latent_shape)
 
 
@@ -165,7 +167,7 @@ class Decoder(Part):
     def __call__(self, z: Tensor, context: Tensor | None = None) -> Tree:
         if context is not None:
             context = cast(context, self)
-        y = each(at_least_float32, super().__call__(cast(z, self), context))
+        y = self.widened(super().__call__(cast(z, self), context), "output")
         if self.output_shape is None:
             return y
         return self.hold(y, self.output_shape, len(z), "output")
@@ -279,6 +281,9 @@ class Core(Part):
     likelihood: Likelihood
     keep_draw = False
     last_draw: Draw | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "last_draw": None}  # which no copy can carry: it has a graph
 
     def kept(self, draw: Draw) -> Draw:
         """The draw that `draw` returns; remembered where a part's `after_step` will want it."""

@@ -159,7 +159,10 @@ class Draw:
         )
 
     def entry(self, name: str) -> Draw:
-        """The draw as the likelihood of one entry of a dict-valued x sees it."""
+        """The draw as the likelihood of one entry of a dict-valued x sees it.
+
+        Its `log_likelihood` stays that of all entries.
+        """
         batch, p = self.batch, self.p
         assert isinstance(p, Joint)
         mask = None if batch.mask is None else batch.mask[name]

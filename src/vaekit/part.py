@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vaekit import distributions
-from vaekit.batch import Batch, Shape, Shapes, Sizes, Tree, each, shapes_of
+from vaekit.batch import Batch, Shape, Shapes, Sizes, Tree, each, leaves, shapes_of
 from vaekit.draw import Draw
 from vaekit.precision import at_least_float32
 
@@ -86,6 +86,16 @@ class Part(nn.Module):
         if got != expected:
             raise self.refuse(f"{what} of shape {expected}", got)
         return tree
+
+    def widened(self, tree: Tree, what: str) -> Tree:
+        """The tree in float32 at least.
+
+        Raises:
+            ValueError: If it is no tensor and no dict of tensors.
+        """
+        if not all(isinstance(leaf, Tensor) for leaf in leaves(tree)):
+            raise self.refuse(f"{what} as a tensor or a dict of tensors", type(tree).__name__)
+        return each(at_least_float32, tree)
 
     def hold_distribution(self, p: Distribution, batch: Shape, event: Shapes | None) -> Any:
         """The distribution, whose batch and event shapes are those wanted; event None is any.

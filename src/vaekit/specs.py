@@ -49,7 +49,7 @@ _HELD_TO = {
     "decoder": "output_shape",
     "likelihood": "event_shape",
 }
-"""What a part of a kind is told, for its contract to hold its calls to."""
+"""The shape that a part of a kind is told, and that its contract holds each of its calls to."""
 
 _DECLARES = {"encoder": "features", "likelihood": "output_shape"}
 """What a part of a kind says, for the next part to be built."""

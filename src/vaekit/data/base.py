@@ -64,8 +64,8 @@ def split(rows: Rows, val: float, test: float, seed: int) -> dict[str, Rows]:
     """Disjoint train, val and test rows, drawn with a seed; a split without rows is left out.
 
     Arguments:
-        val: Share of the rows, from 0 to 1; the same for `test`. None of both gives all to
-            training.
+        val: Share of the rows, from 0 to 1; the same for `test`. Where both are 0, all rows
+            are for training.
 
     Raises:
         ValueError: If the shares leave no row for training.
