@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from math import inf
 from pathlib import Path
 
@@ -86,9 +87,44 @@ def test_the_range_is_found(x: torch.Tensor, expected: tuple[object, object]) ->
     assert (info.data_range, info.levels) == expected
 
 
+def test_float_zeros_and_ones_are_spread_over_their_bins() -> None:
+    # They stayed 0 and 1 while the bin width said .5: bits per dimension were off by one.
+    bits = (torch.rand(400, 3) > 0.5).float()
+    module = data.Arrays(bits, label=torch.arange(400), dequantize=True)
+    assert module.info.bin_width == 0.5
+    batch = next(module.rows("train"))
+    assert torch.equal((batch.x * 2).floor(), bits[batch.label])
+    assert (batch.x * 2 - bits[batch.label]).mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["<u2", ">u2", ">f4", ">f8", "<f2", "<u4", "<i2", "bool", "g"])
+def test_numbers_of_every_type_are_read(kind: str, tmp_path: Path) -> None:
+    x = np.arange(60).reshape(20, 3).astype(kind)
+    np.save(tmp_path / "x.npy", x)
+    for source in (x, tmp_path / "x.npy", x[::-1][::-1]):
+        module = data.Arrays(source, label=np.arange(20), val=0, test=0)
+        assert module.info.data_range == ((0.0, 1.0) if kind == "bool" else (0.0, inf))
+        assert np.array_equal(next(module.rows("train")).x.numpy(), x.astype("float32"))
+
+
+@pytest.mark.parametrize("kind", ["c8", "U3", "M8[s]"])
+def test_what_is_no_number_is_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match="Expected an array of real numbers but got one of"):
+        data.Arrays(np.zeros((9, 2), dtype=kind)).info  # noqa: B018
+
+
+def test_the_ends_of_a_declared_range_are_rounded_as_its_values_are() -> None:
+    # float64 .1 becomes a float32 above .1, and was refused.
+    for kind in (torch.float64, torch.float32, torch.float16):
+        x = torch.full((60, 2), 0.1, dtype=kind)
+        module = data.Arrays(x, data_range=(0.0, 0.1))
+        fit(Model(module, latent_shape=2, likelihood="Gaussian"), module, max_epochs=1)
+
+
 def test_uint8_zeros_and_ones_stay_zeros_and_ones() -> None:
     x = torch.randint(0, 2, (20, 2), dtype=torch.uint8)
     assert set(next(data.Arrays(x).rows("train")).x.unique().tolist()) == {0.0, 1.0}
+    assert data.Arrays(x, data_range=[0, 1]).info.data_range == (0.0, 1.0)  # as YAML has it
     with pytest.raises(ValueError, match="no data_range, or"):
         data.Arrays(x, data_range=(0.0, 255.0)).setup()
 
@@ -99,6 +135,37 @@ def test_what_a_mask_hides_may_be_nan() -> None:
     assert data.Arrays(torch.where(mask, x, torch.nan), mask=mask).info.data_range == (0.0, 1.0)
 
 
+@pytest.mark.parametrize("binarize", ["dynamic", "static"])
+def test_what_a_mask_hides_is_not_binarised(binarize: str) -> None:
+    x, mask = torch.rand(60, 4), torch.rand(60, 4) > 0.3
+    hidden = torch.where(mask, x, torch.tensor([torch.nan, -7.0, 3.0, torch.inf]))
+    module = data.Arrays(hidden, mask=mask, binarize=binarize)
+    batch = next(module.rows("train"))
+    assert set(batch.x[batch.mask].tolist()) == {0.0, 1.0}
+    fit(Model(module, latent_shape=2), module, max_epochs=1)
+
+
+def test_an_entry_may_be_hidden_in_every_row() -> None:
+    # As when one modality is to be drawn from another.
+    x = {"a": torch.full((60, 2), torch.nan), "b": torch.rand(60, 2)}
+    mask = {"a": torch.zeros(60, 2).bool(), "b": torch.ones(60, 2).bool()}
+    assert data.Arrays(x, mask=mask).info.data_range == {"a": (0.0, 1.0), "b": (0.0, 1.0)}
+
+
+def test_binarising_once_takes_no_more_memory_than_its_result(tmp_path: Path) -> None:
+    path = tmp_path / "large.npy"
+    big = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(40_000, 64, 64))
+    big[:] = 128
+    big.flush()
+    del big
+    module = data.Arrays(path, binarize="static", val=0, test=0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _resident()
+    module.setup()
+    peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+    assert peak - before < 2 * 164e6 + 200e6  # the file's pages, the result, one slice's work
+
+
 BAD_ARRAYS = {
     "lengths": ({"x": torch.rand(9, 2), "label": torch.zeros(8)}, "Expected 9 rows.*label has 8"),
     "nan": ({"x": torch.full((9, 2), torch.nan)}, "finite values but x holds NaN"),
@@ -106,6 +173,8 @@ BAD_ARRAYS = {
     "one dimension": ({"x": torch.rand(9)}, r"shape \(N, \*event\) but got \(9,\)"),
     "mask": ({"x": torch.rand(9, 2), "mask": torch.ones(9, 3)}, r"mask of x's shape \(9, 2\)"),
     "context": ({"x": torch.rand(9, 2), "context": torch.rand(9)}, r"context of finite values"),
+    "large": ({"x": torch.rand(9, 2).double() * 1e300}, "float32 can hold but x spans"),
+    "ends": ({"x": torch.rand(9, 2), "data_range": (1.0, 0.0)}, "smallest and largest value"),
     "range": ({"x": torch.rand(9, 2) * 3, "data_range": (0.0, 1.0)}, r"declared data_range"),
     "empty": ({"x": torch.rand(0, 2), "val": 0, "test": 0}, r"but got \(0, 2\)"),
     "shares": ({"x": torch.rand(9, 2), "val": 0.6, "test": 0.4}, "leave rows for training"),

@@ -10,7 +10,7 @@ import torch
 
 from vaekit import data
 from vaekit.batch import Batch
-from vaekit.data.base import Batches, Order, Rows
+from vaekit.data.rows import Batches, Order, Rows
 
 
 def numbered(n: int) -> Rows:
@@ -150,6 +150,41 @@ def test_dequantisation_spreads_values_over_their_bins() -> None:
     assert inside.mean() == pytest.approx(0.5, abs=0.02)
     assert module.info.bin_width == 1 / 17
     assert module.info.levels is None
+
+
+class Levels(data.DataModule):
+    """Values of five levels from -1 to 1, as a plugin may hold them."""
+
+    levels = 5
+
+    def natural_range(self) -> tuple[float, float]:
+        return (-1.0, 1.0)
+
+    def load(self) -> dict[str, Rows]:
+        x = torch.arange(500).remainder(5).view(250, 2) / 2 - 1
+        return {"train": Rows(x), "val": Rows(x.clone())}
+
+
+def test_values_of_any_range_are_spread_over_their_bins() -> None:
+    module = Levels(dequantize=True)
+    assert module.info.bin_width == 2 / 5
+    for split in ("train", "val"):
+        x = next(module.rows(split)).x
+        level = ((x + 1) / 0.4).floor()
+        assert torch.equal(level, torch.arange(500.0).remainder(5).view(250, 2))
+        assert ((x + 1) / 0.4 - level).mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1.5])
+def test_rows_that_are_not_what_a_module_declares_are_refused_at_once(bad: float) -> None:
+    class Damaged(Levels):
+        def load(self) -> dict[str, Rows]:
+            splits = super().load()
+            splits["val"].x[200, 1] = bad
+            return splits
+
+    with pytest.raises(ValueError, match=r"from -1 to 1, as Damaged declares.* x of the val rows"):
+        Damaged().info  # noqa: B018
 
 
 def test_impossible_preparations_are_refused() -> None:

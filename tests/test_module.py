@@ -17,7 +17,6 @@ from conftest import fit
 from vaekit import Model, VAEModule, callbacks, data, plugins, register
 from vaekit.batch import Batch, DataInfo
 from vaekit.likelihoods import Gaussian
-from vaekit.metrics.means import RowMeans
 from vaekit.noise import fixed_noise
 
 INFO = DataInfo((1, 8, 8), (0.0, 1.0), levels=2, data_size=100)
@@ -56,14 +55,6 @@ def test_what_is_logged_is_the_mean_over_rows_not_over_batches() -> None:
     )
     bits = module.info.bits_per_dimension(rows.double().mean().item())
     assert trainer.callback_metrics["val/bpd"].item() == pytest.approx(bits, rel=1e-6)
-
-
-def test_row_means_count_rows() -> None:
-    means = RowMeans()
-    means.update({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(5.0)}, rows=2)
-    means.update({"a": torch.tensor([9.0]), "b": torch.tensor(8.0)}, rows=1)
-    means.update({"a": torch.tensor([1e9]), "b": torch.tensor(1e9)}, rows=0)  # a stand-in row
-    assert means.compute() == {"a": 4.0, "b": 6.0}
 
 
 def test_looking_at_the_validation_rows_does_not_change_training() -> None:
@@ -185,11 +176,13 @@ def test_ordinary_loaders_work_without_a_data_module() -> None:
     [
         (torch.rand(8, 1, 7, 7), r"rows of shape \(1, 8, 8\) but got \(1, 7, 7\)"),
         (torch.rand(8, 1, 8, 8) * 255, r"data's range \[0, 1\] but these rows span"),
-        (torch.full((8, 1, 8, 8), torch.nan), r"Expected finite values"),
+        (torch.full((8, 1, 8, 8), torch.nan), r"Expected finite values but these rows hold NaN"),
     ],
 )
-def test_the_first_batch_of_an_unknown_loader_is_looked_at(x: Tensor, words: str) -> None:
-    loader = DataLoader(TensorDataset(x), batch_size=8)
+def test_every_batch_of_an_unknown_loader_is_looked_at(x: Tensor, words: str) -> None:
+    # A later row of 200 trained a Bernoulli in silence, to a loss of 2,691.
+    good = [torch.zeros(8, 1, 8, 8)] * 2
+    loader: Any = DataLoader([*good, x], batch_size=None)  # type: ignore[arg-type]
     trainer = pl.Trainer(
         max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
@@ -230,3 +223,72 @@ def test_bits_per_dimension_are_not_told_of_rows_with_hidden_elements() -> None:
     trainer = fit(Model(module, latent_shape=2), module, max_epochs=1)
     assert "val/elbo" in trainer.callback_metrics
     assert "val/bpd" not in trainer.callback_metrics
+
+
+def test_bits_per_dimension_are_not_told_of_data_of_other_levels() -> None:
+    # Grey values for a model of binary ones: the bound is then that of no likelihood.
+    module = VAEModule(Model(digits(), latent_shape=2))
+    settings: dict[str, Any] = {"logger": False, "enable_progress_bar": False}
+    for grey in (True, False):
+        trainer = pl.Trainer(**settings)
+        trainer.validate(module, data.Digits(binarize="none") if grey else digits())
+        assert "val/elbo" in trainer.callback_metrics
+        assert ("val/bpd" in trainer.callback_metrics) != grey
+
+
+@pytest.mark.parametrize("settings", [{"log_every_n_steps": 0}, {"barebones": True}])
+def test_nothing_need_be_logged_during_an_epoch(settings: dict[str, Any]) -> None:
+    model = VAEModule(Model(digits(), latent_shape=2))
+    bare = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(max_epochs=1, **({} if "barebones" in settings else bare), **settings)
+    trainer.fit(model, digits())
+    assert trainer.global_step == 23
+
+
+def test_an_epoch_that_broke_off_does_not_count_in_the_next() -> None:
+    class Break(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+            raise RuntimeError
+
+    seen: list[int] = []
+
+    class Count(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+            seen.append(int(pl_module._means["train"].rows))
+
+    module = VAEModule(Model(digits(), latent_shape=2))
+    with pytest.raises(RuntimeError):
+        fit(module, digits(), max_epochs=1, callbacks=[Break()])
+    fit(module, digits(), max_epochs=1, callbacks=[Count()])
+    assert seen[-1] == 1437
+
+
+def test_overfitting_shows_the_same_batches_in_every_epoch() -> None:
+    shown: list[Tensor] = []
+
+    class Keep(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+            shown.append(batch.label)
+
+    fit(
+        Model(digits(), latent_shape=2),
+        digits(),
+        max_epochs=3,
+        overfit_batches=1,
+        callbacks=[Keep()],
+    )
+    assert len(shown) == 3
+    assert torch.equal(shown[0], shown[1])
+    assert torch.equal(shown[0], shown[2])
+
+
+def test_noise_on_a_device_that_torch_cannot_fork_goes_on_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # On MPS the noise of training repeated after each validation.
+    states: list[str] = []
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: "before")
+    monkeypatch.setattr(torch.mps, "set_rng_state", states.append)
+    with pytest.raises(RuntimeError), fixed_noise(0, "mps"):
+        raise RuntimeError
+    assert states == ["before"]

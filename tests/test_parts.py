@@ -26,7 +26,7 @@ from test_vae import linear_gaussian
 from vaekit import Model, VAEModule, callbacks, data, load, plugins, register, summary
 from vaekit.batch import Batch, DataInfo, leaves
 from vaekit.contracts import Core
-from vaekit.data.base import Rows
+from vaekit.data.rows import Rows
 from vaekit.posteriors import DiagonalNormal
 
 PARTS: dict[str, dict[str, Any]] = {

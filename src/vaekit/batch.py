@@ -23,6 +23,7 @@ __all__ = [
     "first",
     "flat",
     "leaves",
+    "like",
     "shapes_of",
 ]
 
@@ -67,6 +68,20 @@ def entries_of(tree: Any) -> dict[str, Any]:
         ({'x': 2}, {'a': 3, 'b': 4})
     """
     return dict(tree) if isinstance(tree, Mapping) else {"x": tree}
+
+
+def like(tree: Any, value: Any) -> Any:
+    """The value for each entry of a tree, where it is not said of each by itself.
+
+    Example:
+        >>> like({"a": 3, "b": 4}, None), like(3, None)
+        ({'a': None, 'b': None}, None)
+    """
+    return (
+        dict.fromkeys(tree, value)
+        if isinstance(tree, Mapping) and not isinstance(value, Mapping)
+        else value
+    )
 
 
 def flat(name: str, tree: Any) -> dict[str, Any]:
@@ -171,10 +186,7 @@ class DataInfo:
     def __post_init__(self) -> None:
         self.event_shape = each(tuple, self.event_shape)
         for name in ("data_range", "levels", "bin_width"):
-            value = getattr(self, name)
-            if isinstance(self.event_shape, dict) and not isinstance(value, dict):
-                value = dict.fromkeys(self.event_shape, value)
-            setattr(self, name, value)
+            setattr(self, name, like(self.event_shape, getattr(self, name)))
         self.data_range = each(tuple, self.data_range)
 
     def as_dict(self) -> dict[str, Any]:

@@ -273,10 +273,17 @@ def _known_of(data: Any) -> DataInfo:
 
 
 def _check_range(x: Tensor, data_range: tuple[float, float]) -> None:
-    low, high = (float(v) for v in torch.aminmax(x))
-    least, most = data_range
-    if not (isfinite(low) and isfinite(high) and least <= low and high <= most):
+    low, high = torch.stack(torch.aminmax(x)).tolist()
+    if not (isfinite(low) and isfinite(high)):
         raise ValueError(
-            f"Expected finite values in the data's range [{least:g}, {most:g}] but these rows "
-            f"span [{low:g}, {high:g}]. uint8 images are divided by 255 first."
+            f"Expected finite values but these rows hold NaN or infinity, in {x.dtype}: leave "
+            "them out, or give a mask that is False there."
+        )
+    # In the rows' own type, in which the range's ends are rounded too.
+    kind = x.dtype if x.is_floating_point() else torch.float64
+    least, most = torch.tensor(data_range, dtype=kind).tolist()
+    if not least <= low <= high <= most:
+        raise ValueError(
+            f"Expected values in the data's range [{least:g}, {most:g}] but these rows span "
+            f"[{low:g}, {high:g}]. uint8 images are divided by 255 first."
         )

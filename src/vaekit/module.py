@@ -61,6 +61,7 @@ class VAEModule(LightningModule):
         self.lr_interval = lr_interval
         self._means: dict[str, RowMeans] = {}  # of a split's epoch under way; no submodules
         self._looked = self._masked = False
+        self._bits = model.has_bits
         self._stepped = list(dict.fromkeys(_overriding(model, "after_step")))
         self._started = list(dict.fromkeys(_overriding(model, "start")))
         model.core.keep_draw = bool(self._stepped)
@@ -69,7 +70,10 @@ class VAEModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         if hasattr(self.data, "info"):
-            self.model.check_data(self.data.info)
+            known, info = self.model.info, self.data.info
+            self.model.check_data(info)
+            same = (info.levels, info.bin_width) == (known.levels, known.bin_width)
+            self._bits = self.model.has_bits and same
 
     def configure_optimizers(self) -> Any:
         optimizer = optim.make(self.optimizer, optim.groups(self, self.model.objective))
@@ -115,7 +119,7 @@ class VAEModule(LightningModule):
         terms = self.model.objective(self.model.core, batch, self.global_step)
         self._count("train", terms, batch)
         every = int(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
-        if (self.global_step + 1) % every == 0:
+        if every and (self.global_step + 1) % every == 0:
             shown = {f"step/{name}": term.detach().mean() for name, term in terms.items()}
             self.log_dict(shown, batch_size=len(batch))
         return terms["loss"].mean() * batch.weight
@@ -129,10 +133,19 @@ class VAEModule(LightningModule):
                 for part in self._stepped:
                     part.after_step(draw)
 
+    def on_train_epoch_start(self) -> None:
+        self._means.pop("train", None)  # of an epoch that an exception ended
+
     def on_train_epoch_end(self) -> None:
         self._log_means("train")
 
     # Evaluation
+
+    def on_validation_epoch_start(self) -> None:
+        self._means.pop("val", None)
+
+    def on_test_epoch_start(self) -> None:
+        self._means.pop("test", None)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self._evaluation_step("val", batch, batch_idx)
@@ -196,7 +209,8 @@ class VAEModule(LightningModule):
         return getattr(self._trainer, "datamodule", None)
 
     def _as_batch(self, batch: Any) -> Batch:
-        """The batch of a loader, which may be another's; its first one is looked at."""
+        """The batch of a loader. Of vaekit's, whose rows were looked at when they were loaded, the
+        first is looked at; of others each, since nothing else has seen them."""
         if not isinstance(batch, Batch):
             x, *label = batch if isinstance(batch, list | tuple) else [batch]
             if not isinstance(x, Tensor | dict):
@@ -205,7 +219,7 @@ class VAEModule(LightningModule):
                     f"but got {type(batch).__name__}."
                 )
             batch = Batch(x, label=label[0] if label else None)
-        if not self._looked:
+        if not (self._looked and hasattr(self.data, "rows")):
             self.model.check_rows(batch.x, batch.mask)
             self._looked = True
         self._masked = batch.mask is not None  # the same on every rank, also of a stand-in row
@@ -223,7 +237,7 @@ class VAEModule(LightningModule):
     def _log_means(self, split: str) -> None:
         values = self._means.pop(split).compute()
         best = self.model.objective.best[0]
-        if best in values and self.model.has_bits and not self._masked:
+        if best in values and self._bits and not self._masked:
             values["bpd"] = self.model.info.bits_per_dimension(values[best])
         for name, value in values.items():
             # The value is that of all ranks already: the mean over them is itself.

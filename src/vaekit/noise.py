@@ -24,8 +24,13 @@ def generator(*key: object) -> torch.Generator:
 @contextmanager
 def fixed_noise(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """Random numbers from a seed; afterwards they go on as if nothing had been drawn."""
-    device = torch.device(device)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    kind = torch.device(device).type
+    if kind == "mps":  # of which fork_rng does not know
+        state = torch.mps.get_rng_state()
+    with torch.random.fork_rng([device] if kind == "cuda" else []):
         torch.manual_seed(seed)
-        yield
+        try:
+            yield
+        finally:
+            if kind == "mps":
+                torch.mps.set_rng_state(state)

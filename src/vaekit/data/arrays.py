@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaekit.batch import Ranges, Tree, each, entries_of, first, flat
-from vaekit.data.base import DataModule, Rows, natural, split
+from vaekit.batch import Ranges, Tree, each, entries_of, first, flat, like
+from vaekit.data.base import DataModule
+from vaekit.data.rows import Rows, natural, span, split
 
 __all__ = ["Arrays"]
 
@@ -26,7 +27,7 @@ class Arrays(DataModule):
     Files are read without running code that they may hold: NumPy's without pickles, torch's with
     `weights_only`. An `.npz` or `.pt` of several arrays holds them under the names x, label,
     context and mask. A lone `.npy` is mapped into memory, not read. uint8 values 0 to 255 (or 0
-    and 1 alone) become x from 0 to 1; other values are taken as they are.
+    and 1 alone) become x from 0 to 1; other values are taken as they are, in any type of numbers.
 
     Where a row has several entries (an image and a column, say), x is a dict with a source for
     each, or one file whose arrays have names such as `x.image`; so are mask and data_range.
@@ -40,7 +41,7 @@ class Arrays(DataModule):
         test: Share of the rows held out for testing; with `val` 0 as well, all rows are for
             training.
         data_range: Smallest and largest value of x; None takes the narrowest of [0, 1], [-1, 1],
-            [0, inf) and the real line that holds the values.
+            [0, inf) and the real line that holds the values that are observed.
 
     Raises:
         ValueError: If arrays differ in length, a value is not finite or out of the range, or a
@@ -77,6 +78,9 @@ class Arrays(DataModule):
 
     def natural_range(self) -> Ranges:
         return self._range
+
+    def _refuse_rows(self, rows: Rows, split: str) -> None:
+        """Nothing: `load` has looked at all values."""
 
     def load(self) -> dict[str, Rows]:
         columns = self._columns()
@@ -137,11 +141,10 @@ class Arrays(DataModule):
                 f"Expected a data_range of {', '.join(entries_of(x))}, as in x, but got one of "
                 f"{', '.join(declared)}."
             )
-        seen = x if mask is None else each(lambda leaf, shown: leaf[shown], x, mask)
-        ranges, levels, tops = {}, {}, entries_of(top)
-        for (entry, leaf), name in zip(entries_of(seen).items(), flat("x", x), strict=True):
-            found = _measured(name, leaf, tops[entry], declared[entry])
-            ranges[entry], levels[entry] = found
+        ranges, levels, tops, masks = {}, {}, entries_of(top), entries_of(like(x, mask))
+        for (entry, leaf), name in zip(entries_of(x).items(), flat("x", x), strict=True):
+            given = _checked_range(name, declared[entry])
+            ranges[entry], levels[entry] = _measured(name, leaf, masks[entry], tops[entry], given)
         single = not isinstance(x, Mapping)
         self._range = ranges["x"] if single else ranges
         self.levels = levels["x"] if single else levels
@@ -155,6 +158,8 @@ def _check_mask(x: Tree, mask: Tree) -> None:
 
 def _top(x: Tensor) -> float | None:
     """The stored value of x = 1: of uint8 images 255, or 1 where they hold 0 and 1 alone."""
+    if x.dtype == torch.bool:
+        return 1
     if x.dtype != torch.uint8:
         return None
     # Every row; of what is too large to be read whole, a thousand spread over it.
@@ -163,31 +168,60 @@ def _top(x: Tensor) -> float | None:
     return 1 if binary else 255
 
 
+def _checked_range(name: str, declared: Any) -> tuple[float, float] | None:
+    if declared is None:
+        return None
+    if len(declared) != 2 or not declared[0] < declared[1]:
+        raise ValueError(
+            f"Expected the data_range of {name} as its smallest and largest value but got "
+            f"{declared!r}."
+        )
+    return float(declared[0]), float(declared[1])
+
+
 def _measured(
-    name: str, seen: Tensor, top: float | None, declared: tuple[float, float] | None
+    name: str,
+    x: Tensor,
+    mask: Tensor | None,
+    top: float | None,
+    declared: tuple[float, float] | None,
 ) -> tuple[tuple[float, float], int | None]:
     """The range and the number of levels of an array's observed values."""
     if top is not None:
         if declared not in (None, (0.0, 1.0)):
             raise ValueError(
-                f"Expected no data_range, or [0, 1], of uint8 values, which are scaled to it, but "
+                "Expected no data_range, or [0, 1], of uint8 values, which are scaled to it, but "
                 f"got {list(declared)}."
             )
         return (0.0, 1.0), 256 if top == 255 else 2
-    low, high = (float(v) for v in torch.aminmax(seen))
+    found = span(x, mask)
+    if found is None:  # the narrowest there is
+        return declared or (0.0, 1.0), None
+    low, high, binary = found
     if not (isfinite(low) and isfinite(high)):
         raise ValueError(
             f"Expected finite values but {name} holds NaN or infinity. Leave rows out, or give a "
             "mask that is False there."
         )
-    if declared is not None and not declared[0] <= low <= high <= declared[1]:
+    if declared is not None and not _within(declared, low, high, x):
         raise ValueError(
             f"Expected values in the declared data_range {list(declared)} but {name} spans "
             f"[{low:g}, {high:g}]."
         )
-    found = (declared[0], declared[1]) if declared else natural(low, high)
-    binary = found == (0.0, 1.0) and bool(((seen == 0) | (seen == 1)).all())
-    return found, 2 if binary else None
+    if max(-low, high) > torch.finfo(torch.float32).max:
+        raise ValueError(
+            f"Expected values that float32 can hold but {name} spans [{low:g}, {high:g}]: rescale "
+            "the data."
+        )
+    taken = declared or natural(low, high)
+    return taken, 2 if binary and taken == (0.0, 1.0) else None
+
+
+def _within(declared: tuple[float, float], low: float, high: float, x: Tensor) -> bool:
+    # In the array's own type, in which the range's ends are rounded too.
+    kind = x.dtype if x.is_floating_point() else torch.float64
+    least, most = torch.tensor(declared, dtype=kind).tolist()
+    return bool(least <= low <= high <= most)
 
 
 def _folded(found: dict[str, Tensor]) -> dict[str, Any]:
@@ -213,7 +247,7 @@ def _read(source: Source) -> Tensor | dict[str, Tensor]:
     if isinstance(source, Tensor):
         return source
     if isinstance(source, np.ndarray):
-        return torch.from_numpy(source)
+        return _of_numpy(source)
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"Expected an array file but there is none at {path}.")
@@ -230,12 +264,25 @@ def _read(source: Source) -> Tensor | dict[str, Tensor]:
 
 def _read_npy(path: Path) -> Tensor:
     # Mapped copy-on-write: torch wants writable memory, and nothing is ever written to the file.
-    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+    return _of_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     with np.load(path, allow_pickle=False) as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        return {name: _of_numpy(arrays[name]) for name in arrays.files}
+
+
+def _of_numpy(array: np.ndarray) -> Tensor:
+    """The array as a tensor, not copied where torch has its type.
+
+    Raises:
+        ValueError: If it holds no real numbers.
+    """
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"Expected an array of real numbers but got one of {array.dtype}.")
+    if array.dtype.itemsize > 8:  # a long double
+        array = array.astype(np.float64)
+    return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
 
 
 def _read_pt(path: Path) -> Tensor | dict[str, Tensor]:

@@ -1,12 +1,11 @@
-"""The base of all data modules: resident rows, an epoch's order, what is done to a batch."""
+"""The base of all data modules: what is declared of rows, and what is done to a batch."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from math import ceil, inf
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,136 +13,12 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from vaekit.batch import Batch, DataInfo, Ranges, Tree, each, entries_of, first
+from vaekit.batch import Batch, DataInfo, Ranges, each, entries_of, first, like
+from vaekit.data.rows import Batches, Rows, slices, span
 from vaekit.noise import fixed_noise, generator, seed_of
 from vaekit.specs import is_plain
 
-__all__ = ["Batches", "DataModule", "Order", "Rows", "natural", "split"]
-
-
-@dataclass
-class Rows:
-    """The rows of one split, as they lie in memory or on disk.
-
-    Arguments:
-        x: The data, with shape `(N, *event)`, or a dict of such; uint8 stays so until it is on the
-            device.
-        context: Columns to condition on, with shape `(N, C)`.
-        mask: Like x, True where an element is observed.
-        label: Labels, with shape `(N,)` or `(N, *)`.
-        top: The stored value that is x = 1, None where values are taken as they are; where x is a
-            dict, one for each entry.
-        index: Which of those rows these are; None for all. Splits share one copy of the data.
-    """
-
-    x: Tree
-    context: Tensor | None = None
-    mask: Tree | None = None
-    label: Tensor | None = None
-    top: float | dict[str, float | None] | None = None
-    index: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(first(self.x)) if self.index is None else len(self.index)
-
-    def __getitem__(self, at: Tensor | slice) -> Batch:
-        index = at if self.index is None else self.index[at]
-
-        def rows(column: Any) -> Any:
-            return None if column is None else each(lambda x: x[index], column)
-
-        return Batch(*(rows(c) for c in (self.x, self.context, self.mask, self.label)))
-
-    def subset(self, at: Tensor | slice) -> Rows:
-        """Some of the rows, not copied."""
-        index = torch.arange(len(self))[at] if self.index is None else self.index[at]
-        return replace(self, index=index)
-
-
-def split(rows: Rows, val: float, test: float, seed: int) -> dict[str, Rows]:
-    """Disjoint train, val and test rows, drawn with a seed; a split without rows is left out.
-
-    Arguments:
-        val: Share of the rows, from 0 to 1; the same for `test`. Where both are 0, all rows
-            are for training.
-
-    Raises:
-        ValueError: If the shares leave no row for training.
-    """
-    n = len(rows)
-    n_val, n_test = round(n * val), round(n * test)
-    if val < 0 or test < 0 or n_val + n_test >= n:
-        raise ValueError(
-            f"Expected shares of held-out rows from 0 that leave rows for training, but got "
-            f"val={val} and test={test} of {n} rows."
-        )
-    if n_val == n_test == 0:
-        return {"train": rows}
-    order = torch.randperm(n, generator=generator("split", seed))
-    parts = order.split([n - n_val - n_test, n_val, n_test])
-    named = zip(("train", "val", "test"), parts, strict=True)
-    return {name: rows.subset(part.sort()[0]) for name, part in named if len(part)}
-
-
-class Order:
-    """The order of an epoch's rows: a function of (seed, epoch), or the rows' own order."""
-
-    def __init__(self, n: int, shuffle: bool, seed: int) -> None:
-        self.n, self.shuffle, self.seed, self.epoch = n, shuffle, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def rows(self, start: int, stop: int) -> Tensor | slice:
-        """Which rows stand at these places of the epoch."""
-        return self._permutation()[start:stop] if self.shuffle else slice(start, stop)
-
-    def _permutation(self) -> Tensor:
-        key = (self.seed, self.epoch)
-        if getattr(self, "_key", None) != key:
-            self._key = key
-            self._order = torch.randperm(self.n, generator=generator("order", *key))
-        return self._order
-
-
-class Batches:
-    """A loader that cuts batches out of resident rows.
-
-    Every rank takes the same number of steps, and every row is in exactly one batch of one rank.
-    The rows of a last batch are shared out evenly; a rank that is left without one receives a
-    stand-in row with weight 0.
-
-    Arguments:
-        batch_size: Rows per batch and rank.
-        shuffle: New order each epoch, a function of (seed, epoch); else the rows' own.
-    """
-
-    def __init__(
-        self,
-        rows: Rows,
-        batch_size: int,
-        shuffle: bool,
-        seed: int = 0,
-        rank: int = 0,
-        ranks: int = 1,
-    ) -> None:
-        self.rows, self.batch_size, self.rank, self.ranks = rows, batch_size, rank, ranks
-        self.sampler = Order(len(rows), shuffle, seed)  # Lightning calls its set_epoch
-        self.batch_sampler = None  # which Lightning looks for beside a sampler
-
-    def __len__(self) -> int:
-        return ceil(len(self.rows) / (self.batch_size * self.ranks))
-
-    def __iter__(self) -> Iterator[Batch]:
-        n, step = len(self.rows), self.batch_size * self.ranks
-        for start in range(0, n, step):
-            count = min(step, n - start)
-            share, more = divmod(count, self.ranks)
-            own = share + (self.rank < more)
-            first = start + self.rank * share + min(self.rank, more) if own else start
-            batch = self.rows[self.sampler.rows(first, first + max(own, 1))]
-            batch.weight, batch.start = own * self.ranks / count, first
-            yield batch
+__all__ = ["DataModule"]
 
 
 _SPLIT_OF = {"train": "train", "validate": "val", "sanity_check": "val"}  # by Lightning's stage
@@ -220,7 +95,7 @@ class DataModule(LightningDataModule):
             event_shape=each(lambda x: tuple(x.shape[1:]), train.x),
             data_range=self.natural_range(),
             levels=None if self.dequantize else levels,
-            bin_width=each(self._bin_width, levels) if self.dequantize else None,
+            bin_width=self._bin_widths() if self.dequantize else None,
             classes=self._classes(),
             context_features=0 if train.context is None else train.context.shape[1],
             data_size=len(train),
@@ -241,13 +116,20 @@ class DataModule(LightningDataModule):
             return None
         return {"class_path": type(self).__name__, "init_args": init_args}
 
-    def _bin_width(self, levels: int | None) -> float:
-        if levels is None:
-            raise ValueError(
-                "Expected data of a known number of levels, such as uint8 images, to dequantise, "
-                f"but {type(self).__name__} holds continuous values."
-            )
-        return 1.0 / levels
+    def _bin_widths(self) -> Any:
+        """The width of the bins, of each entry: its range, cut into as many as it has levels."""
+
+        def width(span: tuple[float, float], levels: int | None) -> float:
+            if levels is None or not isfinite(span[1] - span[0]):
+                raise ValueError(
+                    "Expected data of a known number of levels, such as uint8 images, to "
+                    f"dequantise, but {type(self).__name__} holds continuous values."
+                )
+            return (span[1] - span[0]) / levels
+
+        spans, levels = self.natural_range(), self.levels
+        tree = spans if isinstance(spans, Mapping) else levels
+        return each(width, like(tree, spans), like(tree, levels))
 
     # What Lightning calls
 
@@ -260,13 +142,15 @@ class DataModule(LightningDataModule):
             raise ValueError(f"Expected at least one row in every split but got {sizes}.")
         self._refuse_preparations()
         for split, rows in splits.items():
+            self._refuse_rows(rows, split)
+        for split, rows in splits.items():
             if self.binarize == "static" or (self.binarize == "dynamic" and split != "train"):
                 splits[split] = self._binarized(rows, split)
         self._splits = splits
 
     def _refuse_preparations(self) -> None:
         if self.dequantize:
-            each(self._bin_width, self.levels)
+            self._bin_widths()
         for low, high in entries_of(self.natural_range()).values():
             if self.binarize != "none" and (low, high) != (0.0, 1.0):
                 raise ValueError(
@@ -274,15 +158,39 @@ class DataModule(LightningDataModule):
                     f"data's range is [{low:g}, {high:g}]."
                 )
 
+    def _refuse_rows(self, rows: Rows, split: str) -> None:
+        """Refuses rows with values that are not finite, or out of the range that is declared."""
+        spans = entries_of(like(rows.x, self.natural_range()))
+        for name, (leaf, mask, top) in rows.entries().items():
+            if leaf.dtype == torch.uint8 and top == 255:
+                continue  # no byte is larger
+            low, high = (0.0, float(top)) if top is not None else spans[name]
+            found = span(leaf, mask, rows.index)
+            if found and not (isfinite(found[0]) and low <= found[0] and found[1] <= high):
+                raise ValueError(
+                    f"Expected finite values from {low:g} to {high:g}, as "
+                    f"{type(self).__name__} declares them, but {name} of the {split} rows spans "
+                    f"[{found[0]:g}, {found[1]:g}]."
+                )
+
     def _binarized(self, rows: Rows, split: str) -> Rows:
-        part, noise = rows[:], generator("binarize", self.seed, split)
+        noise = generator("binarize", self.seed, split)
+        own = slice(None) if rows.index is None else rows.index
 
         def drawn(x: Tensor, top: float | None) -> Tensor:
-            u = torch.rand(x.shape, generator=noise)
-            return (u * (1.0 if top is None else top) < x).to(torch.uint8)
+            ones = torch.empty(len(rows), *x.shape[1:], dtype=torch.uint8)
+            for at in slices(len(rows), x[:1].numel()):
+                part = x[at if rows.index is None else rows.index[at]]
+                u = torch.rand(part.shape, generator=noise)
+                ones[at] = u * (1.0 if top is None else top) < part
+            return ones
 
-        ones = each(drawn, part.x, rows.top)
-        return Rows(ones, part.context, part.mask, part.label, top=each(lambda x: 1.0, ones))
+        ones = each(drawn, rows.x, rows.top)
+        columns = (rows.context, rows.mask, rows.label)
+        context, mask, label = (
+            None if c is None else each(lambda leaf: leaf[own], c) for c in columns
+        )
+        return Rows(ones, context, mask, label, top=1.0)
 
     def _loader(self, split: str, shuffle: bool) -> Batches:
         trainer = self.trainer
@@ -291,7 +199,9 @@ class DataModule(LightningDataModule):
         return Batches(rows, self.batch_size, shuffle, self.seed, rank, ranks)
 
     def train_dataloader(self) -> Batches:
-        return self._loader("train", shuffle=True)
+        # Lightning asks for the same batches in each epoch then, and cannot arrange it itself.
+        overfit = self.trainer is not None and self.trainer.overfit_batches  # type: ignore[attr-defined]
+        return self._loader("train", shuffle=not overfit)
 
     def val_dataloader(self) -> Batches | list[Any]:
         return self._loader("val", shuffle=False) if "val" in self._splits else []
@@ -324,14 +234,26 @@ class DataModule(LightningDataModule):
         """The batch with x as the model sees it."""
 
         def scaled(x: Tensor, top: float | None) -> Tensor:
-            x = x.to(dtype)
-            if top is None:
-                return x
-            return (x + torch.rand_like(x)) / (top + 1) if self.dequantize else x / top
+            return x.to(dtype) if top is None else x.to(dtype) / top
 
-        with self._noise_of(batch, split):
-            batch.x = each(scaled, batch.x, self._splits[split].top)
+        def spread(x: Tensor, top: float | None, span: Any, levels: int) -> Tensor:
+            low, high = span
+            x = x.to(dtype)
+            # Which of the levels 0, 1, 2, ... each value is.
+            level = x if top is not None else ((x - low) / (high - low) * (levels - 1)).round()
+            return low + (level + torch.rand_like(x)) * (high - low) / levels
+
+        top = self._splits[split].top
+        if self.dequantize:
+            spans, levels = like(batch.x, self.natural_range()), like(batch.x, self.levels)
+            with self._noise_of(batch, split):
+                batch.x = each(spread, batch.x, top, spans, levels)
+        else:
+            batch.x = each(scaled, batch.x, top)
         if self.binarize == "dynamic" and split == "train":
+            # What a mask hides may be no probability.
+            seen = like(batch.x, batch.mask)
+            batch.x = each(lambda p, m: p if m is None else torch.where(m, p, 0.0), batch.x, seen)
             batch.x = each(torch.bernoulli, batch.x)
         if batch.context is not None:
             batch.context = batch.context.to(dtype)
@@ -370,11 +292,3 @@ class DataModule(LightningDataModule):
 
 def _path_as_text(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
-
-
-def natural(low: float, high: float) -> tuple[float, float]:
-    """The narrowest of [0, 1], [-1, 1], [0, inf) and the real line that holds [low, high]."""
-    for least, most in ((0.0, 1.0), (-1.0, 1.0), (0.0, inf)):
-        if least <= low and high <= most:
-            return least, most
-    return -inf, inf

@@ -6,7 +6,8 @@ from typing import Literal
 
 import torch
 
-from vaekit.data.base import DataModule, Rows, split
+from vaekit.data.base import DataModule
+from vaekit.data.rows import Rows, split
 
 __all__ = ["Digits"]
 

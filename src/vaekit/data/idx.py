@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vaekit.data.base import DataModule, Rows
+from vaekit.data.base import DataModule
+from vaekit.data.rows import Rows
 
 __all__ = ["KMNIST", "MNIST", "FashionMNIST", "read_idx"]
 

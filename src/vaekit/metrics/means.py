@@ -12,8 +12,12 @@ __all__ = ["RowMeans"]
 class RowMeans(Metric):
     """Means of named terms over all rows of all batches and ranks, each row counted once.
 
-    A term is (B,), one value per row, or a scalar, the mean over the batch's rows. Sums are kept
-    in float64, where the device has it. With `rows` 0 a batch counts nothing.
+    A term is (B,), one value per row, or a scalar, the mean over the batch's rows. Every batch has
+    the same terms, in any order. Sums are kept in float64, where the device has it. With `rows` 0
+    a batch counts nothing, whatever its terms hold.
+
+    Raises:
+        ValueError: When updated, if a batch has other terms, or a term has another shape.
 
     Example:
         >>> import torch
@@ -36,10 +40,24 @@ class RowMeans(Metric):
 
     def update(self, terms: dict[str, Tensor], rows: int) -> None:
         if not self.names:
-            self.names = tuple(terms)
-        values = [
-            x.detach().sum() * (rows > 0) if x.dim() else x.detach() * rows for x in terms.values()
-        ]
+            self.names = tuple(sorted(terms))  # sorted: ranks add up by position
+            self.totals = self.totals.new_zeros(len(terms))
+        if terms.keys() != set(self.names):
+            raise ValueError(
+                f"Expected the terms {', '.join(self.names)} in every batch but got "
+                f"{', '.join(sorted(terms))}."
+            )
+        if rows == 0:
+            return
+        values = []
+        for name in self.names:
+            x = terms[name].detach()
+            if x.shape not in ((), (rows,)):
+                raise ValueError(
+                    f"Expected the term {name} of shape {(rows,)}, or a scalar, but got "
+                    f"{tuple(x.shape)}."
+                )
+            values.append(x.sum() if x.dim() else x * rows)
         self.totals = self.totals + torch.stack(values).to(self.rows.dtype)
         self.rows = self.rows + rows
 
