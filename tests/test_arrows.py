@@ -22,7 +22,7 @@ ARROWS = {
     "commands": set(),
     "trainer": {"model", "batch", "data", "callbacks", "pictures"},
     "callbacks": {"module", "model", "checkpoints", "data", "pictures", "noise", "precision"},
-    "summary": {"model", "batch", "data", "noise", "contracts"},
+    "summary": {"model", "batch", "data", "noise", "contracts", "metrics"},
     "pictures": {"model", "batch"},
     "module": {"model", "checkpoints", "optim", "metrics", "contracts", "part", "batch", "noise"},
     "checkpoints": {"model", "plugins", "specs"},

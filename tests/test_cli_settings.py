@@ -81,6 +81,7 @@ def test_a_file_named_by_the_environment_lies_above_ours(
         ("--trainer.accumulate_grad_batches", 2),
         ("--trainer.gradient_clip_val", 1),
         ("--model.lr_scheduler", "CosineAnnealingLR", "--model.lr_scheduler.T_max", 5),
+        ("--model.lr_scheduler", "ReduceLROnPlateau", "--model.lr_scheduler.patience", 5),
     ],
     ids=str,
 )

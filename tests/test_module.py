@@ -152,13 +152,6 @@ def test_latent_diffusions_scale_that_is_never_optimised_is_not_here() -> None:
     assert optimized == {id(p) for p in model.parameters()}
 
 
-def test_a_plateau_scheduler_watches_the_validation_bound() -> None:
-    scheduler = {"class_path": "ReduceLROnPlateau", "init_args": {"mode": "max", "patience": 0}}
-    model = VAEModule(Model(digits(), latent_shape=2), lr_scheduler=scheduler)
-    trainer = fit(model, digits(), max_epochs=2)
-    assert trainer.lr_scheduler_configs[0].monitor == "val/elbo"
-
-
 def test_ordinary_loaders_work_without_a_data_module() -> None:
     x = (torch.rand(50, 1, 8, 8) > 0.5).float()
     loader = DataLoader(TensorDataset(x, torch.arange(50)), batch_size=16)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from torch import Tensor
 
 from vaekit import pictures
-from vaekit.checkpoints import load
+from vaekit.checkpoints import load, read_checkpoint
 from vaekit.data.base import DataModule
 from vaekit.model import Model
 from vaekit.module import VAEModule
@@ -42,7 +44,7 @@ class BestCheckpoint(ModelCheckpoint):
         monitor: What is compared; by default what the objective names, such as the validation
             ELBO. Without validation rows the newest model counts as the best.
         mode: Whether "max" or "min" is best, of a `monitor` that is named here.
-        every_n_epochs: How often to look.
+        every_n_epochs: How often to look; the last epoch is always looked at.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class BestCheckpoint(ModelCheckpoint):
             every_n_epochs=every_n_epochs,
             enable_version_counter=False,
         )
+        self._resumed: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = trainer.log_dir or trainer.default_root_dir
@@ -65,22 +68,51 @@ class BestCheckpoint(ModelCheckpoint):
         # Not Lightning's, which names the monitor: that is known only once the model is built.
         return "BestCheckpoint"
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Not Lightning's, which starts the best score again in another folder. Its file can be
+        # looked for only once this run's own folder is known.
+        self._resumed = state_dict
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.monitor is None and isinstance(pl_module, VAEModule):
-            name, self.mode = pl_module.model.objective.best
-            self.monitor = f"val/{name}"
-            if self.best_model_score is None:  # else this goes on from a checkpoint
+        if isinstance(pl_module, VAEModule):
+            if self.monitor is None:
+                name, self.mode = pl_module.model.objective.best
+                self.monitor = f"val/{name}"
                 self.kth_value = torch.tensor(-torch.inf if self.mode == "max" else torch.inf)
-        data = getattr(trainer, "datamodule", None)
-        if isinstance(data, DataModule) and "val" not in data.splits:
-            self.monitor = None
+            if not pl_module.validates:
+                self.monitor = None
+        state, self._resumed = self._resumed, None
+        if state and self.monitor and state["monitor"] == self.monitor:
+            self._go_on(trainer, state["best_model_score"])
+
+    def _go_on(self, trainer: Trainer, score: Tensor | None) -> None:
+        """Takes over the best model of the run that this one goes on from, with its score.
+
+        It lies beside the checkpoint that was resumed, and says that it has that score; else, as
+        where a run goes on from before its best, there is no better model yet than those to come.
+        """
+        old = Path(str(trainer.ckpt_path)).with_name("best.ckpt")
+        if score is None or not old.is_file():
+            return
+        with suppress(ValueError, KeyError):  # of a damaged file, or another's
+            if read_checkpoint(old)["callbacks"][self.state_key]["best_model_score"] != score:
+                return
+            new = Path(str(self.dirpath), "best.ckpt")
+            if trainer.is_global_zero and old.resolve() != new.resolve():
+                new.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(old, new)
+            self.best_k_models = {str(new): score}
+            self.best_model_path = self.kth_best_model_path = str(new)
+            self.best_model_score = self.kth_value = score
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
         # Not `save_last`, which only copies what was saved as the best.
-        every = self.every_n_epochs or 1
+        epochs = trainer.current_epoch + 1
+        ends = trainer.should_stop or epochs == trainer.max_epochs
+        ends = ends or trainer.global_step == trainer.max_steps
         dry = trainer.fast_dev_run  # type: ignore[attr-defined]
-        if not dry and (trainer.current_epoch + 1) % every == 0:
+        if not dry and (ends or epochs % (self.every_n_epochs or 1) == 0):
             self.last_model_path = str(Path(str(self.dirpath), "last.ckpt"))
             trainer.save_checkpoint(self.last_model_path, weights_only=False)
 

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from vaekit import plugins, specs, summary
 from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, PredictionWriter
-from vaekit.checkpoints import missing, read_checkpoint
+from vaekit.checkpoints import load, missing, read_checkpoint
 from vaekit.commands import COMMANDS
 from vaekit.data.base import DataModule
 from vaekit.model import MODEL_KINDS, Model
@@ -127,6 +127,8 @@ class CLI(LightningCLI):
             parts = {k: v for k, v in given.items() if k not in _TRAINING}
             training = {k: v for k, v in given.items() if k in _TRAINING}
             self.model = VAEModule(Model(self.datamodule, **parts), **training)
+            if self.model.lr_scheduler:  # as it is in force
+                config["model"]["lr_scheduler"] = self.model.lr_scheduler
             return
         if path is None:
             raise ValueError(
@@ -206,13 +208,17 @@ class CLI(LightningCLI):
         if not kept:
             print("No epoch was trained: there is nothing to show.")
             return
-        name = f"val/{self.model.model.objective.best[0]}"
-        best: Any = checkpoint.best_model_score if checkpoint.monitor == name else None
-        if best is None and "val" in self.datamodule.splits:
-            # Training was cut short of its first validation, or another number chose the best.
-            model = VAEModule.load_from_checkpoint(kept)
-            best = trainer.validate(model, self.datamodule, verbose=False)[0][name]
         if trainer.is_global_zero:
+            best: Any = checkpoint.best_model_score
+            name = f"val/{self.model.model.objective.best[0]}"
+            share = trainer.limit_val_batches  # a whole number counts batches
+            whole = isinstance(share, float) and share == 1
+            chosen = checkpoint.monitor == name and whole
+            if (best is None or not chosen) and "val" in self.datamodule.splits:
+                # Training was cut short of its first validation, or another number chose the best,
+                # or that of a part of the rows. Not by the trainer, whose callbacks may change
+                # weights.
+                best = summary.bound(load(kept, trainer.strategy.root_device), self.datamodule)
             pictures = [c for c in trainer.callbacks if isinstance(c, Pictures)]
             drawn = [path for callback in pictures for path in callback.paths]
             files = [Path(kept), *drawn, Path(folder, "config.yaml")]

@@ -32,12 +32,14 @@ class VAEModule(LightningModule):
         model: The model.
         optimizer: A class of torch.optim; None is Adam with its own defaults.
         lr_scheduler: A class of torch.optim.lr_scheduler; ReduceLROnPlateau watches what chooses
-            the best checkpoint, by default the validation ELBO.
+            the best checkpoint, by default the validation ELBO: its `mode` is that number's, and
+            its `threshold` is absolute, in nats.
         lr_interval: Whether the scheduler steps each "epoch" or each "step".
 
     Raises:
         RegistryError: If torch has no such optimizer or scheduler, or it refuses its arguments.
-        ValueError: If `lr_interval` is another.
+        ValueError: If `lr_interval` is another, or "step" for ReduceLROnPlateau; when training
+            begins, if that has no validation rows to watch.
 
     Example:
         >>> from vaekit import Model, data
@@ -57,7 +59,13 @@ class VAEModule(LightningModule):
         if lr_interval not in ("epoch", "step"):
             raise ValueError(f"Expected lr_interval to be epoch or step but got {lr_interval!r}.")
         self.model = model
-        self.optimizer, self.lr_scheduler = optim.accepted(optimizer, lr_scheduler)
+        direction = model.objective.best[1]
+        self.optimizer, self.lr_scheduler = optim.accepted(optimizer, lr_scheduler, direction)
+        if optim.watches(self.lr_scheduler) and lr_interval == "step":
+            raise ValueError(
+                "Expected lr_interval epoch, since ReduceLROnPlateau watches a number of each "
+                "validation, but got step."
+            )
         self.lr_interval = lr_interval
         self._means: dict[str, RowMeans] = {}  # of a split's epoch under way; no submodules
         self._looked = self._masked = False
@@ -82,8 +90,11 @@ class VAEModule(LightningModule):
         scheduler = {
             "scheduler": optim.make(self.lr_scheduler, optimizer),
             "interval": self.lr_interval,
-            "monitor": f"val/{self.model.objective.best[0]}",
         }
+        if optim.watches(self.lr_scheduler):
+            every = getattr(self._trainer, "check_val_every_n_epoch", None)
+            scheduler["monitor"] = f"val/{self.model.objective.best[0]}"
+            scheduler |= {"frequency": every or 1, "strict": False}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def configure_gradient_clipping(
@@ -97,7 +108,18 @@ class VAEModule(LightningModule):
         else:
             optim.clip_groups(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
+    @property
+    def validates(self) -> bool:
+        """Whether a fit has validation rows, and looks at them."""
+        own = getattr(self.data, "splits", ("val",))
+        return bool(self.trainer.enable_validation) and "val" in own
+
     def on_train_start(self) -> None:
+        if optim.watches(self.lr_scheduler) and not self.validates:
+            raise ValueError(
+                "Expected validation rows, whose number ReduceLROnPlateau watches, but there are "
+                "none: hold rows out, or choose another lr_scheduler."
+            )
         if self.trainer.world_size > 1:
             # seed_everything gives all ranks one seed, and with it all ranks' rows the same noise.
             fresh = int(torch.randint(2**62, ()))  # on every rank the same

@@ -14,7 +14,7 @@ from vaekit.contracts import Objective
 from vaekit.plugins import RegistryError
 from vaekit.specs import as_spec
 
-__all__ = ["accepted", "clip_groups", "groups", "make", "torch_spec"]
+__all__ = ["accepted", "clip_groups", "groups", "make", "torch_spec", "watches"]
 
 _TORCH: dict[str, tuple[ModuleType, type]] = {
     "torch.optim": (torch.optim, torch.optim.Optimizer),
@@ -51,20 +51,33 @@ def make(spec: Mapping[str, Any], first: Any) -> Any:
 
 
 def accepted(
-    optimizer: str | Mapping[str, Any] | None, scheduler: str | Mapping[str, Any] | None
+    optimizer: str | Mapping[str, Any] | None,
+    scheduler: str | Mapping[str, Any] | None,
+    direction: str,
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The specs of both, whose arguments torch accepts; without an optimizer it is Adam.
+
+    Arguments:
+        direction: Whether "max" or "min" is best of the number that ReduceLROnPlateau watches.
 
     Raises:
         RegistryError: If torch has no such class, or it refuses its arguments.
     """
     first = torch_spec(optimizer or "Adam", "torch.optim")
     second = torch_spec(scheduler, "torch.optim.lr_scheduler") if scheduler else None
+    if second and watches(second):
+        # Relative to a negative number, such as an ELBO, a threshold would call a loss a gain.
+        second["init_args"] |= {"mode": direction, "threshold_mode": "abs"}
     # Made for nothing, so that bad arguments are refused now and not when training begins.
     trial = make(first, [nn.Parameter(torch.zeros(1, 1))])
     if second:
         make(second, trial)
     return first, second
+
+
+def watches(scheduler: Mapping[str, Any] | None) -> bool:
+    """Whether a scheduler steps by a number that is watched."""
+    return scheduler is not None and scheduler["class_path"].endswith(".ReduceLROnPlateau")
 
 
 def groups(module: nn.Module, objective: Objective) -> list[dict[str, Any]]:

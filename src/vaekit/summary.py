@@ -12,10 +12,11 @@ from torch import Tensor
 from vaekit.batch import Tree, each
 from vaekit.contracts import Objective
 from vaekit.data.base import DataModule
+from vaekit.metrics.means import RowMeans
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
 
-__all__ = ["baseline", "moments", "show"]
+__all__ = ["baseline", "bound", "moments", "show"]
 
 
 _CAPTION = "The baseline is the likelihood alone, without latents, fitted to the training rows."
@@ -52,6 +53,15 @@ def baseline(model: Model, data: DataModule, split: str = "val") -> float | None
             for batch in data.rows(split)
         ]
     return float(torch.cat(terms).mean())
+
+
+def bound(model: Model, data: DataModule, split: str = "val") -> float:
+    """Mean over a split's rows of what chooses the best checkpoint, as `validate` reports it."""
+    means = RowMeans()
+    for batch in data.rows(split, batch_size=data.batch_size):
+        with fixed_noise(batch.start or 0, model.device):
+            means.update(model.evaluate(batch.to(model.device)), len(batch))
+    return means.compute()[model.objective.best[0]]
 
 
 def _label(objective: Objective, checkpoint: str) -> str:
