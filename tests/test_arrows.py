@@ -17,8 +17,10 @@ LAUNCH = {"model", "checkpoints", "plugins", "specs", "data"}
 ARROWS = {
     "": {"plugins", "callbacks", "data", "batch", "model", "module", "checkpoints"},
     "__main__": {"", "cli", "commands", "plugins"},
-    "cli": LAUNCH | {"module", "callbacks", "commands", "parsing", "summary", "trainer"},
-    "parsing": {"model", "optim", "plugins", "specs"},
+    "cli": LAUNCH | {"module", "callbacks", "commands", "parsing", "resume", "summary", "trainer"},
+    "resume": {"specs"},
+    "parsing": {"messages", "model", "optim", "plugins"},
+    "messages": {"plugins", "specs"},
     "commands": set(),
     "trainer": {"model", "batch", "data", "callbacks", "pictures"},
     "callbacks": {"module", "model", "checkpoints", "data", "pictures", "noise", "precision"},

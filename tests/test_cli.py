@@ -129,12 +129,22 @@ def test_the_written_configuration_holds_the_optimizer(cli: Cli) -> None:
     assert trained.lr_interval == "step"
 
 
-def test_training_goes_on_from_a_checkpoint(trained: Path, cli: Cli) -> None:
-    arguments = ("--trainer.max_epochs", 3, "--trainer.enable_progress_bar", "false")
-    latent = ("--model.latent_shape", 2)
-    folder = cli("fit", *arguments, *latent, "--ckpt_path", trained / "last.ckpt")
-    found = torch.load(folder / "runs/version_1/last.ckpt", weights_only=True)
-    assert (found["epoch"], found["global_step"]) == (2, 3 * 23)
+@pytest.mark.parametrize("path", ["runs/version_0/last.ckpt", "last"])
+def test_training_goes_on_from_a_checkpoint_with_its_model_and_data(cli: Cli, path: str) -> None:
+    parts = ("--model.latent_shape", 3, "--model.encoder.hidden", 20, "--model.optimizer", "SGD")
+    cli("fit", *FAST, *parts, "--data.batch_size", 500)
+    quiet = ("--trainer.enable_progress_bar", "false")
+    folder = cli("fit", "--ckpt_path", path, "--trainer.max_epochs", 3, *quiet) / "runs/version_1"
+    found = torch.load(folder / "last.ckpt", weights_only=True)
+    assert (found["epoch"], found["global_step"]) == (2, 3 * 3)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["model"]["latent_shape"] == [3]
+    assert config["model"]["encoder"]["init_args"]["hidden"] == 20
+    assert config["model"]["optimizer"]["class_path"] == "torch.optim.SGD"
+    assert config["data"]["init_args"]["batch_size"] == 500
+    # What is said again is no contradiction.
+    cli("fit", "-c", folder / "config.yaml", "--ckpt_path", "last", "--trainer.max_epochs", 4)
+    assert (folder.parent / "version_2/last.ckpt").is_file()
 
 
 @pytest.mark.parametrize(

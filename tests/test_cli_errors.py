@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from conftest import fit
-from vaekit import Model, data
+from vaekit import Model, data, plugins, register
+from vaekit.__main__ import main
+from vaekit.priors import StandardNormal
 
 Cli = Callable[..., Path]
 
@@ -52,7 +56,48 @@ ERRORS = {
         "no configuration file mnits, and none of that name among vaekit's own: digits, early",
     ),
     "no checkpoint": (["test", "--data", "Digits"], "needs a trained model: --ckpt_path"),
-    "checkpoint file": (["test", "--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt"),
+    "checkpoint file": (
+        ["test", "--ckpt_path", "nowhere.ckpt"],
+        "There is no checkpoint nowhere.ckpt",
+    ),
+    "checkpoint to go on from": (
+        ["fit", "--ckpt_path", "nowhere.ckpt"],
+        "There is no checkpoint nowhere.ckpt",
+    ),
+    "folder for a checkpoint": (["sample", "--ckpt_path", "."], "but . is a folder: name a file"),
+    "empty file for a checkpoint": (["sample", "--ckpt_path", "empty"], "empty: Expected a check"),
+    "no run yet": (["fit", "--ckpt_path", "last"], "a run with a last.ckpt in runs but there is"),
+    "checkpoint of another model": (
+        ["fit", "--ckpt_path", "model.ckpt", "--model.latent_shape", "7"],
+        "The checkpoint's model has the latent_shape [2] but got 7: leave out --model.lat",
+    ),
+    "checkpoint with another part": (
+        ["fit", "--ckpt_path", "model.ckpt", "--model.encoder", "ConvEncoder"],
+        "The checkpoint's model has the encoder MLPEncoder(hidden=[256], activation=ReLU) but got",
+    ),
+    "checkpoint of other rows": (
+        ["fit", "--ckpt_path", "model.ckpt", "--data", "Arrays", "--data.x", "rows.npy"],
+        "The model was made for data of event_shape (1, 8, 8) but got (3,)",
+    ),
+    "shape beside a checkpoint": (
+        ["test", "--ckpt_path", "model.ckpt", "--model.latent_shape", "7"],
+        "The model comes from the checkpoint: leave out --model.latent_shape.",
+    ),
+    "no rows to validate": (
+        ["validate", "--ckpt_path", "model.ckpt", "--data", "Digits", "--data.val", "0"],
+        "Expected val rows but Digits was split into train, test alone",
+    ),
+    "no rows to test": (
+        ["test", "--ckpt_path", "model.ckpt", "--data", "Digits", "--data.test", "0"],
+        "Expected test rows but Digits was split into train, val alone",
+    ),
+    "no rows for a rate to watch": (
+        ["fit", "--data.val", "0", "--model.lr_scheduler", "ReduceLROnPlateau"],
+        "Expected validation rows, whose number ReduceLROnPlateau watches",
+    ),
+    "gpu": (["fit", "--trainer.accelerator", "gpu"], "Expected a GPU, for --trainer.accelerator"),
+    "gpus": (["fit", "-c", "multi_gpu"], "Expected a GPU, for --trainer.accelerator"),
+    "fsdp": (["fit", "--trainer.strategy", "fsdp"], "`fsdp` requires a GPU accelerator"),
     "model beside a checkpoint": (
         ["sample", "--ckpt_path", "model.ckpt", "--model.encoder", "ConvEncoder"],
         "The model comes from the checkpoint: leave out --model.encoder.",
@@ -75,7 +120,49 @@ ERRORS = {
     ),
     "another key than the one that was first tried as a name": (
         ["fit", "--model.objective.beta", "0.5", "--model.latent_shape", "foo"],
-        'Parser key "model.latent_shape"',
+        "--model.latent_shape: expected int or list[int]",
+    ),
+    "name of no option": (
+        ["fit", "--model.latent_shap", "3"],
+        "There is no option --model.latent_shap. Did you mean --model.latent_shape?",
+    ),
+    "abbreviation": (
+        ["fit", "--trainer.max_epoch", "3"],
+        "There is no option --trainer.max_epoch. Did you mean --trainer.max_epochs?",
+    ),
+    "option of no part": (
+        ["fit", "--model.encoder", '{"class_path": "ConvEncoder"}', "--trainer.epochs", "3"],
+        "There is no option --trainer.epochs.",
+    ),
+    "type": (["fit", "--trainer.max_epochs", "foo"], "max_epochs: expected int but got 'foo'"),
+    "type of a part's argument": (
+        ["fit", "--model.encoder.hidden", "a"],
+        "--model.encoder.hidden: expected int or list[int], such as [2,3] or 2,3 but got 'a'",
+    ),
+    "choice": (
+        ["fit", "--data.binarize", "x"],
+        "--data.binarize: expected one of 'none', 'dynamic', 'static' but got 'x'",
+    ),
+    "type or choice": (
+        ["fit", "--model.likelihood", "Gaussian", "--model.likelihood.scale", "abc"],
+        "--model.likelihood.scale: expected float or one of 'learned', 'elementwise', 'optimal'",
+    ),
+    "argument that is left out": (["fit", "--data", "Arrays"], "Arrays needs --data.x"),
+    "argument of torch that is left out": (
+        ["fit", "--model.lr_scheduler", "CosineAnnealingLR"],
+        "CosineAnnealingLR needs --model.lr_scheduler.T_max",
+    ),
+    "argument of torch": (
+        ["fit", "--model.optimizer", "Adam", "--model.optimizer.lrr", "3"],
+        "torch.optim.Adam has no argument 'lrr'. Did you mean lr? It has: lr, betas",
+    ),
+    "callback": (
+        ["fit", "--trainer.callbacks", "EarlyStoping"],
+        "--trainer.callbacks: there is no Callback EarlyStoping. Did you mean EarlyStopping?",
+    ),
+    "configuration in another folder": (
+        ["fit", "-c", "nowhere/mnist.yaml"],
+        "no configuration file nowhere/mnist.yaml",
     ),
     "damaged yaml": (["fit", "-c", "damaged.yaml"], "damaged.yaml"),
     "yaml of another kind": (["fit", "-c", "text.yaml"], "model"),
@@ -83,7 +170,6 @@ ERRORS = {
     "split": (["encode", "--ckpt_path", "model.ckpt", "--split", "foo"], "Expected foo rows"),
     "no rows": (["sample", "--ckpt_path", "model.ckpt", "--n", "0"], "at least one row"),
     "trainer": (["fit", "--trainer.epochs", "3"], "trainer.epochs"),
-    "command": (["fti"], "invalid choice: 'fti'"),
 }
 
 
@@ -95,6 +181,7 @@ def test_errors_say_what_was_expected_and_end_at_once(
     (tmp_path / "bad.yaml").write_text("model:\n  prior: {class_path: Vamp}\n")
     (tmp_path / "damaged.yaml").write_text("model: [unclosed\n")
     (tmp_path / "text.yaml").write_text("model: foo\n")
+    (tmp_path / "empty").touch()
     np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(30, 3)) * 9)
     if "model.ckpt" in args:
         trainer = fit(Model(data.Digits(), latent_shape=2), data.Digits(), max_epochs=1)
@@ -104,5 +191,52 @@ def test_errors_say_what_was_expected_and_end_at_once(
     said = capsys.readouterr().err + str(stopped.value)
     assert stopped.value.code not in (0, None)
     assert words in said
-    assert said.count("\n") < 25  # and no page of usage that hides it
-    assert not (tmp_path / "runs").exists()
+    said = re.sub(r"^(Seed set|.PU |.*💡).*\n", "", said, flags=re.MULTILINE)
+    assert said.index(words[:9]) < 200
+    assert said.count("\n") <= (9 if "damaged" in case or "yaml" in case else 3)
+    assert not list(tmp_path.glob("runs/*"))  # nor a folder of a run that never was
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("VAEKIT_FIT__MODEL__LATENT_SHAP", "Did you mean VAEKIT_FIT__MODEL__LATENT_SHAPE?"),
+        ("VAEKIT_FTI__MODEL__LATENT_SHAPE", "Did you mean VAEKIT_FIT__MODEL__LATENT_SHAPE?"),
+        ("VAEKIT_FIT__MODEL__ENCODER__HIDDEN", "There is no setting VAEKIT_FIT__MODEL__ENCODER__"),
+    ],
+)
+def test_a_misspelt_variable_is_refused(
+    name: str,
+    words: str,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(name, "3")
+    monkeypatch.setenv("VAEKIT_DATA", "elsewhere")
+    with pytest.raises(SystemExit):
+        cli("fit")
+    assert words in capsys.readouterr().err
+
+
+def test_a_misspelt_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["fti"])
+    assert stopped.value.code == 2
+    assert "There is no command 'fti'. Did you mean fit?" in capsys.readouterr().err
+
+
+class Broken(StandardNormal):
+    """A prior with a fault."""
+
+    def forward(self, context: Any = None, infer: Any = None) -> Any:
+        raise ValueError("of my own")
+
+
+def test_an_error_of_a_part_keeps_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its author wants to see where.
+    monkeypatch.setattr(plugins, "_registered", {})
+
+    register(Broken)
+    with pytest.raises(ValueError, match="of my own"):
+        cli("fit", "--model.prior", "Broken")

@@ -110,6 +110,43 @@ def test_what_a_bare_fit_names_leaks_into_no_other_part(monkeypatch: pytest.Monk
     assert config["data"]["init_args"]["binarize"] == "none"
 
 
+def test_a_file_named_by_the_environment_may_be_one_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VAEKIT_FIT__CONFIG", "mnist_dense")
+    config = resolved(monkeypatch, "fit")
+    assert config["data"]["class_path"] == "vaekit.data.idx.MNIST"
+
+
+def test_settings_of_a_fit_are_no_settings_of_a_test(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "model: {latent_shape: 3}\ndata: {class_path: Digits, init_args: {seed: 5}}\n"
+    )
+    folder = cli("fit", *FAST) / "runs/version_0"
+    said = []
+    for _ in range(2):
+        capsys.readouterr()
+        cli("test", "--ckpt_path", folder / "best.ckpt")
+        out = capsys.readouterr().out
+        said.append(next(line for line in out.splitlines() if "test/elbo" in line))
+        monkeypatch.setenv("VAEKIT_FIT__CONFIG", str(tmp_path / "mine.yaml"))
+    assert said[0] == said[1]
+
+
+def test_the_optimizer_s_and_the_networks_own_defaults_can_be_changed_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = resolved(monkeypatch, "fit", "--model.optimizer.lr", 0.01)["model"]
+    assert config["optimizer"]["class_path"] == "torch.optim.Adam"
+    assert config["optimizer"]["init_args"]["lr"] == 0.01
+    for text, widths in (("3", 3), ("[4,5]", [4, 5]), ("4,5", [4, 5])):
+        for words in (("--model.encoder.hidden", text), (f"--model.encoder.hidden={text}",)):
+            config = resolved(monkeypatch, "fit", *words)["model"]
+            assert config["encoder"]["init_args"]["hidden"] == widths
+
+
 def test_latents_may_have_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     config = resolved(monkeypatch, "fit", "--model.latent_shape", "[2,3]")
     assert config["model"]["latent_shape"] == [2, 3]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 
 SRC = Path(__file__).parents[1] / "src" / "vaekit"
@@ -23,6 +24,7 @@ PRIVATE = {
         "_prepare_subcommand_kwargs",
         "_run_subcommand",
     },
+    "lightning.pytorch.cli:LightningArgumentParser": {"_load_env_vars", "_option_string_actions"},
     "lightning.pytorch:LightningModule": {"_trainer"},
     "torch.nn:Module": {"_apply", "_modules"},
     "jsonargparse:_typehints": {"resolve_class_path_by_name"},
@@ -33,7 +35,8 @@ PRIVATE = {
 def test_the_private_names_are_there(where: str) -> None:
     module, _, name = where.partition(":")
     found = getattr(importlib.import_module(module), name)
-    made = found() if found in (LightningModule, nn.Module) else found  # attributes of an instance
+    instances = (LightningModule, nn.Module, LightningArgumentParser)
+    made = found() if found in instances else found
     for private in PRIVATE[where]:
         assert hasattr(made, private), f"{where} has no {private} any more"
 

@@ -19,6 +19,15 @@ def main(args: list[str] | None = None) -> None:
         print(f"vaekit {__version__}")
     elif args[0] == "plugins":
         _list_plugins(args[1:])
+    elif args[0] not in COMMANDS and not args[0].startswith("-"):
+        from vaekit.plugins import nearest
+
+        hint, known = nearest(args[0], COMMANDS), ", ".join(COMMANDS)
+        print(
+            f"vaekit: error: There is no command {args[0]!r}.{hint} There are: {known}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     else:
         from vaekit.cli import run
 

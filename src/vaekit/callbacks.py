@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,7 +48,10 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(
-        self, monitor: str | None = None, mode: str = "max", every_n_epochs: int = 1
+        self,
+        monitor: str | None = None,
+        mode: Literal["max", "min"] = "max",
+        every_n_epochs: int = 1,
     ) -> None:
         super().__init__(
             filename="best",
@@ -134,6 +137,15 @@ class ConfigWriter(Callback):
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):  # which would write the same file again
                 logger.log_hyperparams(self.config)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leaves no folder behind of a run that took no step."""
+        if trainer.log_dir and trainer.is_global_zero and trainer.global_step == 0:
+            Path(trainer.log_dir, "config.yaml").unlink(missing_ok=True)
+            with suppress(OSError):  # there is none, or it holds something else
+                Path(trainer.log_dir).rmdir()
 
 
 class Pictures(Callback):

@@ -50,20 +50,36 @@ def read_checkpoint(path: str | Path | IO[bytes]) -> dict[str, Any]:
 
     Raises:
         ValueError: If it is none.
+        FileNotFoundError: If there is no such file.
     """
     if isinstance(path, str | Path):
-        with fsspec.open(str(path), "rb") as file:
-            return read_checkpoint(file)
+        return _read_file(str(path))
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, IndexError) as error:
+        why = (str(error).splitlines() or ["it ends too early"])[0]
         raise ValueError(
             "Expected a checkpoint of tensors and plain data alone, but the file is damaged, or "
-            f"none, or holds something else: {str(error).splitlines()[0]}"
+            f"none, or holds something else: {why}"
         ) from error
     if not (isinstance(checkpoint, dict) and "vaekit" in checkpoint):
-        raise ValueError(f"Expected a checkpoint of a VAEModule but {path} is none.")
+        raise ValueError("Expected a checkpoint of a VAEModule but this is none.")
     return checkpoint
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    """The checkpoint of a file, whose errors name it."""
+    try:
+        with fsspec.open(path, "rb") as file:
+            return read_checkpoint(file)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no checkpoint {path}.") from error
+    except IsADirectoryError as error:
+        raise ValueError(
+            f"Expected a checkpoint but {path} is a folder: name a file in it, such as best.ckpt."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def rebuild(checkpoint: Mapping[str, Any], **instances: Any) -> Model:

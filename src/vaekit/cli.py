@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import logging
+import os
+import traceback
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import yaml
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
-from vaekit import plugins, specs, summary
+from vaekit import plugins, resume, specs, summary
 from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, PredictionWriter
-from vaekit.checkpoints import load, missing, read_checkpoint
+from vaekit.checkpoints import load, missing, read_checkpoint, rebuild
 from vaekit.commands import COMMANDS
 from vaekit.data.base import DataModule
 from vaekit.model import MODEL_KINDS, Model
 from vaekit.module import VAEModule
-from vaekit.parsing import ConfigFile, Parser, default_files, names_lead_to_plugins
+from vaekit.parsing import ConfigFile, Parser, bracketed, default_files, names_lead_to_plugins
 from vaekit.trainer import Trainer
 
 __all__ = ["CLI", "run"]
 
-_TRAINING = ("optimizer", "lr_scheduler", "lr_interval")  # arguments of VAEModule, not of Model
+_NEEDS = {"validate": "val", "test": "test", "predict": "test"}  # which rows
 _LOOKS = ("sample", "reconstruct", "encode")  # commands of our own: they need no LightningModule
 
 
@@ -44,7 +48,13 @@ class CLI(LightningCLI):
             trainer_class=Trainer,
             seed_everything_default=0,
             parser_class=Parser,
-            parser_kwargs={"default_env": True, "env_prefix": "VAEKIT", "prog": "vaekit", **own},
+            parser_kwargs={
+                "default_env": True,
+                "env_prefix": "VAEKIT",
+                "prog": "vaekit",
+                "allow_abbrev": False,
+                **own,
+            },
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -68,11 +78,15 @@ class CLI(LightningCLI):
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Trainer, "trainer")
         plain: dict[str, Any] = {"instantiate": False, "required": False, "fail_untyped": False}
-        parser.add_class_arguments(Model, "model", skip={"data", *MODEL_KINDS}, instantiate=False)
+        # None where it is not said: digits.yaml says it for a fit, a checkpoint elsewhere.
+        parser.add_argument(
+            "--model.latent_shape",
+            type=int | list[int] | None,
+            help="Shape of z; a number n means (n,).",
+        )
         parser.add_argument(
             "--model.lr_interval",
-            type=Literal["epoch", "step"],
-            default="epoch",
+            type=Literal["epoch", "step"] | None,
             help="Whether the scheduler steps each epoch or each step.",
         )
         for kind in MODEL_KINDS:
@@ -98,7 +112,9 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
-        self.config = parser.parse_args(args)
+        own: Any = parser
+        own.refuse_variables(os.environ, {c: self._parser(c) for c in self.subcommands()})
+        self.config = parser.parse_args(bracketed(args))
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: a checkpoint's hyperparameters never win over the command line in silence."""
@@ -106,53 +122,83 @@ class CLI(LightningCLI):
     # Instances
 
     def instantiate_classes(self) -> None:
-        self.config_init: Namespace = self.parser.instantiate(self.config)
-        config = yaml.safe_load(self.parser.dump(self.config, skip_unset=True, format="yaml"))
-        config = config[self.subcommand]
-        for key in ("model", "data"):
-            if key in config:
-                config[key] = specs.shorten(config[key])
-        self.plain = config
+        command, parser = str(self.subcommand), self._parser(self.subcommand)
         try:
-            self._instantiate_parts(config)
-        except (ValueError, FileNotFoundError) as error:
-            self._parser(self.subcommand).error(str(error))
-        self.trainer = self.instantiate_trainer()
-
-    def _instantiate_parts(self, config: dict[str, Any]) -> None:
-        path = self._get(self.config, "ckpt_path")
-        if self.subcommand == "fit":
-            self.datamodule = specs.build("data", config["data"])
-            given = config["model"]
-            parts = {k: v for k, v in given.items() if k not in _TRAINING}
-            training = {k: v for k, v in given.items() if k in _TRAINING}
-            self.model = VAEModule(Model(self.datamodule, **parts), **training)
-            if self.model.lr_scheduler:  # as it is in force
-                config["model"]["lr_scheduler"] = self.model.lr_scheduler
-            return
-        if path is None:
-            raise ValueError(
-                f"vaekit {self.subcommand} needs a trained model: --ckpt_path runs/.../best.ckpt"
+            self.config_init: Namespace = self.parser.instantiate(self.config)
+            self.plain = self._plain(self.parser, self.config)[command]
+            if not isinstance(self.plain.get("model", {}), Mapping):
+                raise ValueError(f"Expected options under model but got {self.plain['model']!r}.")
+            self.ckpt_path = resume.found(
+                self._get(self.config, "ckpt_path"), Path(self._get(self.config, "runs"))
             )
-        named = [key for key in MODEL_KINDS if key in config["model"]]
+            if command == "fit":
+                self._instantiate_fit(self.plain)
+            else:
+                self._instantiate_trained(self.plain)
+            self.trainer = self.instantiate_trainer()
+        except (ValueError, OSError, ModuleNotFoundError, MisconfigurationException) as error:
+            parser.error(_why(error))
+
+    def _plain(self, parser: Any, config: Namespace) -> dict[str, Any]:
+        """A parsed configuration as plain data, with parts by their short names."""
+        plain = yaml.safe_load(
+            parser.dump(config, skip_unset=True, format="yaml", skip_validation=True)
+        )
+        for own in (plain, plain.get(str(self.subcommand), {})):
+            for key in ("model", "data"):
+                if key in own:
+                    own[key] = specs.shorten(own[key])
+        return dict(plain)
+
+    def _instantiate_fit(self, config: dict[str, Any]) -> None:
+        checkpoint = None
+        if self.ckpt_path is not None:
+            checkpoint = read_checkpoint(self.ckpt_path)
+            parser: Any = self._parser("fit")
+            default = self._plain(parser, parser.parse_object({}, env=False))
+            resume.take(config, default, checkpoint["vaekit"])
+        self.datamodule = self._data(config["data"], checkpoint)
+        if checkpoint is not None:
+            rebuild(checkpoint).check_data(self.datamodule.info)
+        parts = {k: v for k, v in config["model"].items() if k not in resume.TRAINING}
+        training = {k: v for k, v in config["model"].items() if k in resume.TRAINING}
+        self.model = VAEModule(Model(self.datamodule, **parts), **training)
+        if self.model.lr_scheduler:  # as it is in force
+            config["model"]["lr_scheduler"] = self.model.lr_scheduler
+
+    def _instantiate_trained(self, config: dict[str, Any]) -> None:
+        if self.ckpt_path is None:
+            raise ValueError(
+                f"vaekit {self.subcommand} needs a trained model: --ckpt_path runs/.../best.ckpt, "
+                "or best, that of the newest run"
+            )
+        named = [key for key, value in config.get("model", {}).items() if value is not None]
         if named:
             raise ValueError(f"The model comes from the checkpoint: leave out --model.{named[0]}.")
-        self.model = VAEModule.load_from_checkpoint(path)
+        self.model = VAEModule.load_from_checkpoint(self.ckpt_path)
         self.datamodule = None
         if self.subcommand == "sample" and not self.model.model.info.context_features:
             return
-        stored = read_checkpoint(path)["vaekit"]
-        spec = config.get("data") or stored["data"]
+        checkpoint = read_checkpoint(self.ckpt_path)
+        self.datamodule = self._data(
+            config.get("data") or checkpoint["vaekit"]["data"], checkpoint
+        )
+        self.model.model.check_data(self.datamodule.info)
+        if self.subcommand in _NEEDS:
+            next(self.datamodule.rows(_NEEDS[self.subcommand], 1))  # refused where there are none
+
+    def _data(self, spec: Any, checkpoint: dict[str, Any] | None) -> DataModule:
         if spec is None:
             raise ValueError(
                 "The checkpoint's data were tensors in memory, or of a class that is not "
                 "registered: name data with --data, such as --data Arrays --data.x rows.npy."
             )
         try:
-            self.datamodule = specs.build("data", spec)
+            data: DataModule = specs.build("data", spec)
         except plugins.RegistryError as error:
-            raise plugins.RegistryError(missing(error, stored["packages"])) from error
-        self.model.model.check_data(self.datamodule.info)
+            known = checkpoint["vaekit"]["packages"] if checkpoint else {}
+            raise plugins.RegistryError(missing(error, known)) from error
+        return data
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = self._get(self.config_init, "trainer")
@@ -173,15 +219,13 @@ class CLI(LightningCLI):
         if self.subcommand == "fit":
             result.callbacks.insert(0, ConfigWriter(self.plain))
         if self.subcommand == "predict":
-            result.callbacks.append(
-                PredictionWriter(Path(self._get(self.config, "ckpt_path")).parent)
-            )
+            result.callbacks.append(PredictionWriter(Path(str(self.ckpt_path)).parent))
         return result
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
-        if subcommand in ("validate", "test", "predict"):
-            kwargs["ckpt_path"] = None  # the model has its weights already
+        # But for a fit the model has its weights already.
+        kwargs["ckpt_path"] = None if subcommand in _NEEDS else self.ckpt_path
         if subcommand == "fit":
             kwargs["weights_only"] = True
         if subcommand in _LOOKS:
@@ -189,12 +233,15 @@ class CLI(LightningCLI):
         return kwargs
 
     def _run_subcommand(self, subcommand: str) -> None:
-        if subcommand not in _LOOKS:
-            return super()._run_subcommand(subcommand)
         try:
             return super()._run_subcommand(subcommand)
-        except ValueError as error:
-            self._parser(subcommand).error(str(error))
+        except (ValueError, MisconfigurationException) as error:
+            # What vaekit or Lightning refuses; of other errors the traceback is wanted.
+            raised = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+            if isinstance(error, ValueError) and Path(__file__).parent not in raised.parents:
+                raise
+            parser: Any = self._parser(subcommand)
+            parser.error(_why(error))
 
     # What is said
 
@@ -224,6 +271,17 @@ class CLI(LightningCLI):
             files = [Path(kept), *drawn, Path(folder, "config.yaml")]
             best = None if best is None else float(best)
             summary.show(self.model.model, self.datamodule, best, files)
+
+
+def _why(error: Exception) -> str:
+    """An error in one line, and how to mend what Lightning does not explain."""
+    text = " ".join(str(error).split())
+    if "No supported gpu backend" in text:
+        return (
+            "Expected a GPU, for --trainer.accelerator gpu or -c multi_gpu, but torch finds none "
+            "on this machine."
+        )
+    return text
 
 
 def run(args: list[str]) -> None:

@@ -7,7 +7,7 @@ from math import prod
 from torch import Tensor, nn
 
 from vaekit.contracts import Decoder
-from vaekit.nn import activation_class, conv_sizes, mlp, with_context
+from vaekit.nn import activation_class, conv_sizes, mlp, widths, with_context
 
 __all__ = ["ConvDecoder", "MLPDecoder"]
 
@@ -16,7 +16,7 @@ class MLPDecoder(Decoder):
     """A multilayer perceptron over the flattened latent; its output is linear.
 
     Arguments:
-        hidden: Widths of the hidden layers; none gives a linear decoder.
+        hidden: Widths of the hidden layers, a number for one; none gives a linear decoder.
         activation: Name of an activation in torch.nn.
 
     Raises:
@@ -34,11 +34,11 @@ class MLPDecoder(Decoder):
         latent_shape: tuple[int, ...],
         output_shape: tuple[int, ...],
         context_features: int = 0,
-        hidden: list[int] = [256],  # noqa: B006
+        hidden: int | list[int] = [256],  # noqa: B006
         activation: str = "ReLU",
     ) -> None:
         super().__init__()
-        sizes = [prod(latent_shape) + context_features, *hidden, prod(output_shape)]
+        sizes = [prod(latent_shape) + context_features, *widths(hidden), prod(output_shape)]
         self.net = mlp(sizes, activation)
         self.output_shape = tuple(output_shape)
 
@@ -69,7 +69,7 @@ class ConvDecoder(Decoder):
         latent_shape: tuple[int, ...],
         output_shape: tuple[int, ...],
         context_features: int = 0,
-        channels: list[int] = [32, 64],  # noqa: B006
+        channels: int | list[int] = [32, 64],  # noqa: B006
         hidden: int = 256,
         activation: str = "ReLU",
     ) -> None:
@@ -79,9 +79,10 @@ class ConvDecoder(Decoder):
         image = tuple(output_shape)
         if len(image) > 3:
             image = (prod(image[:-2]), *image[-2:])
+        channels = widths(channels)
         sizes = conv_sizes(image, channels)[::-1]
-        widths = [*channels[::-1], image[0]]
-        start = (widths[0], *sizes[0])
+        stages = [*channels[::-1], image[0]]
+        start = (stages[0], *sizes[0])
         act = activation_class(activation)
         self.linear = nn.Sequential(
             mlp(
@@ -91,7 +92,7 @@ class ConvDecoder(Decoder):
         )
         layers: list[nn.Module] = []
         for before, after, (h, w), (up_h, up_w) in zip(
-            widths, widths[1:], sizes, sizes[1:], strict=False
+            stages, stages[1:], sizes, sizes[1:], strict=False
         ):
             # A doubling gives 2n - 1 or 2n pixels, as the output padding says.
             pad = (up_h - 2 * h + 1, up_w - 2 * w + 1)

@@ -7,7 +7,7 @@ from math import prod
 from torch import Tensor, nn
 
 from vaekit.contracts import Encoder
-from vaekit.nn import activation_class, conv_sizes, fill, mlp, with_context
+from vaekit.nn import activation_class, conv_sizes, fill, mlp, widths, with_context
 
 __all__ = ["ConvEncoder", "MLPEncoder"]
 
@@ -16,8 +16,8 @@ class MLPEncoder(Encoder):
     """A multilayer perceptron over the flattened event.
 
     Arguments:
-        hidden: Widths of the hidden layers; none gives the event itself, so that posterior heads
-            are linear.
+        hidden: Widths of the hidden layers, a number for one; none gives the event itself, so that
+            posterior heads are linear.
         activation: Name of an activation in torch.nn.
 
     Raises:
@@ -33,11 +33,11 @@ class MLPEncoder(Encoder):
         self,
         event_shape: tuple[int, ...],
         context_features: int = 0,
-        hidden: list[int] = [256],  # noqa: B006 - read only, and shown as it is by --help
+        hidden: int | list[int] = [256],  # noqa: B006 - read only, and shown as it is by --help
         activation: str = "ReLU",
     ) -> None:
         super().__init__()
-        sizes = [prod(event_shape) + context_features, *hidden]
+        sizes = [prod(event_shape) + context_features, *widths(hidden)]
         self.features = sizes[-1]
         self.net = mlp(sizes, activation, last=True)
 
@@ -53,7 +53,7 @@ class ConvEncoder(Encoder):
     Images may be of any size: an odd side is halved upwards.
 
     Arguments:
-        channels: Channels after each convolution.
+        channels: Channels after each convolution, a number for one.
         hidden: Width of the linear layer, which also sees the context.
         activation: Name of an activation in torch.nn.
 
@@ -70,19 +70,20 @@ class ConvEncoder(Encoder):
         self,
         event_shape: tuple[int, ...],
         context_features: int = 0,
-        channels: list[int] = [32, 64],  # noqa: B006
+        channels: int | list[int] = [32, 64],  # noqa: B006
         hidden: int = 256,
         activation: str = "ReLU",
     ) -> None:
         super().__init__()
+        channels = widths(channels)
         h, w = conv_sizes(event_shape, channels)[-1]
-        widths = [event_shape[0], *channels]
+        stages = [event_shape[0], *channels]
         act = activation_class(activation)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, channels, strict=False):
+        for before, after in zip(stages, channels, strict=False):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), act()]
         self.conv = nn.Sequential(*layers, nn.Flatten())
-        self.linear = mlp([widths[-1] * h * w + context_features, hidden], activation, last=True)
+        self.linear = mlp([stages[-1] * h * w + context_features, hidden], activation, last=True)
         self.features = hidden
 
     def forward(

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-__all__ = ["activation_class", "conv_sizes", "fill", "mlp", "with_context"]
+__all__ = ["activation_class", "conv_sizes", "fill", "mlp", "widths", "with_context"]
 
 
 def activation_class(name: str) -> type[nn.Module]:
@@ -23,6 +23,11 @@ def activation_class(name: str) -> type[nn.Module]:
             f"but got {name!r}."
         )
     return found
+
+
+def widths(sizes: int | list[int]) -> list[int]:
+    """Widths of layers, where a number stands for one layer."""
+    return [sizes] if isinstance(sizes, int) else list(sizes)
 
 
 def mlp(sizes: list[int], activation: str, last: bool = False) -> nn.Sequential:

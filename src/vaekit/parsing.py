@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,25 @@ import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from lightning.pytorch.cli import LightningArgumentParser
 
-from vaekit import plugins, specs
+from vaekit import plugins
+from vaekit.messages import plainer
 from vaekit.model import MODEL_KINDS
 from vaekit.optim import torch_spec
 
-__all__ = ["ConfigFile", "Parser", "config_path", "default_files", "names_lead_to_plugins"]
+__all__ = [
+    "ConfigFile",
+    "Parser",
+    "bracketed",
+    "config_path",
+    "default_files",
+    "names_lead_to_plugins",
+]
 
 _refusals: list[tuple[str, str]] = []
 """Names, and what the registry said of them while a command line was parsed; the last first."""
 
-# Of the classes that a report names before an option the last is the one that lacks it.
-_LACKS = re.compile(r".*class_path '([\w.]+)'.*?Option '(\w+)' is not accepted", re.DOTALL)
-
-_PART_KEYS = ("data", *(f"model.{kind}" for kind in MODEL_KINDS))
+_PART_KEYS = ("data", "model.optimizer", *(f"model.{kind}" for kind in MODEL_KINDS))
+_NUMBERS = re.compile(r"(--[\w.]+=)?(-?[\d.]+(?:,-?[\d.]+)+)")
 
 
 class Parser(LightningArgumentParser):
@@ -53,18 +59,45 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:  # a parser within the parser, whose error is looked at
             super().error(message, ex)
         command = self.prog.replace(" [options]", "")
-        self.exit(2, f"vaekit: error: {_plainer(message)}\n(All options: {command} --help)\n")
+        said = _refusal(message) or plainer(message, self._option_string_actions)
+        self.exit(2, f"vaekit: error: {said}\n(All options: {command} --help)\n")
+
+    def _load_env_vars(self, env: Any, defaults: bool) -> Namespace:
+        # Like -c, the variable may name one of our configurations.
+        name = f"{self.env_prefix}_CONFIG".replace("-", "_").upper()
+        if name in env:
+            env = {**env, name: str(config_path(env[name]))}
+        return super()._load_env_vars(env, defaults)
+
+    def refuse_variables(self, env: Mapping[str, str], commands: Mapping[str, Any]) -> None:
+        """Ends where a variable of the environment names no option of any command."""
+        known = {
+            f"{self.env_prefix}_{command}__{action.dest.replace('.', '__')}".upper()
+            for command, parser in commands.items()
+            for action in parser._option_string_actions.values()
+        }
+        for name in env:
+            if re.match(f"{self.env_prefix}_[A-Z]+__", name) and name not in known:
+                self.error(f"There is no setting {name}.{plugins.nearest(name, known)}")
 
 
-def _plainer(message: str) -> str:
-    """jsonargparse's error about a part in terms of the plugins and arguments there are."""
+def bracketed(args: Iterable[str]) -> list[str]:
+    """Arguments in which numbers between commas are written as the list that they are.
+
+    Example:
+        >>> bracketed(["--model.encoder.hidden", "256,128"])
+        ['--model.encoder.hidden', '[256,128]']
+    """
+    found = ((arg, _NUMBERS.fullmatch(arg)) for arg in args)
+    return [f"{m[1] or ''}[{m[2]}]" if m else arg for arg, m in found]
+
+
+def _refusal(message: str) -> str | None:
+    """What the registry said, where jsonargparse reports it."""
     for name, said in _refusals:
         if _without(name, said) in _without(name, message):
             return said
-    if found := _LACKS.search(message):
-        with suppress(plugins.RegistryError):
-            return specs.refusal(plugins.find_any(plugins.unique(found[1])), found[2])
-    return message
+    return None
 
 
 def _without(name: str, text: str) -> str:
@@ -129,7 +162,7 @@ class ConfigFile(ActionConfigFile):
 
 
 def config_path(name: str) -> Path:
-    """The file of a configuration: a path, or the name of one that vaekit brings along."""
+    """The file of a configuration: a path, or the mere name of one that vaekit brings along."""
     if Path(name).is_file():
         return Path(name)
     here = Path(__file__).parent
@@ -138,10 +171,10 @@ def config_path(name: str) -> Path:
         for folder in (here / "configs", here.parents[1] / "configs")  # installed, or a checkout
         for path in sorted(folder.glob("*.yaml"))
     }
-    if Path(name).stem not in known:
+    if Path(name).name != name or Path(name).stem not in known:
         sys.exit(
             f"vaekit: error: there is no configuration file {name}, and none of that name among "
-            f"vaekit's own: {', '.join(known)}."
+            f"vaekit's own: {', '.join(known)}.{plugins.nearest(name, known)}"
         )
     return known[Path(name).stem]
 
