@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from matplotlib.image import imread
+from sklearn.datasets import load_digits
 
 from conftest import fit
 from parts.maf import MAF
@@ -97,11 +98,43 @@ def test_the_subcommands_look_at_a_checkpoint(
         assert imread(out / f"{name}.png").std() > 0.1
 
 
+def test_what_looks_at_a_model_leaves_the_pictures_of_its_run(trained: Path, cli: Cli) -> None:
+    before = {path: path.read_bytes() for path in trained.glob("*.png")}
+    assert len(before) == 3
+    wanted = {
+        "sample": {"samples.png", "samples.npz"},
+        "reconstruct": {"reconstructions.png"},
+        "encode": {"latent.png", "codes.npz"},
+    }
+    for command, files in wanted.items():
+        cli(command, "--ckpt_path", "best")
+        assert {path.name for path in (trained / command).iterdir()} == files
+    assert before == {path: path.read_bytes() for path in trained.glob("*.png")}
+
+
+def test_codes_of_all_rows_stand_in_the_rows_order_with_their_numbers(
+    trained: Path, cli: Cli
+) -> None:
+    cli("encode", "--ckpt_path", "best", "--split", "all")
+    cli("encode", "--ckpt_path", "best", "--out", trained / "test")
+    cli("predict", "--ckpt_path", "best")
+    labels = load_digits().target
+    with np.load(trained / "encode/codes.npz") as found:
+        assert found["row"].tolist() == list(range(1797))
+        assert np.array_equal(found["label"], labels)
+        codes = found["z"]
+    for path in (trained / "test/codes.npz", trained / "predictions.npz"):
+        with np.load(path) as found:
+            assert len(found["row"]) == 180
+            assert np.array_equal(found["label"], labels[found["row"]])
+            assert np.allclose(found["z"], codes[found["row"]], atol=1e-5)
+
+
 def test_other_data_may_be_named_for_a_checkpoint(trained: Path, cli: Cli) -> None:
     np.save(trained / "rows.npy", np.random.default_rng(0).random((30, 1, 8, 8), np.float32))
     arguments = ("--data", "Arrays", "--data.x", trained / "rows.npy", "--split", "train")
     cli("encode", "--ckpt_path", trained / "best.ckpt", *arguments)
-    with np.load(trained / "codes.npz") as found:
+    with np.load(trained / "encode/codes.npz") as found:
         assert found["z"].shape == (24, 2)
 
 
@@ -176,7 +209,7 @@ def test_a_conditional_model_from_the_command_line(cli: Cli, tmp_path: Path) -> 
     folder = cli("fit", *FAST, "--data", "Arrays", "--data.x", tmp_path / "rows.pt") / "runs"
     checkpoint = folder / "version_0" / "best.ckpt"
     cli("sample", "--ckpt_path", checkpoint, "--n", 20)
-    with np.load(checkpoint.parent / "samples.npz") as found:
+    with np.load(checkpoint.parent / "sample/samples.npz") as found:
         assert found["x"].shape == (20, 3)
     cli("predict", "--ckpt_path", checkpoint)
     cli("encode", "--ckpt_path", checkpoint)
@@ -190,7 +223,7 @@ def test_an_unconditional_model_samples_without_its_data(cli: Cli, tmp_path: Pat
     for file in (tmp_path / "mnist").iterdir():
         file.unlink()
     cli("sample", "--ckpt_path", tmp_path / "model.ckpt")
-    assert (tmp_path / "samples.png").is_file()
+    assert (tmp_path / "sample/samples.png").is_file()
 
 
 def test_rows_of_several_entries_from_the_command_line(
@@ -218,10 +251,9 @@ def test_rows_of_several_entries_from_the_command_line(
     checkpoint = folder / "best.ckpt"
     cli("sample", "--ckpt_path", checkpoint, "--n", 50)
     # What was sampled can be read as data.
-    assert data.Arrays(folder / "samples.npz").info.event_shape == {"a": (4,), "b": (3,)}
-    cli(
-        "encode", "--ckpt_path", checkpoint, "--data", "Arrays", "--data.x", folder / "samples.npz"
-    )
+    assert data.Arrays(folder / "sample/samples.npz").info.event_shape == {"a": (4,), "b": (3,)}
+    arrays = ("--data", "Arrays", "--data.x", folder / "sample/samples.npz")
+    cli("encode", "--ckpt_path", checkpoint, *arrays)
     cli("predict", "--ckpt_path", checkpoint)
     with np.load(folder / "predictions.npz") as found:
         assert found["reconstruction.b"].shape == (9, 3)
@@ -237,6 +269,52 @@ def test_a_flow_trains_through_a_bare_fit_to_its_pictures(
         assert imread(folder / f"{name}.png").std() > 0.01
     cli("predict", "--ckpt_path", folder / "best.ckpt")
     cli("encode", "--ckpt_path", folder / "best.ckpt")
+
+
+def test_a_fit_that_is_interrupted_shows_what_it_has_and_how_to_go_on(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(self: VAEModule) -> None:
+        if self.trainer.current_epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(VAEModule, "on_train_epoch_start", interrupt)
+    with pytest.raises(SystemExit):
+        cli("fit", "--trainer.max_epochs", 9)
+    said = capsys.readouterr().out
+    assert "ELBO of best.ckpt" in said
+    assert "To go on: vaekit fit --ckpt_path runs/version_0/last.ckpt" in said
+    assert Path("runs/version_0/samples.png").is_file()
+
+
+def test_without_a_logger_a_run_has_its_own_folder_too(cli: Cli) -> None:
+    for version in (0, 1):
+        folder = cli("fit", *FAST, "--trainer.logger", "false")
+        assert {path.name for path in folder.iterdir()} == {"runs"}
+        found = {path.name for path in (folder / f"runs/version_{version}").iterdir()}
+        assert {"best.ckpt", "last.ckpt", "config.yaml", "samples.png"} <= found
+
+
+def test_what_was_said_of_a_fit_is_not_said_again(
+    cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli("fit", *FAST, "--data.binarize", "none")
+    assert "vaekit: warning: Bernoulli on values" in capsys.readouterr().err
+    cli("test", "--ckpt_path", "best")
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_what_is_said_is_what_a_user_of_vaekit_wants_to_know(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vaekit", "fit", *map(str, FAST)]
+    grey = [*command, "--data.binarize", "none"]
+    done = subprocess.run(grey, cwd=tmp_path, capture_output=True, text=True)
+    wanted = ("GPU available", "vaekit: warning: Bernoulli on values", "`Trainer.fit` stopped")
+    assert all(line.startswith(wanted) for line in done.stderr.splitlines())
+    rows = [line.split("│")[1:4] for line in done.stdout.splitlines() if line.count("│") == 4]
+    parts = {row[0].strip(): (row[1].strip(), row[2].strip()) for row in rows}
+    assert parts["encoder"] == ("MLPEncoder", f"{64 * 256 + 256:,}")
+    assert parts["likelihood"] == ("Bernoulli", "0")
+    assert parts["all"][0] == "VAE"
 
 
 # Processes of their own

@@ -204,7 +204,9 @@ def test_predictions_are_written_in_the_rows_order(tmp_path: Path) -> None:
         VAEModule(model), module
     )
     with np.load(tmp_path / "predictions.npz") as found:
-        assert set(found.files) == {"elbo", "distortion", "rate", "z", "reconstruction", "label"}
+        assert found["row"].tolist() == module.numbers("test").tolist()
+        wanted = {"row", "elbo", "distortion", "rate", "z", "reconstruction", "label"}
+        assert set(found.files) == wanted
         labels = torch.cat([b.label for b in module.rows("test")])
         assert found["label"].tolist() == labels.tolist()
         assert np.allclose(found["elbo"], -found["distortion"] - found["rate"], rtol=1e-4)

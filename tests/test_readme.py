@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn.utils import parameters_to_vector
 
-from vaekit import plugins
+from vaekit import load, plugins
 from vaekit.commands import COMMANDS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -21,12 +23,33 @@ FILES = {m[1]: block for block in BLOCKS if (m := re.match(r"# (\S+/\S+)\n", blo
 
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (example,) = (block for block in BLOCKS if not block.startswith("# "))
+    example = next(block for block in BLOCKS if not block.startswith("# "))
     names: dict[str, object] = {}
     exec(example, names)  # noqa: S102 - README's own code
     assert names["model"].encode(names["x"]).shape == (180, 16)
     assert names["model"].sample(64).shape == (64, 1, 8, 8)
     assert names["model"].reconstruct(names["x"]).shape == (180, 1, 8, 8)
+
+
+def test_the_everyday_tasks_run(cli: Callable[..., Path]) -> None:
+    section = README.partition("## Everyday tasks\n")[2].partition("\n## ")[0]
+    quick = ["--trainer.enable_progress_bar", "false", "--trainer.max_epochs"]
+    cli("fit", *quick, 1)
+    commands = [line.split() for line in re.findall(r"^    vaekit (.*)$", section, re.M)]
+    assert len(commands) == 6
+    for epochs, command in enumerate(commands, start=2):
+        cli(*command, *([*quick, str(epochs)] if command[0] == "fit" else []))
+    (example,) = (block for block in BLOCKS if block.startswith("# after a fit"))
+    names: dict[str, object] = {}
+    exec(example, names)  # noqa: S102 - README's own code
+    assert names["features"].shape == (180, 256)
+    before = load("runs/version_0/best.ckpt")
+    for name, frozen in (("encoder", True), ("decoder", False)):
+        old, new = (
+            parameters_to_vector(getattr(model.core, name).parameters())
+            for model in (before, names["model"])
+        )
+        assert torch.equal(old, new) == frozen
 
 
 @pytest.mark.slow

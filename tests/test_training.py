@@ -68,6 +68,24 @@ def test_a_rate_without_a_number_to_watch_is_refused_at_the_start(
         VAEModule(model.model, lr_scheduler="ReduceLROnPlateau", lr_interval="step")
 
 
+def test_an_average_of_the_weights_is_no_worse_after_few_epochs() -> None:
+    # With a decay of .999 from the first step it was still the start: -43 against -29.
+    bounds = []
+    for more in ([], [callbacks.EMA()]):
+        pl.seed_everything(0, verbose=False)
+        trainer = fit(Model(digits(), latent_shape=2), digits(), max_epochs=2, callbacks=more)
+        bounds.append(trainer.callback_metrics["val/elbo"].item())
+    assert bounds[1] > bounds[0] - 1
+
+
+def test_the_average_forgets_at_its_decay_once_it_has_warmed_up() -> None:
+    average = callbacks.EMA(0.9)._kwargs["multi_avg_fn"]
+    for n, decay in ((0, 0.1), (8, 0.5), (80, 0.9), (1000, 0.9)):
+        mean = [torch.tensor([1.0, 1.0])]
+        average(mean, [torch.zeros(2)], torch.tensor(n))
+        assert mean[0].tolist() == pytest.approx([decay, decay])
+
+
 # Checkpoints
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 from conftest import fit
-from vaekit import Model, VAEModule, data, plugins, register
+from vaekit import Model, VAEModule, data, load, plugins, register
 from vaekit.batch import Batch, DataInfo
 from vaekit.likelihoods import Gaussian
 from vaekit.noise import fixed_noise
@@ -142,6 +142,20 @@ def test_parts_do_not_look_at_the_rows_again_when_training_goes_on(tmp_path: Pat
     trainer.fit(again, module, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
     assert trainer.current_epoch == 2
     assert not hasattr(again.model.core.likelihood, "started")
+
+
+def test_parts_do_not_look_at_the_rows_again_in_another_fit(tmp_path: Path) -> None:
+    # Pseudo-inputs that were trained would be drawn anew.
+    register(Looking)
+    module = data.Digits(binarize="static")
+    model = Model(module, latent_shape=2, likelihood="Looking")
+    for _ in range(2):
+        trainer = fit(VAEModule(model), module, max_epochs=1)
+    assert model.core.likelihood.started == 2
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    again = load(tmp_path / "a.ckpt")
+    fit(VAEModule(again), module, max_epochs=1)
+    assert not hasattr(again.core.likelihood, "started")
 
 
 @pytest.mark.parametrize(("interval", "times"), [("step", 6), ("epoch", 2)])

@@ -14,10 +14,15 @@ import torch
 import torch.distributed as dist
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    BasePredictionWriter,
+    ModelCheckpoint,
+    WeightAveraging,
+)
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vaekit import pictures
 from vaekit.checkpoints import load, read_checkpoint
@@ -28,6 +33,7 @@ from vaekit.noise import fixed_noise
 from vaekit.precision import at_least_float32
 
 __all__ = [
+    "EMA",
     "BestCheckpoint",
     "ConfigWriter",
     "Pictures",
@@ -200,9 +206,10 @@ def _model_of(pl_module: LightningModule) -> Model:
 class PredictionWriter(BasePredictionWriter):
     """Writes `predictions.npz`, what the model says of each row, in the rows' order.
 
-    It holds what the objective reports of a row, such as elbo, distortion and rate in nats; z and
-    reconstruction, which stand for q(z|x) and p(x|z), by default their means; and, where there are
-    labels, label. Where x is a dict there is a reconstruction of each entry.
+    It holds row, the row's number in the data; what the objective reports of a row, such as elbo,
+    distortion and rate in nats; z and reconstruction, which stand for q(z|x) and p(x|z), by
+    default their means; and, where there are labels, label. Where x is a dict there is a
+    reconstruction of each entry.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -226,6 +233,9 @@ class PredictionWriter(BasePredictionWriter):
         # A step's rows lie on the ranks one after the other.
         batches = [batch for step in zip(*ranks, strict=True) for batch in step]
         columns = {name: torch.cat([b[name] for b in batches]) for name in batches[0]}
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, DataModule):
+            columns["row"] = data.numbers("test")[: len(columns["z"])]
         write_arrays(self.path, columns)
 
 
@@ -236,6 +246,24 @@ def write_arrays(path: Path, columns: Mapping[str, Tensor]) -> None:
     }
     np.savez(path, **arrays)
     print(f"  {path}")
+
+
+class EMA(WeightAveraging):
+    """Validates and keeps an exponential moving average of the weights.
+
+    In the first steps, where the average would still be the weights of the start, it forgets
+    faster: after n steps the decay is (1 + n) / (10 + n), at most `decay`.
+
+    Arguments:
+        decay: What share of the average stays at each step.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        def average(means: Any, weights: Any, n: Any) -> None:
+            now = min(decay, (1 + int(n)) / (10 + int(n)))
+            get_ema_multi_avg_fn(now)(means, weights, n)
+
+        super().__init__(multi_avg_fn=average)
 
 
 class WandbLogger(LightningWandbLogger):

@@ -31,6 +31,7 @@ def describe(model: Model, training: Mapping[str, Any], data: Any) -> dict[str, 
     stored = _data_spec(data)
     return {
         "model": model.spec,
+        "started": model.started,
         "training": dict(training),
         "data": stored,
         "packages": specs.provenance({**named, "data": stored} if stored else named),
@@ -93,13 +94,15 @@ def rebuild(checkpoint: Mapping[str, Any], **instances: Any) -> Model:
                 f"module again, as load(path, {name}=...)."
             )
     try:
-        return Model(**arguments)
+        model = Model(**arguments)
     except RegistryError as error:
         raise RegistryError(missing(error, stored["packages"])) from error
     except TypeError as error:  # of another version, say
         raise ValueError(
             f"The checkpoint's description of its model is no Model's: {error}"
         ) from error
+    model.started = stored["started"]
+    return model
 
 
 def load(path: str | Path | IO[bytes], device: Any = "cpu", **instances: Any) -> Model:

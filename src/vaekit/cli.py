@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -25,6 +25,7 @@ from vaekit.data.base import DataModule
 from vaekit.model import MODEL_KINDS, Model
 from vaekit.module import VAEModule
 from vaekit.parsing import ConfigFile, Parser, bracketed, default_files, names_lead_to_plugins
+from vaekit.quiet import quieten
 from vaekit.trainer import Trainer
 
 __all__ = ["CLI", "run"]
@@ -123,6 +124,8 @@ class CLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         command, parser = str(self.subcommand), self._parser(self.subcommand)
+        if command != "fit":  # which said it
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"vaekit\.")
         try:
             self.config_init: Namespace = self.parser.instantiate(self.config)
             self.plain = self._plain(self.parser, self.config)[command]
@@ -209,6 +212,10 @@ class CLI(LightningCLI):
             # First, since Lightning takes the run's folder from the first logger.
             loggers = [CSVLogger(runs, name=None), *(x for x in loggers if x is not True)]
         kwargs["logger"] = loggers or False
+        if logger is False and self.subcommand == "fit":  # files go into a folder of the run's own
+            kwargs["default_root_dir"] = CSVLogger(runs, name=None).log_dir
+        self.tells_parts = trainer.get("enable_model_summary") is not False
+        kwargs["enable_model_summary"] = False  # which knows nothing of parts
         keys = self._parser(self.subcommand).callback_keys
         if self.subcommand != "fit":
             kwargs["enable_checkpointing"] = False
@@ -235,6 +242,10 @@ class CLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             return super()._run_subcommand(subcommand)
+        except SystemExit:
+            if subcommand == "fit" and self.trainer.interrupted and self.trainer.world_size == 1:
+                self._after_interrupt()
+            raise
         except (ValueError, MisconfigurationException) as error:
             # What vaekit or Lightning refuses; of other errors the traceback is wanted.
             raised = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
@@ -244,6 +255,22 @@ class CLI(LightningCLI):
             parser.error(_why(error))
 
     # What is said
+
+    def before_fit(self) -> None:
+        if self.tells_parts and self.trainer.is_global_zero:
+            summary.show_parts(self.model.model)
+
+    def _after_interrupt(self) -> None:
+        """Pictures and summary of a fit that was interrupted, and how to go on."""
+        trainer: Any = self.trainer
+        kept = getattr(trainer.checkpoint_callback, "last_model_path", "")
+        if kept:
+            for callback in trainer.callbacks:
+                if isinstance(callback, Pictures):
+                    callback.on_fit_end(trainer, self.model)
+        self.after_fit()
+        if kept:
+            print(f"To go on: vaekit fit --ckpt_path {kept}")
 
     def after_fit(self) -> None:
         trainer: Any = self.trainer
@@ -286,20 +313,12 @@ def _why(error: Exception) -> str:
 
 def run(args: list[str]) -> None:
     """Parses and runs one command."""
-    _quieten()
-    with names_lead_to_plugins():
+    quieten()
+    with warnings.catch_warnings(), names_lead_to_plugins():
+        warnings.showwarning = _said
         CLI(args)
 
 
-def _quieten() -> None:
-    """Leaves out what Lightning says that tells a user of vaekit nothing."""
-    noise = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    noise.addFilter(lambda record: not record.getMessage().startswith("💡"))
-    for message in (
-        "Checkpoint directory .* exists",
-        "Couldn't infer the batch indices",
-        "Total length of `list` across ranks is zero",  # no validation rows: the summary says so
-        "The number of training batches .* is smaller than the logging interval",
-        ".*isinstance.treespec, LeafSpec",
-    ):
-        warnings.filterwarnings("ignore", message=message)
+def _said(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning in one line, without the line of code that it comes from."""
+    print(f"vaekit: warning: {message}", file=sys.stderr)

@@ -64,6 +64,8 @@ class Model(nn.Module):
 
     core: Core
     objective: Objective
+    started = False
+    """Whether its parts have looked at training rows; a loaded model's have."""
 
     def __init__(
         self,

@@ -18,8 +18,11 @@ from vaekit.metrics.means import RowMeans
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
 from vaekit.part import Part
+from vaekit.quiet import quieten
 
 __all__ = ["VAEModule"]
+
+quieten()
 
 
 class VAEModule(LightningModule):
@@ -124,8 +127,10 @@ class VAEModule(LightningModule):
             # seed_everything gives all ranks one seed, and with it all ranks' rows the same noise.
             fresh = int(torch.randint(2**62, ()))  # on every rank the same
             torch.manual_seed(fresh + self.global_rank)
-        if self._started and self.global_step == 0:
-            self._let_parts_look()
+        if self.global_step == 0 and not self.model.started:
+            if self._started:
+                self._let_parts_look()
+            self.model.started = True
 
     def _let_parts_look(self) -> None:
         """Lets the parts that want to look at the training rows, the same on all ranks."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaekit.batch import Tree, each
 from vaekit.contracts import Objective
@@ -16,7 +16,7 @@ from vaekit.metrics.means import RowMeans
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
 
-__all__ = ["baseline", "bound", "moments", "show"]
+__all__ = ["baseline", "bound", "moments", "show", "show_parts"]
 
 
 _CAPTION = "The baseline is the likelihood alone, without latents, fitted to the training rows."
@@ -64,6 +64,20 @@ def bound(model: Model, data: DataModule, split: str = "val") -> float:
     return means.compute()[model.objective.best[0]]
 
 
+def show_parts(model: Model) -> None:
+    """Prints the parts of a model, each with the number of its parameters."""
+    table = Table("part", "class", "parameters")
+    named = {**dict(model.core.named_children()), "objective": model.objective}
+    for name, part in named.items():
+        table.add_row(name, type(part).__name__, f"{_size(part):,}")
+    table.add_row("all", type(model.core).__name__, f"{_size(model):,}")
+    Console().print(table)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
 def _label(objective: Objective, checkpoint: str) -> str:
     name, _ = objective.best
     return f"{name.upper()} of {checkpoint}" if objective.bound else f"{name}, which is no bound"
@@ -85,10 +99,12 @@ def show(model: Model, data: DataModule, best: float | None, files: list[Path]) 
     else:
         # Bits per dimension would have to count the observed elements of each row.
         counted = model.has_bits and next(data.rows("val", 1)).mask is None
-        table = Table("validation", "nats", "bits per dimension", caption=_CAPTION)
+        base = baseline(model, data)
+        caption = None if base is None else _CAPTION
+        table = Table("validation", "nats", "bits per dimension", caption=caption)
         rows = {
             _label(model.objective, checkpoint.name): best,
-            "baseline: independent elements": baseline(model, data),
+            "baseline: independent elements": base,
         }
         for name, nats in rows.items():
             if nats is not None:

@@ -35,14 +35,14 @@ class Trainer(LightningTrainer):
         Args:
             ckpt_path: The checkpoint of the model.
             n: How many rows.
-            out: Folder to write to; by default the checkpoint's.
+            out: Folder to write to; by default `sample` beside the checkpoint.
         """
         context = None
         if datamodule is not None:
             rows = [b.context for b in datamodule.rows("test", n) if b.context is not None]
             context = torch.cat(rows)[torch.arange(n) % sum(map(len, rows))]
         x = model.sample(n, context)
-        folder = _folder(out, ckpt_path)
+        folder = _folder(out, ckpt_path, "sample")
         _draw(pictures.samples(model, x), folder)
         write_arrays(folder / "samples.npz", flat("x", x))
 
@@ -61,10 +61,10 @@ class Trainer(LightningTrainer):
             ckpt_path: The checkpoint of the model.
             split: Which rows: train, val or test.
             n: How many rows.
-            out: Folder to write to; by default the checkpoint's.
+            out: Folder to write to; by default `reconstruct` beside the checkpoint.
         """
         batch = next(datamodule.rows(split, n, batch_size=n))
-        _draw(pictures.reconstructions(model, batch, n), _folder(out, ckpt_path))
+        _draw(pictures.reconstructions(model, batch, n), _folder(out, ckpt_path, "reconstruct"))
 
     def encode(
         self,
@@ -76,24 +76,34 @@ class Trainer(LightningTrainer):
     ) -> None:
         """Write what stands for q(z|x) of rows, and labels, to codes.npz; show it in latent.png.
 
+        The file holds z, row (the row's number in the data, in whose order they are) and, where
+        there are labels, label.
+
         Args:
             ckpt_path: The checkpoint of the model.
-            split: Which rows: train, val or test.
-            out: Folder to write to; by default the checkpoint's.
+            split: Which rows: train, val, test or all.
+            out: Folder to write to; by default `encode` beside the checkpoint.
         """
-        folder = _folder(out, ckpt_path)
-        batches = list(datamodule.rows(split))
-        columns = {"z": torch.cat([model.encode(b.x, b.context, b.mask) for b in batches])}
+        splits = datamodule.splits if split == "all" else (split,)
+        batches = [batch for name in splits for batch in datamodule.rows(name)]
+        folder = _folder(out, ckpt_path, "encode")
+        columns = {
+            "z": torch.cat([model.encode(b.x, b.context, b.mask) for b in batches]),
+            "row": torch.cat([datamodule.numbers(name) for name in splits]),
+        }
         labels = [b.label for b in batches if b.label is not None]
         if labels:
             columns["label"] = torch.cat(labels)
-        rows = next(datamodule.rows(split, 2000, batch_size=2000))
+        order = columns["row"].argsort()
+        rows = next(datamodule.rows(splits[0], 2000, batch_size=2000))
         _draw({"latent": pictures.latent_plane(model, rows)}, folder)
+        columns = {name: x.cpu()[order] for name, x in columns.items()}
         write_arrays(folder / "codes.npz", columns)
 
 
-def _folder(out: str | None, ckpt_path: str) -> Path:
-    folder = Path(ckpt_path).parent if out is None else Path(out)
+def _folder(out: str | None, ckpt_path: str, name: str) -> Path:
+    """Where a command writes: in a folder of its own, so that a fit's pictures stay."""
+    folder = Path(ckpt_path).parent / name if out is None else Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -18,9 +18,10 @@ from vaekit.data.rows import Batches, Rows, slices, span
 from vaekit.noise import fixed_noise, generator, seed_of
 from vaekit.specs import is_plain
 
-__all__ = ["DataModule"]
+__all__ = ["SPLITS", "DataModule"]
 
 
+SPLITS = ("train", "val", "test")
 _SPLIT_OF = {"train": "train", "validate": "val", "sanity_check": "val"}  # by Lightning's stage
 
 
@@ -73,6 +74,7 @@ class DataModule(LightningDataModule):
         self.batch_size, self.binarize, self.dequantize = batch_size, binarize, dequantize
         self.seed = seed
         self._splits: dict[str, Rows] = {}
+        self._numbers: dict[str, Tensor] = {}
 
     def load(self) -> dict[str, Rows]:
         """The rows of each split: "train", and "val" and "test" where there are any."""
@@ -141,12 +143,25 @@ class DataModule(LightningDataModule):
             sizes = {name: len(rows) for name, rows in splits.items()}
             raise ValueError(f"Expected at least one row in every split but got {sizes}.")
         self._refuse_preparations()
+        self._number(splits)
         for split, rows in splits.items():
             self._refuse_rows(rows, split)
         for split, rows in splits.items():
             if self.binarize == "static" or (self.binarize == "dynamic" and split != "train"):
                 splits[split] = self._binarized(rows, split)
         self._splits = splits
+
+    def _number(self, splits: dict[str, Rows]) -> None:
+        """Numbers the rows by their places in what they were read from, sources one by one."""
+        starts: dict[int, int] = {}
+        total = 0
+        for split in (name for name in SPLITS if name in splits):
+            rows, source = splits[split], first(splits[split].x)
+            if id(source) not in starts:
+                starts[id(source)] = total
+                total += len(source)
+            own = torch.arange(len(source)) if rows.index is None else rows.index
+            self._numbers[split] = own + starts[id(source)]
 
     def _refuse_preparations(self) -> None:
         if self.dequantize:
@@ -271,6 +286,12 @@ class DataModule(LightningDataModule):
         """The splits that have rows: "train", and "val" and "test" where there are any."""
         self.info  # noqa: B018 - loads the rows
         return tuple(self._splits)
+
+    def numbers(self, split: str) -> Tensor:
+        """Which row of the data each of a split's rows is, counted from 0 through all files."""
+        if split not in self.splits:
+            self._held_out(split)
+        return self._numbers[split]
 
     def rows(
         self, split: str, limit: int | None = None, batch_size: int = 1000

@@ -1,0 +1,33 @@
+"""What Lightning says that tells a user of vaekit nothing, left out."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+__all__ = ["quieten"]
+
+_LINES = ("💡", "TPU available", "Seed set to")
+_WARNINGS = (
+    "Checkpoint directory .* exists",
+    "Couldn't infer the batch indices",
+    "Total length of `list` across ranks is zero",  # no validation rows: the summary says so
+    "The number of training batches .* is smaller than the logging interval",
+    "You requested to overfit but enabled .* dataloader shuffling",  # which our loaders leave out
+    "Starting from v1.9.0, `tensorboardX` has been removed",
+    ".*isinstance.treespec, LeafSpec",
+)
+
+
+def quieten() -> None:
+    """Leaves these lines and warnings out, in this process, from here on."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logger = logging.getLogger(name)
+        if _wanted not in logger.filters:
+            logger.addFilter(_wanted)
+    for message in _WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _wanted(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_LINES)
