@@ -20,7 +20,7 @@ ARROWS = {
     "cli": LAUNCH
     | {"module", "callbacks", "commands", "parsing", "quiet", "resume", "summary", "trainer"},
     "resume": {"specs"},
-    "parsing": {"messages", "model", "optim", "plugins"},
+    "parsing": {"checkpoints", "messages", "model", "optim", "plugins"},
     "messages": {"plugins", "specs"},
     "commands": set(),
     "trainer": {"model", "batch", "data", "callbacks", "pictures"},

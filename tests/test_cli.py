@@ -341,6 +341,25 @@ def test_two_ranks_from_the_command_line(tmp_path: Path) -> None:
         assert len(found["elbo"]) == 180
 
 
+def test_parts_in_a_file_of_one_s_own(tmp_path: Path) -> None:
+    (tmp_path / "my_parts.py").write_text(
+        "from vaekit import register\n"
+        "from vaekit.encoders import MLPEncoder\n"
+        "@register\n"
+        "class Mine(MLPEncoder):\n"
+        "    pass\n"
+    )
+    vaekit(tmp_path, "fit", *FAST, "--model.encoder", "Mine", "--import", "my_parts")
+    config = tmp_path / "runs/version_0/config.yaml"
+    assert "import: my_parts" in config.read_text()
+    vaekit(tmp_path, "fit", "-c", config)
+    vaekit(tmp_path, "test", "--import=my_parts", "--ckpt_path", "best")
+    command = [sys.executable, "-m", "vaekit", "test", "--ckpt_path", "best"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "my_parts registered it: import that first (--import my_parts)" in done.stderr
+
+
 def test_bfloat16_from_the_command_line(tmp_path: Path) -> None:
     vaekit(tmp_path, "fit", *FAST, "--trainer.precision", "bf16-mixed")
     model = load(tmp_path / "runs/version_0/best.ckpt")

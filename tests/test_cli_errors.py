@@ -55,6 +55,10 @@ ERRORS = {
         ["fit", "-c", "mnits"],
         "no configuration file mnits, and none of that name among vaekit's own: digits, early",
     ),
+    "module to import": (
+        ["fit", "--import", "no_parts"],
+        "no_parts, which --import names, could not be imported: ModuleNotFoundError",
+    ),
     "no checkpoint": (["test", "--data", "Digits"], "needs a trained model: --ckpt_path"),
     "checkpoint file": (
         ["test", "--ckpt_path", "nowhere.ckpt"],

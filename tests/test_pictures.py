@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from conftest import fit
@@ -29,7 +30,7 @@ def test_a_grid_keeps_colours_and_scales_the_range() -> None:
     assert grid[0, 0].tolist() == [0.0, 0.5, 1.0]
 
 
-@pytest.mark.parametrize("event", [(1, 5, 4), (3, 5, 4), (5, 4), (7,), (2, 3, 4, 5)])
+@pytest.mark.parametrize("event", [(1, 5, 4), (3, 5, 4), (5, 4), (7,), (2, 3, 4, 5), (2, 40)])
 @pytest.mark.parametrize("latent", [[1], [2], [5], [2, 2]])
 @pytest.mark.parametrize("context", [0, 3])
 def test_every_model_can_be_drawn(
@@ -56,6 +57,76 @@ def test_hidden_elements_are_drawn_black_and_set_no_range(tmp_path: Path) -> Non
     assert np.isfinite(picture).all()
     assert picture[:4, 0].max() == 0
     assert picture[:4, 1:4].max() == pytest.approx(1, abs=0.3)
+
+
+def drawn(event: tuple[int, ...]) -> dict[str, Figure]:
+    model = Model(DataInfo(event), latent_shape=2, likelihood="Gaussian")
+    return pictures.draw_all(model, Batch(torch.randn(20, *event)))
+
+
+def test_signals_are_drawn_as_lines() -> None:
+    figures = drawn((2, 40))
+    assert [len(axes.lines) for axes in figures["samples"].axes] == [2] * 16
+    first, *_ = figures["reconstructions"].axes
+    assert [len(line.get_xdata()) for line in first.lines] == [40] * 4  # x and y of two channels
+
+
+def test_rows_of_a_table_are_drawn_as_a_heat_map_that_can_be_read() -> None:
+    figures = drawn((7,))
+    (shown,) = figures["samples"].axes[0].images
+    assert shown.get_array().shape == (64, 7)
+    arrays = [axes.images[0].get_array() for axes in figures["reconstructions"].axes[:2]]
+    assert [a.shape for a in arrays] == [(20, 7), (20, 7)]
+    for name, figure in figures.items():
+        assert min(figure.get_size_inches()) > 4, name
+
+
+def test_a_data_module_may_draw_its_rows_itself(tmp_path: Path) -> None:
+    class Own(data.Digits):
+        def draw(self, x: torch.Tensor, y: torch.Tensor | None = None) -> Figure:
+            figure = Figure()
+            figure.suptitle(f"{len(x)} rows{'' if y is None else ' and theirs'}")
+            return figure
+
+    module = Own(binarize="static")
+    batch = next(module.rows("val"))
+    figures = pictures.draw_all(Model(module, latent_shape=2), batch, module)
+    titles = {name: figure.get_suptitle() for name, figure in figures.items()}
+    assert titles["samples"] == "64 rows"
+    assert titles["reconstructions"] == "32 rows and theirs"
+
+
+def test_each_label_stands_in_the_middle_of_its_colour() -> None:
+    model = Model(DataInfo((4,)), latent_shape=5, likelihood="Gaussian")
+    label = torch.tensor([3, 5, 9, -1] * 10)
+    axes, bar = pictures.latent_plane(model, Batch(torch.randn(40, 4), label=label)).axes
+    assert [text.get_text() for text in bar.get_yticklabels()] == ["-1", "3", "5", "9"]
+    low, high = bar.get_ylim()
+    edges = np.linspace(low, high, 5)
+    assert np.allclose(bar.get_yticks(), (edges[1:] + edges[:-1]) / 2)
+    dots = axes.collections[0]
+    colours = dots.to_rgba(dots.get_array())
+    assert len(np.unique(colours, axis=0)) == 4
+    # Labels that are no classes lie along a scale.
+    axes, bar = pictures.latent_plane(model, Batch(torch.randn(40, 4), label=torch.rand(40))).axes
+    assert len(np.unique(axes.collections[0].to_rgba(axes.collections[0].get_array()), axis=0)) > 4
+
+
+def test_the_plane_says_what_share_of_the_variance_it_shows() -> None:
+    model = Model(DataInfo((4,)), latent_shape=5, likelihood="Gaussian")
+    x = torch.randn(40, 4)
+    values = torch.linalg.eigvalsh(torch.cov(model.encode(x).double().T))
+    share = float(values[-2:].sum() / values.sum())
+    title = pictures.latent_plane(model, Batch(x)).axes[0].get_title()
+    assert f"PCA of 5 latents, {share:.0%}".replace("%", " %") in title
+
+
+def test_a_model_that_diverged_can_be_drawn() -> None:
+    model = Model(DataInfo((4,)), latent_shape=5, likelihood="Gaussian")
+    with torch.no_grad():
+        model.core.posterior.linear.bias.fill_(torch.nan)
+    figures = pictures.draw_all(model, Batch(torch.randn(9, 4), label=torch.arange(9)))
+    assert set(figures) == {"samples", "reconstructions", "latent"}
 
 
 def test_one_row_can_be_drawn() -> None:

@@ -235,6 +235,9 @@ def test_plugins_check_says_what_is_broken_and_why(vaekit: Callable[..., str]) -
     assert "is no Encoder: a plugin in the group vaekit.encoders must be a subclass" in listing
     assert "leads to a class named Other" in listing
     assert "has no attribute 'GoneEncoder'" in listing
+    assert "Several packages claim the prior DemoPrior: " in listing
+    assert "vaekit-broken 0.0.1 puts Misplaced into the group vaekit.encoder, which" in listing
+    assert "Did you mean vaekit.encoders?" in listing
 
 
 def test_listing_and_help_of_the_top_level_do_not_import_torch() -> None:
@@ -266,6 +269,9 @@ def test_a_package_s_parts_train_from_yaml_and_reload(
     assert "test/elbo" in vaekit("test", "--ckpt_path", checkpoint)
 
     error = vaekit("test", "--ckpt_path", checkpoint, packages=False, code=2)
+    assert "There is no encoder 'DemoEncoder'" in error
+    assert "written with vaekit-demo 1.2.3: install that package" in error
+    error = vaekit("fit", "-c", "runs/version_0/config.yaml", packages=False, code=2)
     assert "There is no encoder 'DemoEncoder'" in error
     assert "written with vaekit-demo 1.2.3: install that package" in error
 

@@ -49,7 +49,7 @@ def _list_plugins(args: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from vaekit.plugins import RegistryError, load, plugins
+    from vaekit.plugins import RegistryError, conflicts, load, plugins
 
     check, broken = bool(args), []
     table = Table("kind", "name", "package", "version", *(["what it is"] if check else []))
@@ -63,6 +63,7 @@ def _list_plugins(args: list[str]) -> None:
                 broken.append(f"broken: {error}")
         table.add_row(*row)
     Console().print(table)
+    broken += [f"broken: {what}" for what in conflicts()] if check else []
     if broken:
         sys.exit("\n".join(broken))
 

@@ -127,10 +127,16 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class ConfigWriter(Callback):
-    """Writes the resolved configuration into the run's folder, and gives it to the loggers."""
+    """Writes the resolved configuration into the run's folder, and gives it to the loggers.
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    Arguments:
+        config: The configuration.
+        packages: The package of each part, as in a checkpoint; others than vaekit are noted.
+    """
+
+    def __init__(self, config: Mapping[str, Any], packages: Mapping[str, str] = {}) -> None:
         self.config = dict(config)
+        self.packages = {k: v for k, v in packages.items() if not v.startswith("vaekit ")}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = trainer.log_dir  # asked on every rank: it is broadcast
@@ -139,7 +145,8 @@ class ConfigWriter(Callback):
         if folder is not None:
             path = Path(folder, "config.yaml")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(yaml.safe_dump(self.config, sort_keys=False))
+            notes = "".join(f"# {part} is of {who}\n" for part, who in self.packages.items())
+            path.write_text(notes + yaml.safe_dump(self.config, sort_keys=False))
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):  # which would write the same file again
                 logger.log_hyperparams(self.config)
@@ -188,7 +195,7 @@ class Pictures(Callback):
         batch = next(data.rows(split, self.rows, batch_size=self.rows))
         # The same latents in every picture, and training undisturbed.
         with fixed_noise(0, model.device):
-            figures = pictures.draw_all(model, batch)
+            figures = pictures.draw_all(model, batch, data)
         self.paths = [Path(folder, f"{name}.png") for name in figures]
         for path, figure in zip(self.paths, figures.values(), strict=True):
             pictures.save(figure, path)

@@ -129,7 +129,8 @@ def missing(error: RegistryError, packages: Mapping[str, str]) -> str:
     for part, package in packages.items():
         _, _, name = part.partition(" ")  # of a part in another the error knows no kind
         if f"There is no {part}" in str(error) or f"There is no part {name}" in str(error):
-            if package.startswith("this process"):
-                return f"{error} It was registered in the process that wrote the checkpoint."
-            return f"{error} The checkpoint was written with {package}: install that package."
+            if package.startswith("this process, the module "):
+                module = package.rpartition(" ")[2]
+                return f"{error} {module} registered it: import that first (--import {module})."
+            return f"{error} It was written with {package}: install that package."
     return str(error)

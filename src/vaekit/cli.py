@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +20,19 @@ from lightning.pytorch.loggers import CSVLogger
 
 from vaekit import plugins, resume, specs, summary
 from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, PredictionWriter
-from vaekit.checkpoints import load, missing, read_checkpoint, rebuild
+from vaekit.checkpoints import describe, load, missing, read_checkpoint, rebuild
 from vaekit.commands import COMMANDS
 from vaekit.data.base import DataModule
 from vaekit.model import MODEL_KINDS, Model
 from vaekit.module import VAEModule
-from vaekit.parsing import ConfigFile, Parser, bracketed, default_files, names_lead_to_plugins
+from vaekit.parsing import (
+    ConfigFile,
+    Parser,
+    bracketed,
+    default_files,
+    import_named,
+    names_lead_to_plugins,
+)
 from vaekit.quiet import quieten
 from vaekit.trainer import Trainer
 
@@ -68,6 +76,11 @@ class CLI(LightningCLI):
         parser = Parser(**kwargs)
         parser.add_argument(
             "-c", "--config", action=ConfigFile, help="A YAML file, or the name of one of ours."
+        )
+        parser.add_argument(
+            "--import",
+            type=str | list[str] | None,
+            help="Modules that register parts of your own; this folder is searched last.",
         )
         return parser
 
@@ -115,6 +128,7 @@ class CLI(LightningCLI):
         assert isinstance(args, list)
         own: Any = parser
         own.refuse_variables(os.environ, {c: self._parser(c) for c in self.subcommands()})
+        import_named(args)
         self.config = parser.parse_args(bracketed(args))
 
     def _parse_ckpt_path(self) -> None:
@@ -179,13 +193,14 @@ class CLI(LightningCLI):
         if named:
             raise ValueError(f"The model comes from the checkpoint: leave out --model.{named[0]}.")
         self.model = VAEModule.load_from_checkpoint(self.ckpt_path)
-        self.datamodule = None
-        if self.subcommand == "sample" and not self.model.model.info.context_features:
-            return
         checkpoint = read_checkpoint(self.ckpt_path)
-        self.datamodule = self._data(
-            config.get("data") or checkpoint["vaekit"]["data"], checkpoint
-        )
+        spec = config.get("data") or checkpoint["vaekit"]["data"]
+        if self.subcommand == "sample" and not self.model.model.info.context_features:
+            self.datamodule = None
+            with suppress(ValueError):  # wanted for its drawing alone, and not loaded
+                self.datamodule = self._data(spec, checkpoint)
+            return
+        self.datamodule = self._data(spec, checkpoint)
         self.model.model.check_data(self.datamodule.info)
         if self.subcommand in _NEEDS:
             next(self.datamodule.rows(_NEEDS[self.subcommand], 1))  # refused where there are none
@@ -224,7 +239,8 @@ class CLI(LightningCLI):
             keys.remove("checkpoint")
         result: Any = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit":
-            result.callbacks.insert(0, ConfigWriter(self.plain))
+            packages = describe(self.model.model, {}, self.datamodule)["packages"]
+            result.callbacks.insert(0, ConfigWriter(self.plain, packages))
         if self.subcommand == "predict":
             result.callbacks.append(PredictionWriter(Path(str(self.ckpt_path)).parent))
         return result

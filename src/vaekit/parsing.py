@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import glob
+import importlib
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-define
 from lightning.pytorch.cli import LightningArgumentParser
 
 from vaekit import plugins
+from vaekit.checkpoints import missing
 from vaekit.messages import plainer
 from vaekit.model import MODEL_KINDS
 from vaekit.optim import torch_spec
@@ -26,11 +30,16 @@ __all__ = [
     "bracketed",
     "config_path",
     "default_files",
+    "import_named",
     "names_lead_to_plugins",
 ]
 
-_refusals: list[tuple[str, str]] = []
-"""Names, and what the registry said of them while a command line was parsed; the last first."""
+_refusals: list[tuple[str, str, str]] = []
+"""Names, what the registry said of them while a command line was parsed, and what the user is told
+in its place; the last first."""
+
+_packages: dict[str, str] = {}
+"""The packages of parts, as the configurations that were read note them."""
 
 _PART_KEYS = ("data", "model.optimizer", *(f"model.{kind}" for kind in MODEL_KINDS))
 _NUMBERS = re.compile(r"(--[\w.]+=)?(-?[\d.]+(?:,-?[\d.]+)+)")
@@ -94,9 +103,9 @@ def bracketed(args: Iterable[str]) -> list[str]:
 
 def _refusal(message: str) -> str | None:
     """What the registry said, where jsonargparse reports it."""
-    for name, said in _refusals:
+    for name, said, told in _refusals:
         if _without(name, said) in _without(name, message):
-            return said
+            return told
     return None
 
 
@@ -124,7 +133,7 @@ def names_lead_to_plugins() -> Iterator[None]:
         try:
             return found(cls, name)
         except plugins.RegistryError as error:
-            _refusals.insert(0, (name, str(error)))
+            _refusals.insert(0, (name, str(error), missing(error, _packages)))
             raise
 
     def found(cls: Any, name: str) -> str:
@@ -139,6 +148,7 @@ def names_lead_to_plugins() -> Iterator[None]:
         return ordinary(cls, name)
 
     _refusals.clear()
+    _packages.clear()
     _typehints.resolve_class_path_by_name = resolve
     try:
         yield
@@ -154,11 +164,40 @@ class ConfigFile(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
         path = config_path(values)
+        text = path.read_text()
         try:
-            yaml.safe_load(path.read_text())
+            content = yaml.safe_load(text)
         except yaml.YAMLError as error:
             sys.exit(f"vaekit: error: The configuration {path} is no valid YAML: {error}")
+        if isinstance(content, Mapping):
+            _import(content.get("import"))
+        _packages.update(re.findall(r"^# (\w+ '.+') is of (.+)$", text, re.MULTILINE))
         super().__call__(parser, cfg, str(path), option_string)
+
+
+def import_named(args: Iterable[str]) -> None:
+    """Imports what `--import` names, before anything is looked up."""
+    words = [word for arg in args for word in arg.split("=", 1)]
+    for option, value in pairwise(words):
+        if option == "--import":
+            _import(yaml.safe_load(value) if value.startswith("[") else value)
+
+
+def _import(modules: Any) -> None:
+    """Imports modules, of this folder where they are not installed.
+
+    Only a command line and a configuration name them, a checkpoint never does.
+    """
+    if modules and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: nothing here takes the place of a package
+    for module in [modules] if isinstance(modules, str) else modules or []:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # other people's code may raise anything
+            raise SystemExit(
+                f"vaekit: error: {module}, which --import names, could not be imported: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
 
 def config_path(name: str) -> Path:

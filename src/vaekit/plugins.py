@@ -20,6 +20,7 @@ __all__ = [
     "Plugin",
     "RegistryError",
     "base",
+    "conflicts",
     "find",
     "find_any",
     "load",
@@ -63,6 +64,13 @@ class Plugin:
         return f"{self.kind} {self.name} ({self.package} {self.version})"
 
     @property
+    def origin(self) -> str:
+        """The package and its version; of a part of this process, the module that has it."""
+        if self.package == _HERE:
+            return f"{_HERE}, the module {self.value.partition(':')[0]}"
+        return f"{self.package} {self.version}"
+
+    @property
     def path(self) -> str:
         """The class's full path."""
         return self.value.replace(":", ".")
@@ -98,6 +106,25 @@ def _installed(path: tuple[str, ...]) -> tuple[Plugin, ...]:
                 for entry in entries
             ]
     return tuple(chain.from_iterable(found.values()))
+
+
+def conflicts() -> list[str]:
+    """What is wrong with the entry points of the packages that are installed, without imports."""
+    found: dict[tuple[str, str], list[Plugin]] = {}
+    for plugin in plugins():
+        found.setdefault((plugin.kind, plugin.name), []).append(plugin)
+    said = [_claims(kind, name, both) for (kind, name), both in found.items() if len(both) > 1]
+    groups = [group for group, _ in KINDS.values()]
+    for package in distributions():
+        for entry in package.entry_points:
+            near = get_close_matches(entry.group, groups, n=1, cutoff=0.85)
+            if entry.group.startswith("vaekit.") and entry.group not in groups:
+                hint = f" Did you mean {near[0]}?" if near else ""
+                said.append(
+                    f"{package.name} {package.version} puts {entry.name} into the group "
+                    f"{entry.group}, which vaekit does not read.{hint}"
+                )
+    return list(dict.fromkeys(said))
 
 
 def plugins(kind: str | None = None) -> list[Plugin]:
@@ -180,12 +207,16 @@ def find(kind: str, name: str) -> Plugin:
     if len(found) == 1:
         return found[0]
     if found:
-        claims = ", ".join(f"{p.package} {p.version} ({p.value})" for p in found)
-        raise RegistryError(
-            f"Several packages claim the {kind} {name}: {claims}. Name it by its full path, such "
-            f"as {found[0].path}, or uninstall one of them."
-        )
+        raise RegistryError(_claims(kind, name, found))
     raise RegistryError(_unknown(kind, name))
+
+
+def _claims(kind: str, name: str, found: list[Plugin]) -> str:
+    claims = ", ".join(f"{p.package} {p.version} ({p.value})" for p in found)
+    return (
+        f"Several packages claim the {kind} {name}: {claims}. Name it by its full path, such "
+        f"as {found[0].path}, or uninstall one of them."
+    )
 
 
 def _unknown(kind: str, name: str) -> str:
@@ -199,7 +230,8 @@ def _unknown(kind: str, name: str) -> str:
     known = ", ".join(names) or "none"
     return (
         f"{message} Registered under {kind}: {known}. "
-        f"A class of your own needs @vaekit.register or an entry point in {KINDS[kind][0]}."
+        "A class of your own needs @vaekit.register, in a module that --import names, or an "
+        f"entry point in {KINDS[kind][0]}."
     )
 
 

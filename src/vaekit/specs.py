@@ -123,7 +123,7 @@ def provenance(parts: Mapping[str, Any]) -> dict[str, str]:
     found: dict[str, str] = {}
 
     def note(plugin: Plugin, spec: Spec) -> Spec:
-        found[f"{plugin.kind} {spec['class_path']!r}"] = f"{plugin.package} {plugin.version}"
+        found[f"{plugin.kind} {spec['class_path']!r}"] = plugin.origin
         _nested(spec["init_args"], inner)
         return spec
 

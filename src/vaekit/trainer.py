@@ -31,6 +31,7 @@ class Trainer(LightningTrainer):
         """Draw rows from the prior, to samples.png and samples.npz.
 
         A conditional model is given the context of the test rows, and again if n is more.
+        The data are asked for how they are drawn, and not loaded for anything else.
 
         Args:
             ckpt_path: The checkpoint of the model.
@@ -38,12 +39,12 @@ class Trainer(LightningTrainer):
             out: Folder to write to; by default `sample` beside the checkpoint.
         """
         context = None
-        if datamodule is not None:
+        if model.info.context_features and datamodule is not None:
             rows = [b.context for b in datamodule.rows("test", n) if b.context is not None]
             context = torch.cat(rows)[torch.arange(n) % sum(map(len, rows))]
         x = model.sample(n, context)
         folder = _folder(out, ckpt_path, "sample")
-        _draw(pictures.samples(model, x), folder)
+        _draw(pictures.samples(model, x, datamodule), folder)
         write_arrays(folder / "samples.npz", flat("x", x))
 
     def reconstruct(
@@ -64,7 +65,10 @@ class Trainer(LightningTrainer):
             out: Folder to write to; by default `reconstruct` beside the checkpoint.
         """
         batch = next(datamodule.rows(split, n, batch_size=n))
-        _draw(pictures.reconstructions(model, batch, n), _folder(out, ckpt_path, "reconstruct"))
+        _draw(
+            pictures.reconstructions(model, batch, n, datamodule),
+            _folder(out, ckpt_path, "reconstruct"),
+        )
 
     def encode(
         self,

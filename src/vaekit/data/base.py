@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from vaekit.batch import Batch, DataInfo, Ranges, each, entries_of, first, like
+from vaekit.batch import Batch, DataInfo, Ranges, Tree, each, entries_of, first, like
 from vaekit.data.rows import Batches, Rows, slices, span
 from vaekit.noise import fixed_noise, generator, seed_of
 from vaekit.specs import is_plain
@@ -83,6 +83,14 @@ class DataModule(LightningDataModule):
     def natural_range(self) -> Ranges:
         """Smallest and largest value of x, before binarisation and dequantisation."""
         return (0.0, 1.0)
+
+    def draw(self, x: Tree, y: Tree | None = None) -> Any:
+        """A matplotlib figure of rows x (N, *event); None leaves the drawing to vaekit.
+
+        Arguments:
+            y: The reconstructions of these rows, where there are any.
+        """
+        return None
 
     # What is declared
 
