@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from vaekit import load
+from vaekit import callbacks, load
 from vaekit.__main__ import main
 from vaekit.cli import CLI
 from vaekit.commands import COMMANDS
@@ -144,6 +144,19 @@ def test_the_optimizer_s_and_the_networks_own_defaults_can_be_changed_alone(
         for words in (("--model.encoder.hidden", text), (f"--model.encoder.hidden={text}",)):
             config = resolved(monkeypatch, "fit", *words)["model"]
             assert config["encoder"]["init_args"]["hidden"] == widths
+
+
+@pytest.mark.parametrize("more", [(), ("--trainer.logger.save_dir", "board")])
+def test_a_tensorboard_logger_writes_beside_the_runs(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    found: list[object] = []
+    monkeypatch.setattr(
+        callbacks.LightningTensorBoardLogger, "__init__", lambda self, *args: found.append(args[0])
+    )
+    logger = ("--trainer.logger", "TensorBoardLogger", *more)
+    cli("fit", "--runs", "elsewhere", "--trainer.fast_dev_run", "true", *logger)
+    assert found == ["board" if more else "elsewhere"]
 
 
 def test_latents_may_have_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:

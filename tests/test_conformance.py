@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -32,20 +33,17 @@ def rows(event: tuple[int, ...], context: int = 0) -> Batch:
 
 
 def cases() -> list[Any]:
-    """Every part on an image, and on a plain row where it takes one."""
+    """Every part that can be imported, on the events that it accepts."""
     found = []
     for kind in MODEL_KINDS[:5]:
         for plugin in plugins.plugins(kind):
-            for event_name, event in EVENTS.items():
-                try:
-                    model_with(kind, plugin.name, event)
-                except plugins.RegistryError as error:
-                    if event_name == "row" and "images of shape" in str(error):
-                        continue
-                    raise
-                found.append(
-                    pytest.param(kind, plugin.name, event, id=f"{plugin.name}-{event_name}")
-                )
+            with suppress(plugins.RegistryError):
+                part: Any = plugins.load(plugin)
+                found += [
+                    pytest.param(kind, plugin.path, event, id=f"{plugin.name}-{event_name}")
+                    for event_name, event in EVENTS.items()
+                    if part.accepts(event)
+                ]
     return found
 
 
@@ -64,6 +62,20 @@ def noise_for(core: Core, batch: Batch) -> Tensor | None:
 OURS = cases()
 FLOW = [pytest.param("posterior", "MAF", e, id=f"MAF-{name}") for name, e in EVENTS.items()]
 PART = pytest.mark.parametrize(("kind", "name", "event"), [*OURS, *FLOW])
+
+
+@PART
+def test_an_event_that_is_accepted_can_be_built(
+    kind: str, name: str, event: tuple[int, ...]
+) -> None:
+    part = plugins.load(plugins.find(kind, name))
+    for other in ((4,), (2, 3), (3, 8, 8), (2, 3, 4, 5)):
+        try:
+            model_with(kind, name, other)
+        except plugins.RegistryError:
+            assert not part.accepts(other)
+        else:
+            assert part.accepts(other)
 
 
 @PART

@@ -276,6 +276,16 @@ def test_a_package_s_parts_train_from_yaml_and_reload(
     assert "written with vaekit-demo 1.2.3: install that package" in error
 
 
+def test_the_laws_hold_for_whatever_is_installed(installed: Path) -> None:
+    # One text was matched, and another package's part broke the collection.
+    laws = Path(__file__).with_name("test_conformance.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(laws), "-k"]
+    env = {**os.environ, "PYTHONPATH": str(installed)}
+    done = subprocess.run([*command, "Demo"], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout
+
+
 def test_a_package_s_parts_stand_in_help(vaekit: Callable[..., str]) -> None:
     assert "--model.encoder.width" in vaekit("fit", "--model.encoder.help", "DemoEncoder")
     assert "vaekit_demo.DemoEncoder" in vaekit("fit", "--help")

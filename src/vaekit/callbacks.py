@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardLogger
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -38,6 +39,7 @@ __all__ = [
     "ConfigWriter",
     "Pictures",
     "PredictionWriter",
+    "TensorBoardLogger",
     "WandbLogger",
     "write_arrays",
 ]
@@ -271,6 +273,18 @@ class EMA(WeightAveraging):
             get_ema_multi_avg_fn(now)(means, weights, n)
 
         super().__init__(multi_avg_fn=average)
+
+
+class TensorBoardLogger(LightningTensorBoardLogger):
+    """Lightning's TensorBoard logger, beside the runs unless another folder is named.
+
+    Arguments:
+        save_dir: The folder; None is that of the runs.
+        name: The folder in it.
+    """
+
+    def __init__(self, save_dir: str | None = None, name: str = "tensorboard") -> None:
+        super().__init__(save_dir or "runs", name)
 
 
 class WandbLogger(LightningWandbLogger):

@@ -141,6 +141,7 @@ class CLI(LightningCLI):
         if command != "fit":  # which said it
             warnings.filterwarnings("ignore", category=UserWarning, module=r"vaekit\.")
         try:
+            self._fill_in_folder()
             self.config_init: Namespace = self.parser.instantiate(self.config)
             self.plain = self._plain(self.parser, self.config)[command]
             if not isinstance(self.plain.get("model", {}), Mapping):
@@ -155,6 +156,15 @@ class CLI(LightningCLI):
             self.trainer = self.instantiate_trainer()
         except (ValueError, OSError, ModuleNotFoundError, MisconfigurationException) as error:
             parser.error(_why(error))
+
+    def _fill_in_folder(self) -> None:
+        """The folder of the runs, where a TensorBoard logger is named without one."""
+        named = self._get(self.config, "trainer").get("logger")
+        for logger in named if isinstance(named, list) else [named]:
+            if isinstance(logger, Namespace) and logger.class_path.endswith(".TensorBoardLogger"):
+                logger.init_args.save_dir = logger.init_args.save_dir or self._get(
+                    self.config, "runs"
+                )
 
     def _plain(self, parser: Any, config: Namespace) -> dict[str, Any]:
         """A parsed configuration as plain data, with parts by their short names."""

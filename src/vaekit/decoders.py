@@ -6,6 +6,7 @@ from math import prod
 
 from torch import Tensor, nn
 
+from vaekit.batch import Shapes
 from vaekit.contracts import Decoder
 from vaekit.nn import activation_class, conv_sizes, mlp, widths, with_context
 
@@ -100,6 +101,10 @@ class ConvDecoder(Decoder):
             layers += [conv, act()]
         self.conv = nn.Sequential(*layers[:-1])
         self.output_shape = tuple(output_shape)
+
+    @classmethod
+    def accepts(cls, event_shape: Shapes) -> bool:
+        return super().accepts(event_shape) and len(event_shape) >= 3
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         y = self.conv(self.linear(with_context(z.flatten(1), context)))

@@ -6,6 +6,7 @@ from math import prod
 
 from torch import Tensor, nn
 
+from vaekit.batch import Shapes
 from vaekit.contracts import Encoder
 from vaekit.nn import activation_class, conv_sizes, fill, mlp, widths, with_context
 
@@ -85,6 +86,10 @@ class ConvEncoder(Encoder):
         self.conv = nn.Sequential(*layers, nn.Flatten())
         self.linear = mlp([stages[-1] * h * w + context_features, hidden], activation, last=True)
         self.features = hidden
+
+    @classmethod
+    def accepts(cls, event_shape: Shapes) -> bool:
+        return super().accepts(event_shape) and len(event_shape) == 3
 
     def forward(
         self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None

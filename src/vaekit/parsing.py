@@ -17,6 +17,7 @@ import torch
 import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import Logger
 
 from vaekit import plugins
 from vaekit.checkpoints import missing
@@ -143,6 +144,8 @@ def names_lead_to_plugins() -> Iterator[None]:
                 plugin = plugins.find(kinds[base], plugins.unique(name))
                 plugins.load(plugin)
                 return plugin.path
+            if base is Logger and name == "TensorBoardLogger":
+                return "vaekit.callbacks.TensorBoardLogger"  # which knows a folder
             if base in modules:
                 return str(torch_spec(name, modules[base])["class_path"])
         return ordinary(cls, name)

@@ -55,6 +55,11 @@ class Part(nn.Module):
     title = ""
     """Kind, name and package of the part, for errors; set by whoever builds it."""
 
+    @classmethod
+    def accepts(cls, event_shape: Shapes) -> bool:
+        """Whether the part is for rows of this shape; the laws ask, before they build it."""
+        return not isinstance(event_shape, dict)
+
     def start(self, data: Iterable[Batch]) -> None:
         """Looks at the training data once, before the first step (pseudo-inputs, an output bias).
 

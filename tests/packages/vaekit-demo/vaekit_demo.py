@@ -6,6 +6,7 @@ from torch.distributions import Distribution, Independent, Laplace
 
 from vaekit.contracts import Encoder, Likelihood, Prior
 from vaekit.distributions import normal
+from vaekit.nn import fill
 from vaekit.part import Infer
 
 
@@ -25,7 +26,7 @@ class DemoEncoder(Encoder):
     def forward(
         self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        return torch.sin(self.net(x))
+        return torch.sin(self.net(fill(x, mask)))
 
 
 class DemoLaplace(Likelihood):
