@@ -317,6 +317,40 @@ def test_what_is_said_is_what_a_user_of_vaekit_wants_to_know(tmp_path: Path) -> 
     assert parts["all"][0] == "VAE"
 
 
+def test_parts_in_a_file_of_one_s_own(
+    cli: Cli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def afresh() -> None:
+        """As if each command had a process of its own."""
+        sys.modules.pop("my_parts", None)
+        monkeypatch.setattr(plugins, "_registered", {})
+
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my_parts.py").write_text(
+        "from vaekit import register\n"
+        "from vaekit.encoders import MLPEncoder\n"
+        "@register\n"
+        "class Mine(MLPEncoder):\n"
+        "    pass\n"
+    )
+    afresh()
+    cli("fit", *FAST, "--model.encoder", "Mine", "--import", "my_parts")
+    config = tmp_path / "runs/version_0/config.yaml"
+    assert "import: my_parts" in config.read_text()
+    afresh()
+    cli("fit", "-c", config)
+    afresh()
+    cli("test", "--import=my_parts", "--ckpt_path", "best")
+    afresh()
+    with pytest.raises(SystemExit):
+        cli("test", "--ckpt_path", "best")
+    said = capsys.readouterr().err
+    assert "my_parts registered it: import that first (--import my_parts)" in said
+
+
 # Processes of their own
 
 
@@ -339,25 +373,6 @@ def test_two_ranks_from_the_command_line(tmp_path: Path) -> None:
     vaekit(tmp_path, "predict", "--ckpt_path", checkpoint, *ranks)
     with np.load(checkpoint.parent / "predictions.npz") as found:
         assert len(found["elbo"]) == 180
-
-
-def test_parts_in_a_file_of_one_s_own(tmp_path: Path) -> None:
-    (tmp_path / "my_parts.py").write_text(
-        "from vaekit import register\n"
-        "from vaekit.encoders import MLPEncoder\n"
-        "@register\n"
-        "class Mine(MLPEncoder):\n"
-        "    pass\n"
-    )
-    vaekit(tmp_path, "fit", *FAST, "--model.encoder", "Mine", "--import", "my_parts")
-    config = tmp_path / "runs/version_0/config.yaml"
-    assert "import: my_parts" in config.read_text()
-    vaekit(tmp_path, "fit", "-c", config)
-    vaekit(tmp_path, "test", "--import=my_parts", "--ckpt_path", "best")
-    command = [sys.executable, "-m", "vaekit", "test", "--ckpt_path", "best"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "my_parts registered it: import that first (--import my_parts)" in done.stderr
 
 
 def test_bfloat16_from_the_command_line(tmp_path: Path) -> None:

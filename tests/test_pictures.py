@@ -30,9 +30,17 @@ def test_a_grid_keeps_colours_and_scales_the_range() -> None:
     assert grid[0, 0].tolist() == [0.0, 0.5, 1.0]
 
 
-@pytest.mark.parametrize("event", [(1, 5, 4), (3, 5, 4), (5, 4), (7,), (2, 3, 4, 5), (2, 40)])
-@pytest.mark.parametrize("latent", [[1], [2], [5], [2, 2]])
-@pytest.mark.parametrize("context", [0, 3])
+EVENTS = [(1, 5, 4), (3, 5, 4), (5, 4), (7,), (2, 3, 4, 5), (2, 40)]
+LATENTS = [[1], [2], [5], [2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("event", "latent", "context"),
+    [
+        *((event, [2], 0) for event in EVENTS),
+        *(((1, 5, 4), latent, context) for latent in LATENTS for context in (0, 3)),
+    ],
+)
 def test_every_model_can_be_drawn(
     event: tuple[int, ...], latent: list[int], context: int, tmp_path: Path
 ) -> None:

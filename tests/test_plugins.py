@@ -276,6 +276,7 @@ def test_a_package_s_parts_train_from_yaml_and_reload(
     assert "written with vaekit-demo 1.2.3: install that package" in error
 
 
+@pytest.mark.slow
 def test_the_laws_hold_for_whatever_is_installed(installed: Path) -> None:
     # One text was matched, and another package's part broke the collection.
     laws = Path(__file__).with_name("test_conformance.py")
