@@ -21,7 +21,9 @@ BLOCKS = re.findall(r"^```(?:python|toml)\n(.*?)^```", README, re.DOTALL | re.MU
 FILES = {m[1]: block for block in BLOCKS if (m := re.match(r"# (\S+/\S+)\n", block))}
 
 
-def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     example = next(block for block in BLOCKS if not block.startswith("# "))
     names: dict[str, object] = {}
@@ -29,6 +31,18 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert names["model"].encode(names["x"]).shape == (180, 16)
     assert names["model"].sample(64).shape == (64, 1, 8, 8)
     assert names["model"].reconstruct(names["x"]).shape == (180, 1, 8, 8)
+    said = capfd.readouterr()
+    assert "ConvEncoder" in said.out
+    for noise in (
+        "FLOPs",
+        "TPU",
+        "litlogger",
+        "litmodels",
+        "tensorboardX",
+        "log_every",
+        "LeafSpec",
+    ):
+        assert noise not in said.out + said.err
 
 
 def test_the_everyday_tasks_run(cli: Callable[..., Path]) -> None:

@@ -239,8 +239,6 @@ class CLI(LightningCLI):
         kwargs["logger"] = loggers or False
         if logger is False and self.subcommand == "fit":  # files go into a folder of the run's own
             kwargs["default_root_dir"] = CSVLogger(runs, name=None).log_dir
-        self.tells_parts = trainer.get("enable_model_summary") is not False
-        kwargs["enable_model_summary"] = False  # which knows nothing of parts
         keys = self._parser(self.subcommand).callback_keys
         if self.subcommand != "fit":
             kwargs["enable_checkpointing"] = False
@@ -281,10 +279,6 @@ class CLI(LightningCLI):
             parser.error(_why(error))
 
     # What is said
-
-    def before_fit(self) -> None:
-        if self.tells_parts and self.trainer.is_global_zero:
-            summary.show_parts(self.model.model)
 
     def _after_interrupt(self) -> None:
         """Pictures and summary of a fit that was interrupted, and how to go on."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import ModelSummary
 from torch import Tensor, nn
 
 from vaekit import checkpoints, optim
@@ -19,6 +20,7 @@ from vaekit.model import Model
 from vaekit.noise import fixed_noise
 from vaekit.part import Part
 from vaekit.quiet import quieten
+from vaekit.table import in_place_of
 
 __all__ = ["VAEModule"]
 
@@ -78,6 +80,10 @@ class VAEModule(LightningModule):
         model.core.keep_draw = bool(self._stepped)
 
     # Training
+
+    def configure_callbacks(self) -> list[Callback]:
+        shown = [c for c in self.trainer.callbacks if isinstance(c, ModelSummary)]  # type: ignore[attr-defined]
+        return [in_place_of(summary, self.model) for summary in shown]
 
     def setup(self, stage: str) -> None:
         if hasattr(self.data, "info"):

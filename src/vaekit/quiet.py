@@ -7,7 +7,12 @@ import warnings
 
 __all__ = ["quieten"]
 
-_LINES = ("💡", "TPU available", "Seed set to")
+_LINES = (
+    "💡",
+    "TPU available",
+    "Seed set to",
+    "The following callbacks returned in `LightningModule.configure_callbacks` will override",
+)
 _WARNINGS = (
     "Checkpoint directory .* exists",
     "Couldn't infer the batch indices",

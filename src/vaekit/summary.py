@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaekit.batch import Tree, each
 from vaekit.contracts import Objective
@@ -16,7 +16,7 @@ from vaekit.metrics.means import RowMeans
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
 
-__all__ = ["baseline", "bound", "moments", "show", "show_parts"]
+__all__ = ["baseline", "bound", "moments", "show"]
 
 
 _CAPTION = "The baseline is the likelihood alone, without latents, fitted to the training rows."
@@ -62,20 +62,6 @@ def bound(model: Model, data: DataModule, split: str = "val") -> float:
         with fixed_noise(batch.start or 0, model.device):
             means.update(model.evaluate(batch.to(model.device)), len(batch))
     return means.compute()[model.objective.best[0]]
-
-
-def show_parts(model: Model) -> None:
-    """Prints the parts of a model, each with the number of its parameters."""
-    table = Table("part", "class", "parameters")
-    named = {**dict(model.core.named_children()), "objective": model.objective}
-    for name, part in named.items():
-        table.add_row(name, type(part).__name__, f"{_size(part):,}")
-    table.add_row("all", type(model.core).__name__, f"{_size(model):,}")
-    Console().print(table)
-
-
-def _size(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 def _label(objective: Objective, checkpoint: str) -> str:
