@@ -187,6 +187,17 @@ def test_rows_that_are_not_what_a_module_declares_are_refused_at_once(bad: float
         Damaged().info  # noqa: B018
 
 
+def test_the_ends_of_a_range_that_a_module_declares_are_rounded_as_its_values_are() -> None:
+    class Narrow(data.DataModule):
+        def natural_range(self) -> tuple[float, float]:
+            return (0.0, 0.1)
+
+        def load(self) -> dict[str, Rows]:
+            return {"train": Rows(torch.full((9, 2), 0.1))}
+
+    assert Narrow().info.data_range == (0.0, 0.1)
+
+
 def test_impossible_preparations_are_refused() -> None:
     with pytest.raises(ValueError, match="one of dequantize and binarize"):
         data.Digits(dequantize=True, binarize="static")

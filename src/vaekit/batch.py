@@ -25,6 +25,7 @@ __all__ = [
     "leaves",
     "like",
     "shapes_of",
+    "within",
 ]
 
 Shape = tuple[int, ...]
@@ -109,6 +110,19 @@ def first(tree: Tree) -> Tensor:
 def shapes_of(sizes: Any) -> Any:
     """Sizes as shapes: tuples, and (n,) in the place of a number n."""
     return each(lambda size: (size,) if isinstance(size, int) else tuple(size), sizes)
+
+
+def within(low: float, high: float, span: tuple[float, float], dtype: torch.dtype) -> bool:
+    """Whether values from `low` to `high`, of some type, lie in a span; its ends are rounded too.
+
+    Example:
+        >>> x = torch.tensor(0.1)  # a float32, which is above .1
+        >>> within(float(x), float(x), (0.0, 0.1), x.dtype)
+        True
+    """
+    kind = dtype if dtype.is_floating_point else torch.float64
+    least, most = torch.tensor(span, dtype=kind).tolist()
+    return bool(least <= low <= high <= most)
 
 
 @dataclass

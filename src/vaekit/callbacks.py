@@ -139,28 +139,33 @@ class ConfigWriter(Callback):
     def __init__(self, config: Mapping[str, Any], packages: Mapping[str, str] = {}) -> None:
         self.config = dict(config)
         self.packages = {k: v for k, v in packages.items() if not v.startswith("vaekit ")}
+        self.path: Path | None = None
+        self.first_step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = trainer.log_dir  # asked on every rank: it is broadcast
         if stage != "fit" or not trainer.is_global_zero:
             return
         if folder is not None:
-            path = Path(folder, "config.yaml")
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self.path = Path(folder, "config.yaml")
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             notes = "".join(f"# {part} is of {who}\n" for part, who in self.packages.items())
-            path.write_text(notes + yaml.safe_dump(self.config, sort_keys=False))
+            self.path.write_text(notes + yaml.safe_dump(self.config, sort_keys=False))
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):  # which would write the same file again
                 logger.log_hyperparams(self.config)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.first_step = trainer.global_step  # of a run that goes on, not 0
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Leaves no folder behind of a run that took no step."""
-        if trainer.log_dir and trainer.is_global_zero and trainer.global_step == 0:
-            Path(trainer.log_dir, "config.yaml").unlink(missing_ok=True)
-            with suppress(OSError):  # there is none, or it holds something else
-                Path(trainer.log_dir).rmdir()
+        if self.path is not None and trainer.global_step == self.first_step:
+            self.path.unlink(missing_ok=True)
+            with suppress(OSError):  # it holds something else
+                self.path.parent.rmdir()
 
 
 class Pictures(Callback):

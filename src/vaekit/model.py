@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit import specs
-from vaekit.batch import Batch, DataInfo, Tree, each, entries_of, first, flat
+from vaekit.batch import Batch, DataInfo, Tree, each, entries_of, first, flat, within
 from vaekit.contracts import Core, Objective
 from vaekit.part import Part
 from vaekit.precision import parameters_in_full_precision
@@ -281,11 +281,9 @@ def _check_range(x: Tensor, data_range: tuple[float, float]) -> None:
             f"Expected finite values but these rows hold NaN or infinity, in {x.dtype}: leave "
             "them out, or give a mask that is False there."
         )
-    # In the rows' own type, in which the range's ends are rounded too.
-    kind = x.dtype if x.is_floating_point() else torch.float64
-    least, most = torch.tensor(data_range, dtype=kind).tolist()
-    if not least <= low <= high <= most:
+    least, most = data_range
+    if not within(low, high, data_range, x.dtype):
         raise ValueError(
-            f"Expected values in the data's range [{least:g}, {most:g}] but these rows span "
-            f"[{low:g}, {high:g}]. uint8 images are divided by 255 first."
+            f"Expected values in the data's range [{least:g}, {most:g}] but these rows "
+            f"span [{low:g}, {high:g}]. uint8 images are divided by 255 first."
         )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaekit.batch import Ranges, Tree, each, entries_of, first, flat, like
+from vaekit.batch import Ranges, Tree, each, entries_of, first, flat, like, within
 from vaekit.data.base import DataModule
 from vaekit.data.rows import Rows, natural, span, split
 
@@ -203,7 +203,7 @@ def _measured(
             f"Expected finite values but {name} holds NaN or infinity. Leave rows out, or give a "
             "mask that is False there."
         )
-    if declared is not None and not _within(declared, low, high, x):
+    if declared is not None and not within(low, high, declared, x.dtype):
         raise ValueError(
             f"Expected values in the declared data_range {list(declared)} but {name} spans "
             f"[{low:g}, {high:g}]."
@@ -215,13 +215,6 @@ def _measured(
         )
     taken = declared or natural(low, high)
     return taken, 2 if binary and taken == (0.0, 1.0) else None
-
-
-def _within(declared: tuple[float, float], low: float, high: float, x: Tensor) -> bool:
-    # In the array's own type, in which the range's ends are rounded too.
-    kind = x.dtype if x.is_floating_point() else torch.float64
-    least, most = torch.tensor(declared, dtype=kind).tolist()
-    return bool(least <= low <= high <= most)
 
 
 def _folded(found: dict[str, Tensor]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from vaekit.batch import Batch, DataInfo, Ranges, Tree, each, entries_of, first, like
+from vaekit.batch import Batch, DataInfo, Ranges, Tree, each, entries_of, first, like, within
 from vaekit.data.rows import Batches, Rows, slices, span
 from vaekit.noise import fixed_noise, generator, seed_of
 from vaekit.specs import is_plain
@@ -187,13 +187,17 @@ class DataModule(LightningDataModule):
         for name, (leaf, mask, top) in rows.entries().items():
             if leaf.dtype == torch.uint8 and top == 255:
                 continue  # no byte is larger
-            low, high = (0.0, float(top)) if top is not None else spans[name]
+            declared = (0.0, float(top)) if top is not None else spans[name]
             found = span(leaf, mask, rows.index)
-            if found and not (isfinite(found[0]) and low <= found[0] and found[1] <= high):
+            if found is None:
+                continue
+            low, high, _ = found
+            finite = isfinite(low) and isfinite(high)
+            if not (finite and within(low, high, declared, leaf.dtype)):
                 raise ValueError(
-                    f"Expected finite values from {low:g} to {high:g}, as "
+                    f"Expected finite values from {declared[0]:g} to {declared[1]:g}, as "
                     f"{type(self).__name__} declares them, but {name} of the {split} rows spans "
-                    f"[{found[0]:g}, {found[1]:g}]."
+                    f"[{low:g}, {high:g}]."
                 )
 
     def _binarized(self, rows: Rows, split: str) -> Rows:
