@@ -203,3 +203,9 @@ def test_a_subclass_s_own_state_is_loaded_too(tmp_path: Path) -> None:
     module = Counting(Model(digits(), latent_shape=2))
     fit(module, digits(), max_epochs=1).save_checkpoint(tmp_path / "model.ckpt")
     assert Counting.load_from_checkpoint(tmp_path / "model.ckpt", None).seen == 23
+
+
+def test_a_loaded_module_lies_where_it_was_asked_to(checkpoint: Path) -> None:
+    module = VAEModule.load_from_checkpoint(checkpoint, map_location="meta")
+    assert {p.device.type for p in module.parameters()} == {"meta"}
+    assert load(checkpoint, device="meta").device.type == "meta"

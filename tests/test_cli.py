@@ -19,6 +19,7 @@ from parts.maf import MAF
 from parts.poe import DecoderPerEntry, EncoderPerEntry, LikelihoodPerEntry, ProductOfExperts
 from test_idx import write_mnist
 from vaekit import Model, VAEModule, data, load, plugins, register
+from vaekit.likelihoods import Bernoulli
 
 Cli = Callable[..., Path]
 FAST = ("--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
@@ -285,6 +286,16 @@ def test_a_fit_that_is_interrupted_shows_what_it_has_and_how_to_go_on(
     assert "ELBO of best.ckpt" in said
     assert "To go on: vaekit fit --ckpt_path runs/version_0/last.ckpt" in said
     assert Path("runs/version_0/samples.png").is_file()
+
+
+def test_the_baseline_is_explained_where_there_is_one(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for known in (True, False):
+        if not known:
+            monkeypatch.setattr(Bernoulli, "independent", lambda *_: None)
+        cli("fit", *FAST)
+        assert ("The baseline is" in capsys.readouterr().out) == known
 
 
 def test_without_a_logger_a_run_has_its_own_folder_too(cli: Cli) -> None:
