@@ -19,7 +19,6 @@ from parts.maf import MAF
 from parts.poe import DecoderPerEntry, EncoderPerEntry, LikelihoodPerEntry, ProductOfExperts
 from test_idx import write_mnist
 from vaekit import Model, VAEModule, data, load, plugins, register
-from vaekit.likelihoods import Bernoulli
 
 Cli = Callable[..., Path]
 FAST = ("--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
@@ -272,60 +271,12 @@ def test_a_flow_trains_through_a_bare_fit_to_its_pictures(
     cli("encode", "--ckpt_path", folder / "best.ckpt")
 
 
-def test_a_fit_that_is_interrupted_shows_what_it_has_and_how_to_go_on(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupt(self: VAEModule) -> None:
-        if self.trainer.current_epoch == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(VAEModule, "on_train_epoch_start", interrupt)
-    with pytest.raises(SystemExit):
-        cli("fit", "--trainer.max_epochs", 9)
-    said = capsys.readouterr().out
-    assert "ELBO of best.ckpt" in said
-    assert "To go on: vaekit fit --ckpt_path runs/version_0/last.ckpt" in said
-    assert Path("runs/version_0/samples.png").is_file()
-
-
-def test_the_baseline_is_explained_where_there_is_one(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for known in (True, False):
-        if not known:
-            monkeypatch.setattr(Bernoulli, "independent", lambda *_: None)
-        cli("fit", *FAST)
-        assert ("The baseline is" in capsys.readouterr().out) == known
-
-
 def test_without_a_logger_a_run_has_its_own_folder_too(cli: Cli) -> None:
     for version in (0, 1):
         folder = cli("fit", *FAST, "--trainer.logger", "false")
         assert {path.name for path in folder.iterdir()} == {"runs"}
         found = {path.name for path in (folder / f"runs/version_{version}").iterdir()}
         assert {"best.ckpt", "last.ckpt", "config.yaml", "samples.png"} <= found
-
-
-def test_what_was_said_of_a_fit_is_not_said_again(
-    cli: Cli, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cli("fit", *FAST, "--data.binarize", "none")
-    assert "vaekit: warning: Bernoulli on values" in capsys.readouterr().err
-    cli("test", "--ckpt_path", "best")
-    assert "warning" not in capsys.readouterr().err
-
-
-def test_what_is_said_is_what_a_user_of_vaekit_wants_to_know(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "vaekit", "fit", *map(str, FAST)]
-    grey = [*command, "--data.binarize", "none"]
-    done = subprocess.run(grey, cwd=tmp_path, capture_output=True, text=True)
-    wanted = ("GPU available", "vaekit: warning: Bernoulli on values", "`Trainer.fit` stopped")
-    assert all(line.startswith(wanted) for line in done.stderr.splitlines())
-    rows = [line.split("│")[1:4] for line in done.stdout.splitlines() if line.count("│") == 4]
-    parts = {row[0].strip(): (row[1].strip(), row[2].strip()) for row in rows}
-    assert parts["encoder"] == ("MLPEncoder", f"{64 * 256 + 256:,}")
-    assert parts["likelihood"] == ("Bernoulli", "0")
-    assert parts["all"][0] == "VAE"
 
 
 def test_parts_in_a_file_of_one_s_own(
@@ -386,9 +337,9 @@ def test_two_ranks_from_the_command_line(tmp_path: Path) -> None:
         assert len(found["elbo"]) == 180
 
 
-def test_bfloat16_from_the_command_line(tmp_path: Path) -> None:
-    vaekit(tmp_path, "fit", *FAST, "--trainer.precision", "bf16-mixed")
-    model = load(tmp_path / "runs/version_0/best.ckpt")
+def test_bfloat16_from_the_command_line(cli: Cli) -> None:
+    folder = cli("fit", *FAST, "--trainer.precision", "bf16-mixed")
+    model = load(folder / "runs/version_0/best.ckpt")
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
