@@ -118,7 +118,10 @@ def test_the_ends_of_a_declared_range_are_rounded_as_its_values_are() -> None:
     for kind in (torch.float64, torch.float32, torch.float16):
         x = torch.full((60, 2), 0.1, dtype=kind)
         module = data.Arrays(x, data_range=(0.0, 0.1))
-        fit(Model(module, latent_shape=2, likelihood="Gaussian"), module, max_epochs=1)
+        model = Model(module, latent_shape=2, likelihood="Gaussian")
+        assert model.info.data_range == (0.0, 0.1)
+        trainer = fit(model, module, max_epochs=1)
+        assert trainer.callback_metrics["val/elbo"].isfinite()
 
 
 def test_uint8_zeros_and_ones_stay_zeros_and_ones() -> None:

@@ -14,14 +14,13 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from vaekit.batch import Batch, DataInfo, Ranges, Tree, each, entries_of, first, like, within
-from vaekit.data.rows import Batches, Rows, slices, span
+from vaekit.data.rows import SPLITS, Batches, Rows, slices, span
 from vaekit.noise import fixed_noise, generator, seed_of
 from vaekit.specs import is_plain
 
-__all__ = ["SPLITS", "DataModule"]
+__all__ = ["DataModule"]
 
 
-SPLITS = ("train", "val", "test")
 _SPLIT_OF = {"train": "train", "validate": "val", "sanity_check": "val"}  # by Lightning's stage
 
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from vaekit.batch import Batch, Tree, each, entries_of, first, like
 from vaekit.noise import generator
 
-__all__ = ["Batches", "Order", "Rows", "natural", "slices", "span", "split"]
+__all__ = ["SPLITS", "Batches", "Order", "Rows", "natural", "slices", "span", "split"]
+
+SPLITS = ("train", "val", "test")
 
 
 @dataclass
@@ -84,7 +86,7 @@ def split(rows: Rows, val: float, test: float, seed: int) -> dict[str, Rows]:
         return {"train": rows}
     order = torch.randperm(n, generator=generator("split", seed))
     parts = order.split([n - n_val - n_test, n_val, n_test])
-    named = zip(("train", "val", "test"), parts, strict=True)
+    named = zip(SPLITS, parts, strict=True)
     return {name: rows.subset(part.sort()[0]) for name, part in named if len(part)}
 
 
