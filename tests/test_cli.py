@@ -163,11 +163,11 @@ def test_the_written_configuration_holds_the_optimizer(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("path", ["runs/version_0/last.ckpt", "last"])
-def test_training_goes_on_from_a_checkpoint_with_its_model_and_data(cli: Cli, path: str) -> None:
+def test_a_run_goes_on_in_its_folder_with_its_model_and_data(cli: Cli, path: str) -> None:
     parts = ("--model.latent_shape", 3, "--model.encoder.hidden", 20, "--model.optimizer", "SGD")
     cli("fit", *FAST, *parts, "--data.batch_size", 500)
     quiet = ("--trainer.enable_progress_bar", "false")
-    folder = cli("fit", "--ckpt_path", path, "--trainer.max_epochs", 3, *quiet) / "runs/version_1"
+    folder = cli("fit", "--ckpt_path", path, "--trainer.max_epochs", 3, *quiet) / "runs/version_0"
     found = torch.load(folder / "last.ckpt", weights_only=True)
     assert (found["epoch"], found["global_step"]) == (2, 3 * 3)
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -177,7 +177,8 @@ def test_training_goes_on_from_a_checkpoint_with_its_model_and_data(cli: Cli, pa
     assert config["data"]["init_args"]["batch_size"] == 500
     # What is said again is no contradiction.
     cli("fit", "-c", folder / "config.yaml", "--ckpt_path", "last", "--trainer.max_epochs", 4)
-    assert (folder.parent / "version_2/last.ckpt").is_file()
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 4 * 3
+    assert [p.name for p in folder.parent.iterdir()] == ["version_0"]
 
 
 @pytest.mark.parametrize(

@@ -73,15 +73,15 @@ ERRORS = {
     "no run yet": (["fit", "--ckpt_path", "last"], "a run with a last.ckpt in runs but there is"),
     "checkpoint of another model": (
         ["fit", "--ckpt_path", "model.ckpt", "--model.latent_shape", "7"],
-        "The checkpoint's model has the latent_shape [2] but got 7: leave out --model.lat",
+        "The checkpoint has model.latent_shape [2] but got [7]: leave out --model.lat",
     ),
     "checkpoint with another part": (
         ["fit", "--ckpt_path", "model.ckpt", "--model.encoder", "ConvEncoder"],
-        "The checkpoint's model has the encoder MLPEncoder(hidden=[256], activation=ReLU) but got",
+        "The checkpoint has model.encoder MLPEncoder(hidden=[256], activation=ReLU) but got",
     ),
     "checkpoint of other rows": (
         ["fit", "--ckpt_path", "model.ckpt", "--data", "Arrays", "--data.x", "rows.npy"],
-        "The model was made for data of event_shape (1, 8, 8) but got (3,)",
+        "The checkpoint has data Digits(val=0.1, test=0.1, batch_size=64",
     ),
     "shape beside a checkpoint": (
         ["test", "--ckpt_path", "model.ckpt", "--model.latent_shape", "7"],
@@ -170,7 +170,7 @@ ERRORS = {
     ),
     "damaged yaml": (["fit", "-c", "damaged.yaml"], "damaged.yaml"),
     "yaml of another kind": (["fit", "-c", "text.yaml"], "model"),
-    "text for a checkpoint": (["test", "--ckpt_path", "text.yaml"], "plain data alone"),
+    "text for a checkpoint": (["test", "--ckpt_path", "text.yaml"], "of another kind"),
     "split": (["encode", "--ckpt_path", "model.ckpt", "--split", "foo"], "Expected foo rows"),
     "no rows": (["sample", "--ckpt_path", "model.ckpt", "--n", "0"], "at least one row"),
     "trainer": (["fit", "--trainer.epochs", "3"], "trainer.epochs"),

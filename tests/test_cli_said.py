@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,11 +23,12 @@ def test_a_fit_that_is_interrupted_shows_what_it_has_and_how_to_go_on(
 ) -> None:
     def interrupt(self: VAEModule) -> None:
         if self.trainer.current_epoch == 2:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(VAEModule, "on_train_epoch_start", interrupt)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         cli("fit", "--trainer.max_epochs", 9)
+    assert ended.value.code == 130
     said = capsys.readouterr().out
     assert "ELBO of best.ckpt" in said
     assert "To go on: vaekit fit --ckpt_path runs/version_0/last.ckpt" in said

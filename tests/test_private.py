@@ -10,7 +10,7 @@ import importlib
 from pathlib import Path
 
 import pytest
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 
@@ -39,6 +39,12 @@ def test_the_private_names_are_there(where: str) -> None:
     made = found() if found in instances else found
     for private in PRIVATE[where]:
         assert hasattr(made, private), f"{where} has no {private} any more"
+
+
+def test_the_loops_count_as_they_are_set_when_a_fit_goes_on() -> None:
+    loop = Trainer(logger=False, enable_progress_bar=False).fit_loop
+    assert hasattr(loop, "_restarting")
+    assert hasattr(loop.epoch_loop, "_batches_that_stepped")
 
 
 def _private(name: str) -> bool:

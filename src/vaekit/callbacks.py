@@ -28,10 +28,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from vaekit import pictures
 from vaekit.checkpoints import load, read_checkpoint
 from vaekit.data.base import DataModule
+from vaekit.finite import NonFiniteError
+from vaekit.guard import Interrupted, guard_of
 from vaekit.model import Model
 from vaekit.module import VAEModule
 from vaekit.noise import fixed_noise
 from vaekit.precision import at_least_float32
+from vaekit.storage import CheckpointError, local, write
 
 __all__ = [
     "EMA",
@@ -52,7 +55,11 @@ class BestCheckpoint(ModelCheckpoint):
         monitor: What is compared; by default what the objective names, such as the validation
             ELBO. Without validation rows the newest model counts as the best.
         mode: Whether "max" or "min" is best, of a `monitor` that is named here.
-        every_n_epochs: How often to look; the last epoch is always looked at.
+        every_n_epochs: How often to look, and to write `last.ckpt`; the last epoch always counts.
+        every_n_train_steps: How often to write `last.ckpt` within an epoch too; 0 for never.
+
+    Raises:
+        CheckpointError: In a fit, if a file cannot be written.
     """
 
     def __init__(
@@ -60,6 +67,7 @@ class BestCheckpoint(ModelCheckpoint):
         monitor: str | None = None,
         mode: Literal["max", "min"] = "max",
         every_n_epochs: int = 1,
+        every_n_train_steps: int = 0,
     ) -> None:
         super().__init__(
             filename="best",
@@ -68,7 +76,9 @@ class BestCheckpoint(ModelCheckpoint):
             every_n_epochs=every_n_epochs,
             enable_version_counter=False,
         )
+        self.every_n_train_steps = every_n_train_steps
         self._resumed: dict[str, Any] | None = None
+        self._saved_at: int | None = None  # the step of last.ckpt
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = trainer.log_dir or trainer.default_root_dir
@@ -94,6 +104,7 @@ class BestCheckpoint(ModelCheckpoint):
                 self.monitor = None
         state, self._resumed = self._resumed, None
         if state and self.monitor and state["monitor"] == self.monitor:
+            self.current_score = state["current_score"]
             self._go_on(trainer, state["best_model_score"])
 
     def _go_on(self, trainer: Trainer, score: Tensor | None) -> None:
@@ -116,16 +127,65 @@ class BestCheckpoint(ModelCheckpoint):
             self.best_model_path = self.kth_best_model_path = str(new)
             self.best_model_score = self.kth_value = score
 
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        if current is not None and not bool(current.isfinite()):
+            return False  # Lightning takes NaN for infinitely bad, and the first for the best
+        return super().check_monitor_top_k(trainer, current)
+
+    # last.ckpt: not by `save_last`, which only copies what was saved as the best.
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._saved_at = trainer.global_step
+        if trainer.is_global_zero and self.dirpath and (folder := local(self.dirpath)):
+            for part in folder.glob("*.ckpt.part"):  # of a run that was killed
+                part.unlink(missing_ok=True)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.every_n_train_steps and trainer.global_step % self.every_n_train_steps == 0:
+            self._save_last(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.should_stop and not trainer.sanity_checking and guard_of(trainer).cut:
+            self._save_last(trainer)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_epoch_end(trainer, pl_module)
-        # Not `save_last`, which only copies what was saved as the best.
-        epochs = trainer.current_epoch + 1
-        ends = trainer.should_stop or epochs == trainer.max_epochs
-        ends = ends or trainer.global_step == trainer.max_steps
+        cut = guard_of(trainer).cut
+        if cut:
+            self._save_last(trainer)  # to go on within the epoch
+        if not cut or self.monitor is None:
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Once all that is done at the end of an epoch is done, such as a scheduler's step.
+        if trainer.current_epoch % (self.every_n_epochs or 1) == 0:
+            self._save_last(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if guard_of(trainer).exact:
+            self._save_last(trainer)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Keeps where the fit stood, if all ranks end here."""
+        together = isinstance(exception, Interrupted | NonFiniteError) or trainer.world_size == 1
+        at_once = isinstance(exception, KeyboardInterrupt | CheckpointError)
+        if together and not at_once and self._saved_at is not None and guard_of(trainer).exact:
+            with suppress(NonFiniteError, CheckpointError):  # what is told is why the fit ended
+                self._save_last(trainer)
+
+    def _save_last(self, trainer: Trainer) -> None:
+        settled = guard_of(trainer).settled
         dry = trainer.fast_dev_run  # type: ignore[attr-defined]
-        if not dry and (ends or epochs % (self.every_n_epochs or 1) == 0):
+        if dry or settled is None or settled.step in (self._saved_at, 0):
+            return
+        if settled.step == trainer.global_step:
             self.last_model_path = str(Path(str(self.dirpath), "last.ckpt"))
             trainer.save_checkpoint(self.last_model_path, weights_only=False)
+            self._saved_at = settled.step
 
 
 class ConfigWriter(Callback):
@@ -150,19 +210,23 @@ class ConfigWriter(Callback):
             self.path = Path(folder, "config.yaml")
             self.path.parent.mkdir(parents=True, exist_ok=True)
             notes = "".join(f"# {part} is of {who}\n" for part, who in self.packages.items())
-            self.path.write_text(notes + yaml.safe_dump(self.config, sort_keys=False))
+            write(notes + yaml.safe_dump(self.config, sort_keys=False), self.path)
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):  # which would write the same file again
                 logger.log_hyperparams(self.config)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.first_step = trainer.global_step  # of a run that goes on, not 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"config": self.config}  # what a run goes on with
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Leaves no folder behind of a run that took no step."""
-        if self.path is not None and trainer.global_step == self.first_step:
+        new = self.path is not None and not self.path.with_name("last.ckpt").exists()
+        if self.path is not None and new and trainer.global_step == self.first_step:
             self.path.unlink(missing_ok=True)
             with suppress(OSError):  # it holds something else
                 self.path.parent.rmdir()
@@ -278,6 +342,12 @@ class EMA(WeightAveraging):
             get_ema_multi_avg_fn(now)(means, weights, n)
 
         super().__init__(multi_avg_fn=average)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing yet: the last checkpoint holds the weights of training beside their average."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
 
 
 class TensorBoardLogger(LightningTensorBoardLogger):

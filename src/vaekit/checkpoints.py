@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
-import torch
-
-from vaekit import specs
+from vaekit import specs, storage
 from vaekit.model import Model
 from vaekit.plugins import RegistryError
 
@@ -47,40 +43,19 @@ def _data_spec(data: Any) -> Any:
 
 
 def read_checkpoint(path: str | Path | IO[bytes]) -> dict[str, Any]:
-    """A checkpoint of vaekit: tensors and plain data, read with `weights_only`, on the CPU.
+    """A checkpoint of vaekit, as `storage.read`.
 
     Raises:
-        ValueError: If it is none.
+        CheckpointError: If it is none, or damaged; a ValueError.
         FileNotFoundError: If there is no such file.
     """
-    if isinstance(path, str | Path):
-        return _read_file(str(path))
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, IndexError) as error:
-        why = (str(error).splitlines() or ["it ends too early"])[0]
-        raise ValueError(
-            "Expected a checkpoint of tensors and plain data alone, but the file is damaged, or "
-            f"none, or holds something else: {why}"
-        ) from error
-    if not (isinstance(checkpoint, dict) and "vaekit" in checkpoint):
-        raise ValueError("Expected a checkpoint of a VAEModule but this is none.")
+    checkpoint = storage.read(path)
+    if not isinstance(checkpoint.get("vaekit"), Mapping):
+        what = f"{path}: " if isinstance(path, str | Path) else ""
+        raise storage.CheckpointError(
+            f"{what}Expected a checkpoint of a VAEModule but it is none."
+        )
     return checkpoint
-
-
-def _read_file(path: str) -> dict[str, Any]:
-    """The checkpoint of a file, whose errors name it."""
-    try:
-        with fsspec.open(path, "rb") as file:
-            return read_checkpoint(file)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"There is no checkpoint {path}.") from error
-    except IsADirectoryError as error:
-        raise ValueError(
-            f"Expected a checkpoint but {path} is a folder: name a file in it, such as best.ckpt."
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def rebuild(checkpoint: Mapping[str, Any], **instances: Any) -> Model:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -16,13 +18,14 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
 
 from vaekit import plugins, resume, specs, summary
 from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, PredictionWriter
 from vaekit.checkpoints import describe, load, missing, read_checkpoint, rebuild
 from vaekit.commands import COMMANDS
 from vaekit.data.base import DataModule
+from vaekit.finite import NonFiniteError
+from vaekit.guard import Guard, Interrupted, guard_of
 from vaekit.model import MODEL_KINDS, Model
 from vaekit.module import VAEModule
 from vaekit.parsing import (
@@ -31,14 +34,17 @@ from vaekit.parsing import (
     bracketed,
     default_files,
     import_named,
+    named,
     names_lead_to_plugins,
 )
 from vaekit.quiet import quieten
+from vaekit.storage import CheckpointError, RunLogger, beside
 from vaekit.trainer import Trainer
 
 __all__ = ["CLI", "run"]
 
 _NEEDS = {"validate": "val", "test": "test", "predict": "test"}  # which rows
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
 _LOOKS = ("sample", "reconstruct", "encode")  # commands of our own: they need no LightningModule
 
 
@@ -49,7 +55,10 @@ class CLI(LightningCLI):
         own: dict[str, Any] = {
             name: {"description": COMMANDS[name]} for name in self.subcommands()
         }
-        own["fit"]["default_config_files"] = default_files()
+        self._base: str | None = None  # of a fit that goes on: its settings, below all others
+        if args[:1] == ["fit"]:
+            self._base = _settings_file(args)
+        own["fit"]["default_config_files"] = [self._base] if self._base else default_files()
         super().__init__(
             VAEModule,
             DataModule,
@@ -120,6 +129,7 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(Guard, "guard")
         parser.add_argument(
             "--runs", default="runs", help="Folder in which each run gets its own."
         )
@@ -129,7 +139,11 @@ class CLI(LightningCLI):
         own: Any = parser
         own.refuse_variables(os.environ, {c: self._parser(c) for c in self.subcommands()})
         import_named(args)
-        self.config = parser.parse_args(bracketed(args))
+        try:
+            self.config = parser.parse_args(bracketed(args))
+        finally:
+            if self._base:
+                Path(self._base).unlink()
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: a checkpoint's hyperparameters never win over the command line in silence."""
@@ -146,9 +160,8 @@ class CLI(LightningCLI):
             self.plain = self._plain(self.parser, self.config)[command]
             if not isinstance(self.plain.get("model", {}), Mapping):
                 raise ValueError(f"Expected options under model but got {self.plain['model']!r}.")
-            self.ckpt_path = resume.found(
-                self._get(self.config, "ckpt_path"), Path(self._get(self.config, "runs"))
-            )
+            named, self.runs = self._get(self.config, "ckpt_path"), self._get(self.config, "runs")
+            self.ckpt_path = resume.found(named, Path(self.runs), on=command == "fit")
             if command == "fit":
                 self._instantiate_fit(self.plain)
             else:
@@ -181,9 +194,9 @@ class CLI(LightningCLI):
         checkpoint = None
         if self.ckpt_path is not None:
             checkpoint = read_checkpoint(self.ckpt_path)
-            parser: Any = self._parser("fit")
-            default = self._plain(parser, parser.parse_object({}, env=False))
-            resume.take(config, default, checkpoint["vaekit"])
+            if config["data"] is None:
+                self._data(None, checkpoint)  # which says what to name
+            resume.refuse_contradictions(config, checkpoint)
         self.datamodule = self._data(config["data"], checkpoint)
         if checkpoint is not None:
             rebuild(checkpoint).check_data(self.datamodule.info)
@@ -232,13 +245,14 @@ class CLI(LightningCLI):
         trainer = self._get(self.config_init, "trainer")
         logger = trainer.get("logger")
         loggers = [logger] if logger and not isinstance(logger, list) else logger or []
-        runs = self._get(self.config, "runs")
+        runs = self.runs
+        own = resume.own_folder(self.ckpt_path, Path(runs))
         if logger is not False and self.subcommand == "fit":
             # First, since Lightning takes the run's folder from the first logger.
-            loggers = [CSVLogger(runs, name=None), *(x for x in loggers if x is not True)]
+            loggers = [RunLogger(runs, own), *(x for x in loggers if x is not True)]
         kwargs["logger"] = loggers or False
         if logger is False and self.subcommand == "fit":  # files go into a folder of the run's own
-            kwargs["default_root_dir"] = CSVLogger(runs, name=None).log_dir
+            kwargs["default_root_dir"] = RunLogger(runs, own).log_dir
         keys = self._parser(self.subcommand).callback_keys
         if self.subcommand != "fit":
             kwargs["enable_checkpointing"] = False
@@ -250,7 +264,7 @@ class CLI(LightningCLI):
             packages = describe(self.model.model, {}, self.datamodule)["packages"]
             result.callbacks.insert(0, ConfigWriter(self.plain, packages))
         if self.subcommand == "predict":
-            result.callbacks.append(PredictionWriter(Path(str(self.ckpt_path)).parent))
+            result.callbacks.append(PredictionWriter(beside(str(self.ckpt_path))))
         return result
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -265,11 +279,19 @@ class CLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
-            return super()._run_subcommand(subcommand)
-        except SystemExit:
-            if subcommand == "fit" and self.trainer.interrupted and self.trainer.world_size == 1:
-                self._after_interrupt()
+            super()._run_subcommand(subcommand)
+        except Interrupted:
+            self._after_interrupt()
             raise
+        except SystemExit as error:  # as Lightning ends after a second Ctrl-C
+            interrupted = isinstance(error.__context__, KeyboardInterrupt)
+            raise SystemExit(130 if interrupted else error.code) from None
+        except (NonFiniteError, CheckpointError, OSError) as error:
+            if not isinstance(error, NonFiniteError | CheckpointError) and (
+                error.errno not in _DISK
+            ):
+                raise
+            self._fail(error)
         except (ValueError, MisconfigurationException) as error:
             # What vaekit or Lightning refuses; of other errors the traceback is wanted.
             raised = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
@@ -277,19 +299,33 @@ class CLI(LightningCLI):
                 raise
             parser: Any = self._parser(subcommand)
             parser.error(_why(error))
+        if subcommand == "fit" and (number := guard_of(self.trainer).signal):
+            sys.exit(128 + number)  # it came with the last step
 
     # What is said
+
+    def _fail(self, error: Exception) -> None:
+        """Ends with one error, and the newest state that is good."""
+        if not self.trainer.is_global_zero:
+            sys.exit(0)  # Lightning kills all ranks where one of its own ends with another code
+        kept = self._kept()
+        go_on = f" The newest good state is in {kept}." if kept else ""
+        print(f"vaekit: error: {_why(error)}{go_on}", file=sys.stderr)
+        sys.exit(1)
+
+    def _kept(self) -> str:
+        return str(getattr(self.trainer.checkpoint_callback, "last_model_path", ""))
 
     def _after_interrupt(self) -> None:
         """Pictures and summary of a fit that was interrupted, and how to go on."""
         trainer: Any = self.trainer
-        kept = getattr(trainer.checkpoint_callback, "last_model_path", "")
+        kept = self._kept()
         if kept:
             for callback in trainer.callbacks:
                 if isinstance(callback, Pictures):
                     callback.on_fit_end(trainer, self.model)
         self.after_fit()
-        if kept:
+        if kept and trainer.is_global_zero:
             print(f"To go on: vaekit fit --ckpt_path {kept}")
 
     def after_fit(self) -> None:
@@ -320,6 +356,22 @@ class CLI(LightningCLI):
             summary.show(self.model.model, self.datamodule, best, files)
 
 
+def _settings_file(args: list[str]) -> str | None:
+    """A file of the settings with which a fit goes on, if it goes on from a checkpoint."""
+    named_path, runs = named("ckpt_path", args), Path(named("runs", args) or "runs")
+    if named_path is None or {"-h", "--help"} & set(args):
+        return None
+    try:
+        path = resume.found(named_path, runs, on=True)
+        config = resume.settings(read_checkpoint(str(path)))
+    except (ValueError, OSError) as error:
+        print(f"vaekit: error: {_why(error)}\n(All options: vaekit fit --help)", file=sys.stderr)
+        sys.exit(2)
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
+        yaml.safe_dump(config, file)
+    return file.name
+
+
 def _why(error: Exception) -> str:
     """An error in one line, and how to mend what Lightning does not explain."""
     text = " ".join(str(error).split())
@@ -336,7 +388,10 @@ def run(args: list[str]) -> None:
     quieten()
     with warnings.catch_warnings(), names_lead_to_plugins():
         warnings.showwarning = _said
-        CLI(args)
+        try:
+            CLI(args)
+        except KeyboardInterrupt:
+            sys.exit(130)
 
 
 def _said(message: Warning | str, *_: Any, **__: Any) -> None:

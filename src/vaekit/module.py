@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vaekit import checkpoints, optim
 from vaekit.batch import Batch, each
 from vaekit.contracts import Core
+from vaekit.guard import Guard
 from vaekit.metrics.means import RowMeans
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
@@ -72,7 +73,8 @@ class VAEModule(LightningModule):
                 "validation, but got step."
             )
         self.lr_interval = lr_interval
-        self._means: dict[str, RowMeans] = {}  # of a split's epoch under way; no submodules
+        self.means: dict[str, RowMeans] = {}
+        """Those of each split's epoch that is under way; no submodules."""
         self._looked = self._masked = False
         self._bits = model.has_bits
         self._stepped = list(dict.fromkeys(_overriding(model, "after_step")))
@@ -82,8 +84,10 @@ class VAEModule(LightningModule):
     # Training
 
     def configure_callbacks(self) -> list[Callback]:
-        shown = [c for c in self.trainer.callbacks if isinstance(c, ModelSummary)]  # type: ignore[attr-defined]
-        return [in_place_of(summary, self.model) for summary in shown]
+        present: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        guards = [] if any(isinstance(c, Guard) for c in present) else [Guard()]
+        shown = (c for c in present if isinstance(c, ModelSummary))
+        return [*(in_place_of(summary, self.model) for summary in shown), *guards]
 
     def setup(self, stage: str) -> None:
         if hasattr(self.data, "info"):
@@ -129,14 +133,9 @@ class VAEModule(LightningModule):
                 "Expected validation rows, whose number ReduceLROnPlateau watches, but there are "
                 "none: hold rows out, or choose another lr_scheduler."
             )
-        if self.trainer.world_size > 1:
-            # seed_everything gives all ranks one seed, and with it all ranks' rows the same noise.
-            fresh = int(torch.randint(2**62, ()))  # on every rank the same
-            torch.manual_seed(fresh + self.global_rank)
-        if self.global_step == 0 and not self.model.started:
-            if self._started:
-                self._let_parts_look()
-            self.model.started = True
+        if self.global_step == 0 and not self.model.started and self._started:
+            self._let_parts_look()
+        self.model.started = True
 
     def _let_parts_look(self) -> None:
         """Lets the parts that want to look at the training rows, the same on all ranks."""
@@ -148,7 +147,7 @@ class VAEModule(LightningModule):
                 part.start(batch.to(self.device) for batch in self.data.rows("train"))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        batch = self._as_batch(batch)
+        batch = self.as_batch(batch)
         terms = self.model.objective(self.model.core, batch, self.global_step)
         self._count("train", terms, batch)
         every = int(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
@@ -167,7 +166,7 @@ class VAEModule(LightningModule):
                     part.after_step(draw)
 
     def on_train_epoch_start(self) -> None:
-        self._means.pop("train", None)  # of an epoch that an exception ended
+        self.means.pop("train", None)  # of an epoch that an exception ended
 
     def on_train_epoch_end(self) -> None:
         self._log_means("train")
@@ -175,10 +174,10 @@ class VAEModule(LightningModule):
     # Evaluation
 
     def on_validation_epoch_start(self) -> None:
-        self._means.pop("val", None)
+        self.means.pop("val", None)
 
     def on_test_epoch_start(self) -> None:
-        self._means.pop("test", None)
+        self.means.pop("test", None)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self._evaluation_step("val", batch, batch_idx)
@@ -187,7 +186,7 @@ class VAEModule(LightningModule):
         self._evaluation_step("test", batch, batch_idx)
 
     def _evaluation_step(self, split: str, batch: Any, batch_idx: int) -> None:
-        batch = self._as_batch(batch)
+        batch = self.as_batch(batch)
         with self._noise_of(batch, batch_idx):
             terms = self.model.evaluate(batch)
         self._count(split, terms, batch)
@@ -205,7 +204,7 @@ class VAEModule(LightningModule):
         self._log_means("test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        batch = self._as_batch(batch)
+        batch = self.as_batch(batch)
         with self._noise_of(batch, batch_idx):
             rows = self.model.predict(batch)
         return {name: x[: len(batch) if batch.weight else 0] for name, x in rows.items()}
@@ -241,7 +240,7 @@ class VAEModule(LightningModule):
         """The trainer's data module, if there is one."""
         return getattr(self._trainer, "datamodule", None)
 
-    def _as_batch(self, batch: Any) -> Batch:
+    def as_batch(self, batch: Any) -> Batch:
         """The batch of a loader. Of vaekit's, whose rows were looked at when they were loaded, the
         first is looked at; of others each, since nothing else has seen them."""
         if not isinstance(batch, Batch):
@@ -262,13 +261,13 @@ class VAEModule(LightningModule):
         return batch
 
     def _count(self, split: str, terms: dict[str, Tensor], batch: Batch) -> None:
-        if split not in self._means:
+        if split not in self.means:
             exact = torch.float32 if self.device.type == "mps" else torch.float64
-            self._means[split] = RowMeans(exact).to(self.device)
-        self._means[split].update(terms, rows=len(batch) if batch.weight else 0)
+            self.means[split] = RowMeans(exact).to(self.device)
+        self.means[split].update(terms, rows=len(batch) if batch.weight else 0)
 
     def _log_means(self, split: str) -> None:
-        values = self._means.pop(split).compute()
+        values = self.means.pop(split).compute()
         best = self.model.objective.best[0]
         if best in values and self._bits and not self._masked:
             values["bpd"] = self.model.info.bits_per_dimension(values[best])

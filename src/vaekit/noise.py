@@ -1,14 +1,17 @@
-"""Random numbers that are a function of a key, beside those that training goes on with."""
+"""Random numbers: those that are a function of a key, and the states of those that go on."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-__all__ = ["fixed_noise", "generator", "seed_of"]
+__all__ = ["fixed_noise", "generator", "other_states", "restore", "seed_of", "states"]
 
 
 def seed_of(*key: object) -> int:
@@ -34,3 +37,33 @@ def fixed_noise(seed: int, device: torch.device | str = "cpu") -> Iterator[None]
         finally:
             if kind == "mps":
                 torch.mps.set_rng_state(state)
+
+
+def states(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's generators, of the CPU and of a device."""
+    found = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        found["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        found["mps"] = torch.mps.get_rng_state()
+    return found
+
+
+def other_states() -> dict[str, Any]:
+    """The states of Python's and NumPy's generators, as plain data and tensors."""
+    name, keys, *rest = np.random.get_state()
+    numpy = (name, torch.from_numpy(np.asarray(keys, np.int64)), *rest)
+    return {"python": random.getstate(), "numpy": numpy}
+
+
+def restore(found: dict[str, Any], device: torch.device) -> None:
+    """Lets random numbers go on from states."""
+    torch.set_rng_state(found["cpu"])
+    if "cuda" in found and device.type == "cuda":
+        torch.cuda.set_rng_state(found["cuda"], device)
+    if "mps" in found and device.type == "mps":
+        torch.mps.set_rng_state(found["mps"])
+    if "python" in found:
+        random.setstate(found["python"])
+        name, keys, *rest = found["numpy"]
+        np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +15,16 @@ from vaekit.contracts import Objective
 from vaekit.plugins import RegistryError
 from vaekit.specs import as_spec
 
-__all__ = ["accepted", "clip_groups", "groups", "make", "torch_spec", "watches"]
+__all__ = [
+    "accepted",
+    "change_rate",
+    "clip_groups",
+    "groups",
+    "make",
+    "refuse_other",
+    "torch_spec",
+    "watches",
+]
 
 _TORCH: dict[str, tuple[ModuleType, type]] = {
     "torch.optim": (torch.optim, torch.optim.Optimizer),
@@ -101,3 +111,62 @@ def clip_groups(optimizer: Any, value: float | None, algorithm: str | None) -> N
             nn.utils.clip_grad_norm_(group["params"], group["clip"])
         elif value:
             clip(group["params"], value)
+
+
+def change_rate(
+    optimizer: Any, schedulers: Iterable[Any], before: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    """Puts another learning rate in force, in an optimizer that goes on with what it had.
+
+    Arguments:
+        before: The optimizer of the checkpoint.
+        now: The one that is wanted; its learning rate alone may be another.
+
+    Raises:
+        ValueError: As `refuse_other`.
+    """
+    refuse_other(before, now)
+    old, new = _arguments(before), _arguments(now)
+    if old["lr"] == new["lr"]:
+        return
+    ratio = new["lr"] / old["lr"]
+    changed = []
+    for group in optimizer.param_groups:
+        own = group.get("initial_lr", group["lr"]) == old["lr"]  # no adversary's
+        changed.append(ratio if own else 1.0)
+        for key in {"lr", "initial_lr"} & group.keys():
+            group[key] *= changed[-1]
+    for scheduler in schedulers:
+        for name in {"base_lrs", "_last_lr"} & vars(scheduler).keys():
+            rates = zip(getattr(scheduler, name), changed, strict=True)
+            setattr(scheduler, name, [rate * by for rate, by in rates])
+
+
+def refuse_other(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuses to go on with another optimizer than a checkpoint's.
+
+    Raises:
+        ValueError: If it is another, or an argument differs that is not the learning rate.
+    """
+    name, wanted = (spec["class_path"].rpartition(".")[2] for spec in (before, now))
+    if name != wanted:
+        raise ValueError(
+            f"The checkpoint's optimizer is {name} but got {wanted}: its learning rate alone may "
+            "change."
+        )
+    old, new = _arguments(before), _arguments(now)
+    for key in old:
+        if key != "lr" and old[key] != new.get(key):
+            raise ValueError(
+                f"The checkpoint's {name} has {key} {old[key]} but got {new.get(key)}: its "
+                "learning rate alone may change."
+            )
+
+
+def _arguments(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of an optimizer, with torch's defaults, as a configuration holds them."""
+    name = spec["class_path"].rpartition(".")[2]
+    known = inspect.signature(getattr(torch.optim, name)).parameters
+    defaults = {k: p.default for k, p in known.items() if p.default is not p.empty}
+    whole = {**defaults, **spec["init_args"]}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in whole.items()}

@@ -32,6 +32,7 @@ __all__ = [
     "config_path",
     "default_files",
     "import_named",
+    "named",
     "names_lead_to_plugins",
 ]
 
@@ -50,8 +51,13 @@ class Parser(LightningArgumentParser):
     """A parser whose errors say which parts and arguments there are."""
 
     def get_defaults(self, *args: Any, **kwargs: Any) -> Namespace:
-        """The defaults, of a part its name alone: its arguments are no other part's defaults."""
+        """The defaults, of a part its name alone: its arguments are no other part's defaults.
+
+        But for a fit that goes on, whose parts cannot be others.
+        """
         config = super().get_defaults(*args, **kwargs)
+        if self.default_config_files not in ([], default_files()):
+            return config
         for key in _PART_KEYS:
             if isinstance(part := config.get(key), Namespace):
                 part.pop("init_args", None)
@@ -201,6 +207,19 @@ def _import(modules: Any) -> None:
                 f"vaekit: error: {module}, which --import names, could not be imported: "
                 f"{type(error).__name__}: {error}"
             ) from error
+
+
+def named(option: str, args: Iterable[str]) -> str | None:
+    """What an option of a fit is given, before all is parsed: the last of what says it."""
+    values = [os.environ.get(f"VAEKIT_FIT__{option}".upper())]
+    words = [word for arg in args for word in (arg.split("=", 1) if arg[:1] == "-" else [arg])]
+    for word, value in pairwise(words):
+        if word in ("-c", "--config"):
+            with suppress(yaml.YAMLError, OSError):  # reported when it is parsed
+                content = yaml.safe_load(config_path(value).read_text())
+                values.append(content.get(option) if isinstance(content, Mapping) else None)
+    values += [value for word, value in pairwise(words) if word == f"--{option}"]
+    return next((value for value in reversed(values) if value is not None), None)
 
 
 def config_path(name: str) -> Path:

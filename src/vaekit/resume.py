@@ -1,62 +1,138 @@
-"""Going on from a checkpoint: which one, and what of a run it decides."""
+"""Going on from a checkpoint: which one, with which settings, and what may not change."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vaekit import specs
+from vaekit import optim, specs
+from vaekit.storage import CheckpointError, local
 
-__all__ = ["TRAINING", "found", "take"]
+__all__ = ["TRAINING", "found", "own_folder", "refuse_contradictions", "settings"]
 
 TRAINING = ("optimizer", "lr_scheduler", "lr_interval")
 """What stands under model on the command line but is an argument of VAEModule, not of Model."""
 
+_KEPT = ("seed_everything", "trainer", "checkpoint", "pictures", "guard")
+_TRUSTED = ("lightning.pytorch.", "vaekit.", "torch.optim.")
 
-def found(path: str | None, runs: Path) -> str | None:
+
+def found(path: str | None, runs: Path, on: bool = False) -> str | None:
     """A checkpoint's path; `last` and `best` are those of the newest run.
+
+    Arguments:
+        on: To go on from it: then not from an older run than the newest.
 
     Raises:
         ValueError: If there is no run that has one.
     """
     if path not in ("last", "best"):
-        return path
+        own = local(path) if path else None
+        return str(own) if own is not None else path
     known = sorted(runs.glob(f"*/{path}.ckpt"), key=lambda p: p.stat().st_mtime)
     if not known:
         raise ValueError(f"Expected a run with a {path}.ckpt in {runs} but there is none.")
+    begun = max(runs.glob("*/config.yaml"), key=lambda p: p.stat().st_mtime, default=None)
+    if on and begun is not None and begun.stat().st_mtime > known[-1].stat().st_mtime:
+        if not begun.with_name(f"{path}.ckpt").is_file():
+            raise ValueError(
+                f"The newest run, {begun.parent}, ended before its first {path}.ckpt: begin it "
+                f"again without --ckpt_path, or name the one before, {known[-1]}."
+            )
+        return str(begun.with_name(f"{path}.ckpt"))
     return str(known[-1])
 
 
-def take(config: dict[str, Any], default: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-    """What the user did not say is the checkpoint's; its model cannot be another.
+def own_folder(path: str | None, runs: Path) -> str | None:
+    """The name of the run that goes on in its own folder, as from its `last.ckpt` alone."""
+    last = local(path) if path else None
+    if last is None or last.name != "last.ckpt" or last.parent.parent.resolve() != runs.resolve():
+        return None
+    return last.parent.name
 
-    Arguments:
-        config: The configuration of a fit, which is changed.
-        default: The same where nothing is said.
-        stored: What the checkpoint says under "vaekit".
+
+def settings(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with which a fit goes on, if nothing is said.
 
     Raises:
-        ValueError: If the user says another part, or another shape of z.
+        CheckpointError: If it names a class that a checkpoint alone may not.
     """
+    stored = checkpoint["vaekit"]
+    config = checkpoint.get("callbacks", {}).get("ConfigWriter", {}).get("config", {})
+    kept = {key: config[key] for key in _KEPT if key in config}
+    kept.get("trainer", {}).pop("default_root_dir", None)
+    for path in _classes(kept):
+        if "." in path and not path.startswith(_TRUSTED):
+            raise CheckpointError(
+                f"The checkpoint's run had {path}, which is neither Lightning's nor vaekit's: "
+                "name its configuration too, -c .../config.yaml."
+            )
+    model = {k: v for k, v in stored["model"].items() if k != "data"}
+    data = {} if stored["data"] is None else {"data": stored["data"]}
+    return {**kept, "model": {**model, **stored["training"]}, **data}
+
+
+def _classes(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if isinstance(path := value.get("class_path"), str):
+            yield path
+        for inner in value.values():
+            yield from _classes(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _classes(inner)
+
+
+def refuse_contradictions(config: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
+    """Refuses a fit that goes on with other parts, data or seed than the checkpoint's.
+
+    Raises:
+        ValueError: If it is another; the learning rate and files' paths may be others.
+    """
+    stored = checkpoint["vaekit"]
     before = {**stored["model"], **stored["training"]}
     for key, value in config["model"].items():
-        if value == default["model"].get(key):
-            config["model"][key] = before[key]
-        elif key not in TRAINING and _resolved(key, value) != _resolved(key, before[key]):
-            raise ValueError(
-                f"The checkpoint's model has the {key} {_short(before[key])} but got "
-                f"{_short(value)}: leave out --model.{key}, or --ckpt_path."
-            )
-    if config["data"] == default["data"]:
-        config["data"] = stored["data"]
+        if key == "optimizer":
+            optim.refuse_other(before[key], optim.accepted(value, None, "max")[0])
+        elif key == "lr_scheduler":
+            _refuse(f"model.{key}", _scheduler(before[key]), _scheduler(value))
+        else:
+            _refuse(f"model.{key}", _resolved(key, before[key]), _resolved(key, value))
+    if stored["data"] is not None:
+        _refuse("data", stored["data"], specs.resolve("data", config["data"]))
+    old = checkpoint.get("callbacks", {}).get("ConfigWriter", {}).get("config", {})
+    if "seed_everything" in old:
+        _refuse("seed_everything", old["seed_everything"], config.get("seed_everything"))
+
+
+def _refuse(key: str, before: Any, now: Any) -> None:
+    """Refuses a value that is another; of a part, the argument that is."""
+    if before == now:
+        return
+    parts = [isinstance(value, Mapping) and "class_path" in value for value in (before, now)]
+    if all(parts) and before["class_path"] == now["class_path"]:
+        for name in {**before["init_args"], **now["init_args"]}:
+            values = (spec["init_args"].get(name) for spec in (before, now))
+            _refuse(f"{key}.{name}", *values)
+        return
+    if isinstance(now, str) and isinstance(before, str) and Path(now).exists():
+        return  # moved
+    raise ValueError(
+        f"The checkpoint has {key} {_short(before)} but got {_short(now)}: leave out --{key}, or "
+        "--ckpt_path."
+    )
+
+
+def _scheduler(value: Any) -> Any:
+    return value and optim.torch_spec(value, "torch.optim.lr_scheduler")
 
 
 def _resolved(key: str, value: Any) -> Any:
     """A part, or the shape of z, in the one form that it has in a checkpoint."""
     if key == "latent_shape":
         return [value] if isinstance(value, int) else list(value)
-    return specs.resolve(key, value)
+    return specs.resolve(key, value) if key != "lr_interval" else value
 
 
 def _short(value: Any) -> str:

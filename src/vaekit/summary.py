@@ -97,6 +97,12 @@ def show(model: Model, data: DataModule, best: float | None, files: list[Path]) 
                 bits = f"{model.info.bits_per_dimension(nats):.4f}" if counted else "-"
                 table.add_row(name, f"{nats:.2f}", bits)
         console.print(table)
+        sign = 1 if model.objective.best[1] == "max" else -1
+        if base is not None and model.objective.bound and sign * best < sign * base:
+            console.print(
+                "The model is worse than the baseline: it has learned nothing from its latents. "
+                "Train for longer, or try another learning rate."
+            )
     for file in files:
         console.print(f"  {file}")
     console.print(f"Next: vaekit sample --ckpt_path {checkpoint}")

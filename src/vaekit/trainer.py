@@ -13,6 +13,7 @@ from vaekit.batch import flat
 from vaekit.callbacks import write_arrays
 from vaekit.data.base import DataModule
 from vaekit.model import Model
+from vaekit.storage import beside
 
 __all__ = ["Trainer"]
 
@@ -107,7 +108,7 @@ class Trainer(LightningTrainer):
 
 def _folder(out: str | None, ckpt_path: str, name: str) -> Path:
     """Where a command writes: in a folder of its own, so that a fit's pictures stay."""
-    folder = Path(ckpt_path).parent / name if out is None else Path(out)
+    folder = beside(ckpt_path) / name if out is None else Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -135,20 +135,52 @@ class Batches:
         self.rows, self.batch_size, self.rank, self.ranks = rows, batch_size, rank, ranks
         self.sampler = Order(len(rows), shuffle, seed)  # Lightning calls its set_epoch
         self.batch_sampler = None  # which Lightning looks for beside a sampler
+        self._skip = self._given = 0  # batches of an epoch that goes on, and of this one so far
 
     def __len__(self) -> int:
         return ceil(len(self.rows) / (self.batch_size * self.ranks))
 
     def __iter__(self) -> Iterator[Batch]:
         n, step = len(self.rows), self.batch_size * self.ranks
-        for start in range(0, n, step):
+        self._given, self._skip = self._skip, 0
+        for start in range(self._given * step, n, step):
             count = min(step, n - start)
             share, more = divmod(count, self.ranks)
             own = share + (self.rank < more)
             first = start + self.rank * share + min(self.rank, more) if own else start
             batch = self.rows[self.sampler.rows(first, first + max(own, 1))]
             batch.weight, batch.start = own * self.ranks / count, first
+            self._given += 1
             yield batch
+
+    def numbers(self, places: Tensor) -> Tensor:
+        """Which rows of the split stand at these places of the epoch."""
+        at = self.sampler.rows(0, len(self.rows))
+        return places if isinstance(at, slice) else at[places]
+
+    # By which Lightning goes on within an epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"batches": self._given, **self._fixed()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on after the batches that were given.
+
+        Raises:
+            ValueError: If the rows, their order or the size of the batches is another.
+        """
+        for name, own in self._fixed().items():
+            if state[name] != own:
+                raise ValueError(
+                    f"The checkpoint lies within an epoch of {name} {state[name]} but got {own}: "
+                    "use the same, or go on from the end of an epoch."
+                )
+        self._skip = state["batches"]
+
+    def _fixed(self) -> dict[str, Any]:
+        order = self.sampler
+        own = {"rows": len(self.rows), "batch_size": self.batch_size, "ranks": self.ranks}
+        return {**own, "shuffle": order.shuffle, "seed": order.seed}
 
 
 def natural(low: float, high: float) -> tuple[float, float]:
