@@ -93,8 +93,8 @@ def cause(model: Model, batch: Batch, step: int) -> Cause | None:
             return Cause(f"{name}, the data", rows)
     seen: list[str] = []
     handles = [
-        module.register_forward_hook(_noting(name, seen))
-        for name, module in model.named_modules()
+        module.register_forward_hook(_noting(f"core.{name}", seen))
+        for name, module in model.core.named_modules()
         if name
     ]
     try:
@@ -105,10 +105,10 @@ def cause(model: Model, batch: Batch, step: int) -> Cause | None:
             handle.remove()
         model.core.last_draw = None
     module = seen[0] if seen else None
-    parts = {k: v for k, v in terms.items() if k != "loss"}  # which is made of the others
-    for name, term in {**parts, "loss": terms["loss"]}.items():
-        if _is_bad(term):
-            return Cause(f"the term {name}", bad_rows(term), module)
+    sums = (model.objective.best[0], "loss")  # made of the others, which are looked at first
+    for name in sorted(terms, key=lambda name: name in sums):
+        if _is_bad(terms[name]):
+            return Cause(f"the term {name}", bad_rows(terms[name]), module)
     return _bad_gradient(model, terms["loss"])
 
 

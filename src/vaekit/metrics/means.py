@@ -16,6 +16,10 @@ class RowMeans(Metric):
     the same terms, in any order. Sums are kept in float64, where the device has it. With `rows` 0
     a batch counts nothing, whatever its terms hold.
 
+    Arguments:
+        dtype: Of the sums.
+        alone: Of this rank's rows alone, without asking the others.
+
     Raises:
         ValueError: When updated, if a batch has other terms, or a term has another shape.
 
@@ -32,8 +36,8 @@ class RowMeans(Metric):
     totals: Tensor
     rows: Tensor
 
-    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
-        super().__init__()
+    def __init__(self, dtype: torch.dtype = torch.float64, alone: bool = False) -> None:
+        super().__init__(sync_on_compute=not alone)
         self.names: tuple[str, ...] = ()
         self.add_state("totals", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
         self.add_state("rows", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
