@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Result:
     survived: int = 0
     during_saves: int = 0
     fits: int = 0
-    rows_lost: int = 0
+    rows_lost: int = 0  # of metrics.csv
     checkpoints_lost: int = 0
 
     def __str__(self) -> str:
@@ -55,8 +56,8 @@ class Result:
 def start(folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "vaekit", *arguments]
-    log = (folder / "said.txt").open("a")
-    return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, text=True)
+    with (folder / "said.txt").open("a") as log:
+        return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, text=True)
 
 
 def stop(process: subprocess.Popen[str], run: Path, draw: random.Random, aim: bool) -> int | None:
@@ -104,10 +105,8 @@ def soak(
 ) -> Result:
     """Stops and goes on for so long, or so often; raises where a fit cannot go on."""
     draw, result = random.Random(seed), Result()
-    whole = start(folder / "whole", [*FIT.split(), str(epochs)])
-    assert whole.wait() == 0, (folder / "whole/said.txt").read_text()
-    wanted = read(folder / "whole/runs/version_0/last.ckpt")
-    metrics = (folder / "whole/runs/version_0/metrics.csv").read_bytes()
+    whole, begin = folder / "whole", [*FIT.split(), str(epochs)]
+    assert start(whole, begin).wait() == 0, (whole / "said.txt").read_text()
     ends = time.monotonic() + seconds
 
     def over() -> bool:
@@ -115,37 +114,45 @@ def soak(
         return done or time.monotonic() > ends
 
     while not over():
-        own = folder / f"fit_{result.fits}"
-        run, arguments = own / "runs/version_0", [*FIT.split(), str(epochs)]
-        while True:
-            process, number = start(own, arguments), None
-            if not over():
-                aim = result.faults % 2 == 0
-                number = stop(process, run, draw, aim)
-                if number is not None:
-                    result.faults += 1
-            code = process.wait()
-            # A signal that comes while the last pictures are drawn ends at once.
-            ends_well = (0, 143, 130, -signal.SIGKILL, -signal.SIGTERM)
-            assert code in ends_well, (own / "said.txt").read_text()
-            result.during_saves += code == -signal.SIGKILL and _part(run)
-            arguments = ["fit", "--ckpt_path", "last"]
-            for path in run.glob("*.ckpt"):
-                try:
-                    read(path)
-                except ValueError:
-                    result.checkpoints_lost += 1
-            result.survived += number is not None
-            if code == 0:
+        own, arguments = folder / f"fit_{result.fits}", begin
+        while (process := start(own, arguments)) and not over():
+            if interrupted(process, own, draw, result) == 0:
                 break
+            arguments = ["fit", "--ckpt_path", "last"]
+        assert process.wait() == 0, (own / "said.txt").read_text()
         result.fits += 1
-        found = read(run / "last.ckpt")
-        same = (run / "metrics.csv").read_bytes() == metrics
-        wrong = [d for key in STATE for d in differences(wanted[key], found[key], key)]
-        assert not wrong, wrong
-        result.rows_lost += 0 if same else 1
-        assert same, own
+        compare(whole, own, result)
     return result
+
+
+def interrupted(
+    process: subprocess.Popen[str], own: Path, draw: random.Random, result: Result
+) -> int:
+    """Stops a fit, looks at what it left, and returns the code with which it ended."""
+    run = own / "runs/version_0"
+    number = stop(process, run, draw, aim=result.faults % 2 == 0)
+    code = process.wait()
+    # A signal that comes while the last pictures are drawn ends at once.
+    ends_well = (0, 143, 130, -signal.SIGKILL, -signal.SIGTERM)
+    assert code in ends_well, (own / "said.txt").read_text()
+    result.faults += number is not None
+    result.during_saves += code == -signal.SIGKILL and _part(run)
+    for path in run.glob("*.ckpt"):
+        try:
+            read(path)
+        except ValueError:
+            result.checkpoints_lost += 1
+    result.survived += number is not None
+    return code
+
+
+def compare(whole: Path, own: Path, result: Result) -> None:
+    """Holds the end of a fit against that of one that nothing stopped."""
+    wanted, found = (read(f / "runs/version_0/last.ckpt") for f in (whole, own))
+    wrong = [d for key in STATE for d in differences(wanted[key], found[key], key)]
+    assert not wrong, wrong
+    lines = [(f / "runs/version_0/metrics.csv").read_text().splitlines() for f in (whole, own)]
+    result.rows_lost += sum(a != b for a, b in zip_longest(*lines))
 
 
 def _part(run: Path) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import resource
+import signal
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -96,8 +98,6 @@ def test_an_unknown_protocol_is_one_error() -> None:
 def test_a_failed_write_leaves_the_old_file(file: Path) -> None:
     old = file.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    import signal
-
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(old), limits[1]))
     try:
@@ -112,11 +112,10 @@ def test_a_failed_write_leaves_the_old_file(file: Path) -> None:
 
 def test_tmpdir_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
-    import tempfile
-
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "mkstemp", None)
     storage.write(CONTENT, tmp_path / "a.ckpt")
+    assert torch.equal(storage.read(tmp_path / "a.ckpt")["weights"], CONTENT["weights"])
 
 
 def test_numpy_s_numbers_are_written_as_plain_ones(tmp_path: Path) -> None:

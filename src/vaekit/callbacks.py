@@ -137,6 +137,8 @@ class BestCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._saved_at = trainer.global_step
+        last = Path(str(self.dirpath), "last.ckpt")
+        self.last_model_path = str(last) if last.is_file() else ""  # of a run that goes on
         if trainer.is_global_zero and self.dirpath and (folder := local(self.dirpath)):
             for part in folder.glob("*.ckpt.part"):  # of a run that was killed
                 part.unlink(missing_ok=True)

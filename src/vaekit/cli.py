@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import tempfile
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from vaekit.checkpoints import describe, load, missing, read_checkpoint, rebuild
 from vaekit.commands import COMMANDS
 from vaekit.data.base import DataModule
 from vaekit.finite import NonFiniteError
-from vaekit.guard import Guard, Interrupted, guard_of
+from vaekit.guard import Guard, Interrupted, exit_code, guard_of
 from vaekit.model import MODEL_KINDS, Model
 from vaekit.module import VAEModule
 from vaekit.parsing import (
@@ -55,9 +54,9 @@ class CLI(LightningCLI):
         own: dict[str, Any] = {
             name: {"description": COMMANDS[name]} for name in self.subcommands()
         }
-        self._base: str | None = None  # of a fit that goes on: its settings, below all others
-        if args[:1] == ["fit"]:
-            self._base = _settings_file(args)
+        # Of a fit that goes on: the checkpoint, and its settings, which lie below all others.
+        self._path, self.checkpoint = _going_on(args) if "fit" in args else (None, None)
+        self._base = None if self.checkpoint is None else resume.settings_file(self.checkpoint)
         own["fit"]["default_config_files"] = [self._base] if self._base else default_files()
         super().__init__(
             VAEModule,
@@ -161,7 +160,7 @@ class CLI(LightningCLI):
             if not isinstance(self.plain.get("model", {}), Mapping):
                 raise ValueError(f"Expected options under model but got {self.plain['model']!r}.")
             named, self.runs = self._get(self.config, "ckpt_path"), self._get(self.config, "runs")
-            self.ckpt_path = resume.found(named, Path(self.runs), on=command == "fit")
+            self.ckpt_path = self._path or resume.found(named, Path(self.runs))
             if command == "fit":
                 self._instantiate_fit(self.plain)
             else:
@@ -191,9 +190,8 @@ class CLI(LightningCLI):
         return dict(plain)
 
     def _instantiate_fit(self, config: dict[str, Any]) -> None:
-        checkpoint = None
-        if self.ckpt_path is not None:
-            checkpoint = read_checkpoint(self.ckpt_path)
+        checkpoint, self.checkpoint = self.checkpoint, None
+        if checkpoint is not None:
             if config["data"] is None:
                 self._data(None, checkpoint)  # which says what to name
             resume.refuse_contradictions(config, checkpoint)
@@ -286,10 +284,10 @@ class CLI(LightningCLI):
         except SystemExit as error:  # as Lightning ends after a second Ctrl-C
             interrupted = isinstance(error.__context__, KeyboardInterrupt)
             raise SystemExit(130 if interrupted else error.code) from None
-        except (NonFiniteError, CheckpointError, OSError) as error:
-            if not isinstance(error, NonFiniteError | CheckpointError) and (
-                error.errno not in _DISK
-            ):
+        except (NonFiniteError, CheckpointError) as error:
+            self._fail(error)
+        except OSError as error:
+            if error.errno not in _DISK:
                 raise
             self._fail(error)
         except (ValueError, MisconfigurationException) as error:
@@ -300,21 +298,21 @@ class CLI(LightningCLI):
             parser: Any = self._parser(subcommand)
             parser.error(_why(error))
         if subcommand == "fit" and (number := guard_of(self.trainer).signal):
-            sys.exit(128 + number)  # it came with the last step
+            sys.exit(exit_code(self.trainer, 128 + number))  # it came with the last step
 
     # What is said
 
     def _fail(self, error: Exception) -> None:
         """Ends with one error, and the newest state that is good."""
-        if not self.trainer.is_global_zero:
-            sys.exit(0)  # Lightning kills all ranks where one of its own ends with another code
         kept = self._kept()
         go_on = f" The newest good state is in {kept}." if kept else ""
-        print(f"vaekit: error: {_why(error)}{go_on}", file=sys.stderr)
-        sys.exit(1)
+        if self.trainer.is_global_zero:
+            print(f"vaekit: error: {_why(error)}{go_on}", file=sys.stderr)
+        sys.exit(exit_code(self.trainer, 1))
 
     def _kept(self) -> str:
-        return str(getattr(self.trainer.checkpoint_callback, "last_model_path", ""))
+        kept = str(getattr(self.trainer.checkpoint_callback, "last_model_path", ""))
+        return kept if Path(kept).is_file() else ""
 
     def _after_interrupt(self) -> None:
         """Pictures and summary of a fit that was interrupted, and how to go on."""
@@ -356,20 +354,19 @@ class CLI(LightningCLI):
             summary.show(self.model.model, self.datamodule, best, files)
 
 
-def _settings_file(args: list[str]) -> str | None:
-    """A file of the settings with which a fit goes on, if it goes on from a checkpoint."""
-    named_path, runs = named("ckpt_path", args), Path(named("runs", args) or "runs")
-    if named_path is None or {"-h", "--help"} & set(args):
-        return None
+def _going_on(args: list[str]) -> tuple[str | None, dict[str, Any] | None]:
+    """The checkpoint that a fit goes on from, and its path, if it goes on from one."""
+    said, runs = named("ckpt_path", args), Path(named("runs", args) or "runs")
+    if said is None or {"-h", "--help"} & set(args):
+        return None, None
     try:
-        path = resume.found(named_path, runs, on=True)
-        config = resume.settings(read_checkpoint(str(path)))
+        path = str(resume.found(said, runs, on=True))
+        checkpoint = read_checkpoint(path)
+        resume.refuse_strangers(checkpoint)
+        return path, checkpoint
     except (ValueError, OSError) as error:
         print(f"vaekit: error: {_why(error)}\n(All options: vaekit fit --help)", file=sys.stderr)
         sys.exit(2)
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
-        yaml.safe_dump(config, file)
-    return file.name
 
 
 def _why(error: Exception) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaekit.batch import Batch, entries_of
+from vaekit.batch import Batch, Tree, entries_of
 from vaekit.model import Model
 
-__all__ = ["Cause", "NonFiniteError", "bad_rows", "cause", "gradients_are_finite", "tensors"]
+__all__ = ["Cause", "NonFiniteError", "bad_data", "cause", "gradients_are_finite", "tensors"]
 
 
 class NonFiniteError(ArithmeticError):
@@ -72,11 +72,19 @@ def bad_rows(x: Tensor, mask: Tensor | None = None) -> list[int]:
     bad = ~x.detach().isfinite()
     if mask is not None:
         bad = bad & mask
-    return bad.flatten(1).any(1).nonzero().flatten().tolist() if bad.dim() > 1 else _places(bad)
+    if bad.dim() == 0:
+        return []  # of all rows together
+    found: list[int] = bad.reshape(len(bad), -1).any(1).nonzero().flatten().tolist()
+    return found
 
 
-def _places(bad: Tensor) -> list[int]:
-    return bad.nonzero().flatten().tolist() if bad.dim() else []
+def bad_data(x: Tree, mask: Tree | None) -> Cause | None:
+    """What is not finite in rows x (B, *event), where the mask shows it."""
+    masks = entries_of(mask) if mask is not None else {}
+    for name, leaf in entries_of(x).items():
+        if rows := bad_rows(leaf, masks.get(name)):
+            return Cause(f"{name}, the data", rows)
+    return None
 
 
 def cause(model: Model, batch: Batch, step: int) -> Cause | None:
@@ -87,10 +95,8 @@ def cause(model: Model, batch: Batch, step: int) -> Cause | None:
         batch: The step's batch, as the model sees it.
         step: How many optimizer steps were taken before.
     """
-    masks = entries_of(batch.mask) if batch.mask is not None else {}
-    for name, x in entries_of(batch.x).items():
-        if rows := bad_rows(x, masks.get(name)):
-            return Cause(f"{name}, the data", rows)
+    if (found := bad_data(batch.x, batch.mask)) is not None:
+        return found
     seen: list[str] = []
     handles = [
         module.register_forward_hook(_noting(f"core.{name}", seen))

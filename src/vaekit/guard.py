@@ -15,14 +15,13 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from vaekit import optim
-from vaekit.batch import entries_of
-from vaekit.finite import Cause, NonFiniteError, bad_rows, cause, gradients_are_finite
+from vaekit.finite import Cause, NonFiniteError, bad_data, cause, gradients_are_finite
 from vaekit.metrics.means import RowMeans
 from vaekit.noise import other_states, restore, states
 from vaekit.settled import Settled, refuse_state, rewind
 from vaekit.storage import CheckpointFiles, RunLogger
 
-__all__ = ["Guard", "Interrupted", "guard_of"]
+__all__ = ["Guard", "Interrupted", "exit_code", "guard_of"]
 
 _HELPS = (
     "What usually helps: a smaller learning rate (--model.optimizer.lr), clipping "
@@ -34,6 +33,11 @@ _OVERFLOWS = 40  # in a row: a gradient scaler that halves so often scales by no
 
 class Interrupted(SystemExit):
     """A signal ended the fit after a whole step; `last.ckpt` is where it goes on."""
+
+
+def exit_code(trainer: Trainer, code: int) -> int:
+    """The code with which a rank ends: Lightning kills all where one that it started has one."""
+    return code if trainer.is_global_zero else 0
 
 
 def guard_of(trainer: Trainer) -> Guard:
@@ -82,6 +86,7 @@ class Guard(Callback):
     # Where a fit stands
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._forget()
         self._catch_signals(trainer)
         run = self._run
         if run:
@@ -94,6 +99,12 @@ class Guard(Callback):
         if run and "logged" in run and self.settled:
             self.settled.logged = run["logged"]
         self.exact = True
+
+    def _forget(self) -> None:
+        """Forgets what ended another fit of this trainer, such as a signal."""
+        self.signal = self._agreed = self._failures = self._overflows = 0
+        self._window.clear()
+        self._losses.clear()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.exact = True
@@ -262,14 +273,9 @@ class Guard(Callback):
         """Refuses rows of another's loader; vaekit's data modules look at theirs at once."""
         if hasattr(getattr(trainer, "datamodule", None), "rows"):
             return
-        masks = entries_of(m) if (m := getattr(batch, "mask", None)) is not None else {}
         x = getattr(batch, "x", batch[0] if isinstance(batch, list | tuple) else batch)
-        if not isinstance(x, Tensor | dict):
-            return
-        for name, leaf in entries_of(x).items():
-            if rows := bad_rows(leaf, masks.get(name)):
-                found = Cause(f"{name}, the data", rows)
-                raise NonFiniteError(_told(trainer, found, batch, batch_idx, ""))
+        if isinstance(x, Tensor | dict) and (found := bad_data(x, getattr(batch, "mask", None))):
+            raise NonFiniteError(_told(trainer, found, batch, batch_idx, ""))
 
     def _explain(self, trainer: Trainer, pl_module: Any) -> str:
         """What failed, from one replay of the batches since the last step, for all ranks."""
@@ -321,8 +327,7 @@ class Guard(Callback):
             self.signal = 0
             self._requeue(number, None)
         elif number:
-            # Lightning kills all ranks where one that it started ends with another code than 0.
-            raise Interrupted(128 + number if trainer.is_global_zero else 0)
+            raise Interrupted(exit_code(trainer, 128 + number))
 
 
 def _is_last(trainer: Trainer) -> bool:

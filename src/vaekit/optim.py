@@ -135,7 +135,7 @@ def change_rate(
         own = group.get("initial_lr", group["lr"]) == old["lr"]  # no adversary's
         changed.append(ratio if own else 1.0)
         for key in {"lr", "initial_lr"} & group.keys():
-            group[key] *= changed[-1]
+            group[key] = new["lr"] if own and group[key] == old["lr"] else group[key] * changed[-1]
     for scheduler in schedulers:
         for name in {"base_lrs", "_last_lr"} & vars(scheduler).keys():
             rates = zip(getattr(scheduler, name), changed, strict=True)

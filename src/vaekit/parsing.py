@@ -184,10 +184,14 @@ class ConfigFile(ActionConfigFile):
         super().__call__(parser, cfg, str(path), option_string)
 
 
+def _words(args: Iterable[str]) -> list[str]:
+    """Options and values, one by one, also of --option=value."""
+    return [word for arg in args for word in (arg.split("=", 1) if arg[:1] == "-" else [arg])]
+
+
 def import_named(args: Iterable[str]) -> None:
     """Imports what `--import` names, before anything is looked up."""
-    words = [word for arg in args for word in arg.split("=", 1)]
-    for option, value in pairwise(words):
+    for option, value in pairwise(_words(args)):
         if option == "--import":
             _import(yaml.safe_load(value) if value.startswith("[") else value)
 
@@ -212,7 +216,7 @@ def _import(modules: Any) -> None:
 def named(option: str, args: Iterable[str]) -> str | None:
     """What an option of a fit is given, before all is parsed: the last of what says it."""
     values = [os.environ.get(f"VAEKIT_FIT__{option}".upper())]
-    words = [word for arg in args for word in (arg.split("=", 1) if arg[:1] == "-" else [arg])]
+    words = _words(args)
     for word, value in pairwise(words):
         if word in ("-c", "--config"):
             with suppress(yaml.YAMLError, OSError):  # reported when it is parsed

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from vaekit import optim, specs
 from vaekit.storage import CheckpointError, local
 
-__all__ = ["TRAINING", "found", "own_folder", "refuse_contradictions", "settings"]
+__all__ = [
+    "TRAINING",
+    "found",
+    "own_folder",
+    "refuse_contradictions",
+    "refuse_strangers",
+    "settings_file",
+]
 
 TRAINING = ("optimizer", "lr_scheduler", "lr_interval")
 """What stands under model on the command line but is an argument of VAEModule, not of Model."""
@@ -52,25 +62,37 @@ def own_folder(path: str | None, runs: Path) -> str | None:
     return last.parent.name
 
 
-def settings(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with which a fit goes on, if nothing is said.
-
-    Raises:
-        CheckpointError: If it names a class that a checkpoint alone may not.
-    """
-    stored = checkpoint["vaekit"]
+def _config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What the configuration of a checkpoint's run lays below that of one that goes on."""
     config = checkpoint.get("callbacks", {}).get("ConfigWriter", {}).get("config", {})
     kept = {key: config[key] for key in _KEPT if key in config}
-    kept.get("trainer", {}).pop("default_root_dir", None)
-    for path in _classes(kept):
+    trainer = kept.get("trainer", {})
+    return {**kept, "trainer": {k: v for k, v in trainer.items() if k != "default_root_dir"}}
+
+
+def settings_file(checkpoint: Mapping[str, Any]) -> str:
+    """A file, for the caller to remove, of the settings with which a fit goes on."""
+    stored = checkpoint["vaekit"]
+    model = {k: v for k, v in stored["model"].items() if k != "data"}
+    data = {} if stored["data"] is None else {"data": stored["data"]}
+    settings = {**_config(checkpoint), "model": {**model, **stored["training"]}, **data}
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
+        yaml.safe_dump(settings, file)
+    return file.name
+
+
+def refuse_strangers(checkpoint: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint whose settings name classes that it alone may not.
+
+    Raises:
+        CheckpointError: If they name one that is neither Lightning's, vaekit's nor torch.optim's.
+    """
+    for path in _classes(_config(checkpoint)):
         if "." in path and not path.startswith(_TRUSTED):
             raise CheckpointError(
                 f"The checkpoint's run had {path}, which is neither Lightning's nor vaekit's: "
                 "name its configuration too, -c .../config.yaml."
             )
-    model = {k: v for k, v in stored["model"].items() if k != "data"}
-    data = {} if stored["data"] is None else {"data": stored["data"]}
-    return {**kept, "model": {**model, **stored["training"]}, **data}
 
 
 def _classes(value: Any) -> Iterator[str]:
@@ -101,7 +123,7 @@ def refuse_contradictions(config: Mapping[str, Any], checkpoint: Mapping[str, An
             _refuse(f"model.{key}", _resolved(key, before[key]), _resolved(key, value))
     if stored["data"] is not None:
         _refuse("data", stored["data"], specs.resolve("data", config["data"]))
-    old = checkpoint.get("callbacks", {}).get("ConfigWriter", {}).get("config", {})
+    old = _config(checkpoint)
     if "seed_everything" in old:
         _refuse("seed_everything", old["seed_everything"], config.get("seed_everything"))
 

@@ -90,7 +90,7 @@ def write(what: dict[str, Any] | str, path: str | Path) -> None:
         ) from error
 
 
-def _replace(target: Path, content: bytes) -> None:
+def _replace(target: Path, content: bytes | memoryview) -> None:
     part = target.with_name(target.name + _PART)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -111,7 +111,7 @@ def _replace(target: Path, content: bytes) -> None:
             os.close(folder)
 
 
-def _sealed(checkpoint: dict[str, Any]) -> bytes:
+def _sealed(checkpoint: dict[str, Any]) -> memoryview:
     """The bytes of a checkpoint, as torch writes it, with their sha256 as the zip's comment."""
     buffer = io.BytesIO()
     torch.save(_without_numpy(checkpoint), buffer)
@@ -121,9 +121,11 @@ def _sealed(checkpoint: dict[str, Any]) -> bytes:
             f"Expected tensors and plain data in a checkpoint but got {', '.join(strange)}: give "
             "parts inside a part as class_path and init_args, not as objects."
         )
-    raw = buffer.getbuffer()[:-2]  # without the length of the comment, which is 0
-    digest = hashlib.sha256(raw).hexdigest().encode()
-    return b"".join([raw, _SEAL.to_bytes(2, "little"), _TAG, digest])
+    # In the place of the length of the comment, which is 0.
+    digest = hashlib.sha256(buffer.getbuffer()[:-2]).hexdigest().encode()
+    buffer.seek(-2, os.SEEK_END)
+    buffer.write(_SEAL.to_bytes(2, "little") + _TAG + digest)
+    return buffer.getbuffer()
 
 
 def _without_numpy(value: Any) -> Any:
