@@ -213,6 +213,57 @@ def test_a_signal_from_outside(tmp_path: Path, number: int, code: int, ranks: in
     assert read(last)["global_step"] > 0
 
 
+ONE_RANK = """
+import os
+import torch
+from vaekit import register
+from vaekit.likelihoods import Bernoulli
+
+@register
+class Breaking(Bernoulli):
+    \"\"\"NaN in some calls on the second rank.\"\"\"
+
+    calls = 0
+
+    def log_prob(self, p, x, mask=None):
+        self.calls += self.training
+        here = f"{self.calls} on {os.environ.get('LOCAL_RANK')}"
+        bad = self.training and here in os.environ["BAD"]
+        return super().log_prob(p, x, mask) * (torch.nan if bad else 1.0)
+"""
+
+
+@pytest.mark.parametrize(("skip", "code", "step"), [(0, 1, 4), (1, 0, 12)])
+def test_what_is_not_finite_on_one_of_two_ranks(
+    tmp_path: Path, skip: int, code: int, step: int
+) -> None:
+    (tmp_path / "my_parts.py").write_text(ONE_RANK)
+    arguments = (
+        f"{FIT} --trainer.devices 2 --trainer.strategy ddp --guard.skip {skip} "
+        "--import my_parts --model.likelihood Breaking"
+    )
+    bad = "5 on 1" if skip else "5 on 1, 6 on 1"  # the sixth call is the step taken again
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "BAD": bad}
+    done = subprocess.run(
+        [sys.executable, "-m", "vaekit", "fit", *arguments.split()],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == code, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("vaekit: error: ")]
+    assert len(errors) == (code != 0)
+    if errors:
+        assert "Step 5 (epoch 1, batch 0 on rank 1): the term distortion is not" in errors[0]
+        assert "Traceback" not in done.stderr
+    last = read(tmp_path / "runs/version_0/last.ckpt")
+    assert last["global_step"] == step
+    assert last["run"]["skipped"] == skip
+    assert all(x.isfinite().all() for x in last["state_dict"].values())
+
+
 def test_kills_at_random_moments_lose_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
