@@ -19,14 +19,17 @@ ARROWS = {
     "__main__": {"", "cli", "commands", "plugins"},
     "cli": LAUNCH
     | {"module", "callbacks", "commands", "parsing", "quiet", "resume", "summary", "trainer"}
-    | {"finite", "guard", "storage"},
+    | {"arguments", "finite", "guard", "imports", "storage"},
+    "arguments": LAUNCH | {"callbacks", "guard", "imports", "parsing", "trainer"},
     "resume": {"optim", "specs", "storage"},
-    "parsing": {"checkpoints", "messages", "model", "optim", "plugins"},
-    "messages": {"plugins", "specs"},
+    "parsing": {"checkpoints", "commands", "imports", "messages", "model", "optim", "plugins"},
+    "messages": {"imports", "plugins", "specs"},
+    "imports": {"plugins"},
     "commands": set(),
     "trainer": {"model", "batch", "data", "callbacks", "pictures", "storage"},
     "callbacks": {"module", "model", "checkpoints", "data", "pictures", "noise", "precision"}
     | {"finite", "guard", "storage"},
+    "loggers": set(),
     "summary": {"model", "batch", "data", "noise", "contracts", "metrics"},
     "pictures": {"model", "batch"},
     "module": BASE

@@ -304,7 +304,9 @@ def test_parts_in_a_file_of_one_s_own(
     config = tmp_path / "runs/version_0/config.yaml"
     assert "import: my_parts" in config.read_text()
     afresh()
-    cli("fit", "-c", config)
+    with pytest.raises(SystemExit, match=r"names my_parts to import\. If you trust it, say so"):
+        cli("fit", "-c", config)
+    cli("fit", "-c", config, "--allow-import", "my_parts")
     afresh()
     cli("test", "--import=my_parts", "--ckpt_path", "best")
     afresh()

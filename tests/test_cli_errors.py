@@ -237,10 +237,35 @@ class Broken(StandardNormal):
         raise ValueError("of my own")
 
 
-def test_an_error_of_a_part_keeps_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Its author wants to see where.
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_error_of_a_part_names_it_and_its_line(
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    debug: bool,
+) -> None:
     monkeypatch.setattr(plugins, "_registered", {})
-
     register(Broken)
-    with pytest.raises(ValueError, match="of my own"):
-        cli("fit", "--model.prior", "Broken")
+    args = ["fit", "--model.prior", "Broken"]
+    if debug:  # its author wants to see more
+        with pytest.raises(ValueError, match="of my own"):
+            cli(*args, "--debug")
+        return
+    with pytest.raises(SystemExit) as ended:
+        cli(*args)
+    said = str(ended.value.code)
+    assert "The prior Broken (this process, the module test_cli_errors) failed: Val" in said
+    assert "ValueError: of my own (" in said
+    assert f"{Path(__file__).name}, line " in said
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_traceback_of_an_error_is_shown_on_demand(
+    cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli("fit", "--debug", "--data.batch_size", 0)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith("vaekit: error: The data Digits (vaekit 0.1.0): Expected a batch_size")
+    assert "Traceback (most recent call last)" in said

@@ -134,7 +134,7 @@ def test_a_stranger_in_a_checkpoint_s_settings_is_not_imported(
     torch.save(found, LAST)
     code, errors = failed(cli, capsys, "fit", "--ckpt_path", "last")
     assert code == 2
-    assert "evil.Evil, which is neither Lightning's nor vaekit's" in errors[0]
+    assert "evil.Evil is no registered part, nor Lightning's or torch.optim's" in errors[0]
     assert not Path("marker").exists()
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch.cli import LightningCLI
 
-from vaekit import callbacks, load
+from vaekit import load, loggers
 from vaekit.__main__ import main
+from vaekit.arguments import LOOKS
 from vaekit.cli import CLI
 from vaekit.commands import COMMANDS
 
@@ -152,7 +154,7 @@ def test_a_tensorboard_logger_writes_beside_the_runs(
 ) -> None:
     found: list[object] = []
     monkeypatch.setattr(
-        callbacks.LightningTensorBoardLogger, "__init__", lambda self, *args: found.append(args[0])
+        loggers.LightningTensorBoardLogger, "__init__", lambda self, *args: found.append(args[0])
     )
     logger = ("--trainer.logger", "TensorBoardLogger", *more)
     cli("fit", "--runs", "elsewhere", "--trainer.fast_dev_run", "true", *logger)
@@ -185,7 +187,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_command_is_in_the_help() -> None:
-    assert set(COMMANDS) == {*CLI.subcommands(), "plugins"}
+    assert set(COMMANDS) == {*LightningCLI.subcommands(), *LOOKS, "plugins"}
 
 
 def test_help_of_a_part_shows_its_own_arguments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,11 +53,17 @@ def test_the_classical_networks_are_what_their_names_say() -> None:
         assert model["latent_shape"] == latents
 
 
-def test_a_file_in_the_folder_goes_before_one_of_ours(
+def test_a_mere_name_is_one_of_ours_and_a_file_has_a_suffix_or_a_slash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name in ("mnist", "mnist.yaml", "mine"):
+        (tmp_path / name).write_text("{}")
     assert config_path("mnist").parent.name == "configs"
-    assert config_path("mnist.yaml") == config_path("mnist")
-    (tmp_path / "mnist.yaml").write_text("{}")
-    assert config_path("mnist.yaml") == Path("mnist.yaml")
+    for name in ("mnist.yaml", "./mnist", "./mine"):
+        assert config_path(name) == Path(name)
+    with pytest.raises(SystemExit, match=r"named with its suffix or a slash, \./mine"):
+        config_path("mine")
+    (tmp_path / "mnist.yaml").unlink()
+    with pytest.raises(SystemExit, match=r"Did you mean mnist\?"):
+        config_path("mnist.yaml")

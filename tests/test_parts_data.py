@@ -60,6 +60,7 @@ def test_m2_refuses_what_it_cannot_serve() -> None:
         Model(info, **{**PARTS["m2"], "latent_shape": 4})
 
 
+@pytest.mark.slow
 def test_m2_learns_the_classes_from_few_labels() -> None:
     module = FewLabels(binarize="none")
     trainer = fit(Model(module, **PARTS["m2"]), module, max_epochs=30)

@@ -16,6 +16,7 @@ from vaekit import Model, plugins, register
 from vaekit.batch import DataInfo
 from vaekit.contracts import Encoder, Prior
 from vaekit.plugins import RegistryError, find, load
+from vaekit.schedules import Schedule
 from vaekit.specs import as_spec, build, resolve, shorten
 
 PACKAGES = Path(__file__).parent / "packages"
@@ -140,15 +141,18 @@ def test_a_name_that_two_kinds_share_is_told_apart_inside_a_part(
 
     @register
     class Linear(Encoder):
-        """Has the name of a schedule."""
+        """Has the name of a schedule of vaekit's, which stays that."""
 
     beta = {"class_path": "Linear", "init_args": {"steps": 10}}
-    with pytest.raises(RegistryError, match=r"Several parts are called Linear.*schedules\.Linear"):
-        build("objective", {"class_path": "ELBO", "init_args": {"beta": beta}})
-    beta = {"class_path": "vaekit.schedules.Linear", "init_args": {"steps": 10}}
     spec = resolve("objective", {"class_path": "ELBO", "init_args": {"beta": beta}})
-    assert spec["init_args"]["beta"]["class_path"] == "vaekit.schedules.Linear"
+    assert spec["init_args"]["beta"]["class_path"] == "Linear"
     assert build("objective", spec).beta(5) == 0.5
+
+    for kind in (Encoder, Schedule):
+        register(type("Twice", (kind,), {"__module__": __name__, "__qualname__": kind.__name__}))
+    beta = {"class_path": "Twice", "init_args": {}}
+    with pytest.raises(RegistryError, match=r"Several parts are called Twice.*\.Schedule"):
+        build("objective", {"class_path": "ELBO", "init_args": {"beta": beta}})
 
 
 def test_an_encoder_may_have_an_argument_called_features(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,6 +291,7 @@ def test_the_laws_hold_for_whatever_is_installed(installed: Path) -> None:
     assert "passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_package_s_parts_stand_in_help(vaekit: Callable[..., str]) -> None:
     assert "--model.encoder.width" in vaekit("fit", "--model.encoder.help", "DemoEncoder")
     assert "vaekit_demo.DemoEncoder" in vaekit("fit", "--help")

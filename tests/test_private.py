@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import WandbLogger
 from torch import nn
 
 SRC = Path(__file__).parents[1] / "src" / "vaekit"
@@ -24,8 +25,13 @@ PRIVATE = {
         "_prepare_subcommand_kwargs",
         "_run_subcommand",
     },
-    "lightning.pytorch.cli:LightningArgumentParser": {"_load_env_vars", "_option_string_actions"},
+    "lightning.pytorch.cli:LightningArgumentParser": {
+        "_actions",
+        "_load_env_vars",
+        "_option_string_actions",
+    },
     "lightning.pytorch:LightningModule": {"_trainer"},
+    "lightning.pytorch.loggers:WandbLogger": {"_experiment", "_wandb_init"},
     "torch.nn:Module": {"_apply", "_modules"},
     "jsonargparse:_typehints": {"resolve_class_path_by_name"},
 }
@@ -35,7 +41,7 @@ PRIVATE = {
 def test_the_private_names_are_there(where: str) -> None:
     module, _, name = where.partition(":")
     found = getattr(importlib.import_module(module), name)
-    instances = (LightningModule, nn.Module, LightningArgumentParser)
+    instances = (LightningModule, nn.Module, LightningArgumentParser, WandbLogger)
     made = found() if found in instances else found
     for private in PRIVATE[where]:
         assert hasattr(made, private), f"{where} has no {private} any more"

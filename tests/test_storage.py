@@ -166,6 +166,7 @@ def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> No
     assert sorted(folders) == sorted(str(tmp_path / f"version_{n}") for n in range(8, 24))
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
     code = "from vaekit.storage import RunLogger; print(RunLogger('runs').log_dir)"
     command = [sys.executable, "-c", code]

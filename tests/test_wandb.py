@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import struct
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import wandb
 from google.protobuf.message import DecodeError
 from wandb.proto.wandb_internal_pb2 import Record
 
-from vaekit.callbacks import WandbLogger
+from vaekit.loggers import WandbLogger
+
+QUICK = ("--trainer.max_epochs", 2, "--trainer.enable_progress_bar", "false")
 
 
 def whole(path: Path) -> list[Record]:
@@ -51,6 +58,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    wandb.teardown()  # which keeps the key and the address of another test
 
 
 @pytest.mark.usefixtures("no_key")
@@ -58,7 +66,7 @@ def test_an_offline_run_holds_losses_configuration_and_pictures(cli: Callable[..
     folder = cli(
         "fit", "-c", "wandb", "--trainer.max_epochs", 2, "--trainer.enable_progress_bar", "false"
     )
-    sys.modules["wandb"].finish()
+    wandb.finish()
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     found = whole(path)
     history = [
@@ -86,6 +94,148 @@ def test_an_offline_run_holds_losses_configuration_and_pictures(cli: Callable[..
         assert f"pictures/{name}/_type" in names
         assert list(path.parent.glob(f"files/media/images/pictures/{name}*.png"))
     assert "WANDB_MODE" not in os.environ
+
+
+class Server(BaseHTTPRequestHandler):
+    """W&B's, as far as a run is begun; it takes one key."""
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.answer({})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if b"wrong" in base64.b64decode(self.headers.get("Authorization", "").split(" ")[-1]):
+            self.answer({"errors": [{"message": "permission denied"}]}, 401)
+        elif b"upsertBucket" in body:
+            project = {"id": "1", "name": "vaekit", "entity": {"id": "1", "name": "me"}}
+            name = json.loads(body)["variables"]["name"]
+            bucket = {"id": "1", "name": name, "displayName": name, "project": project}
+            self.answer({"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}})
+        else:
+            self.answer({"data": {"viewer": {"id": "1", "entity": "me", "username": "me"}}})
+
+    def answer(self, content: object, code: int = 200) -> None:
+        text = json.dumps(content).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    own = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=own.serve_forever, daemon=True).start()
+    yield own
+    own.shutdown()
+    own.server_close()
+
+
+@pytest.mark.usefixtures("no_key")
+@pytest.mark.parametrize(
+    ("key", "address", "words"),
+    [
+        ("0" * 40, "http://127.0.0.1:9", "http://127.0.0.1:9 gives no answer"),
+        ("wrong" * 8, None, "permission denied"),
+    ],
+)
+def test_a_fit_goes_on_offline_where_it_cannot_be_online(
+    cli: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    server: ThreadingHTTPServer,
+    key: str,
+    address: str | None,
+    words: str,
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    own = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("WANDB_BASE_URL", address or own)
+    begun = time.monotonic()
+    folder = cli("fit", "-c", "wandb", *QUICK)
+    assert time.monotonic() - begun < 15
+    wandb.finish()
+    said = [line for line in capsys.readouterr().err.splitlines() if "vaekit: warning" in line]
+    assert len(said) == 1
+    assert words in said[0]
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    assert f"send it later: wandb sync {path.parent}" in said[0]
+    assert any(record.HasField("history") for record in whole(path))
+    assert (folder / "runs/version_0/best.ckpt").is_file()
+
+
+GONE = """
+import os, sys, threading, time
+from http.server import ThreadingHTTPServer
+sys.path.insert(0, os.environ["TESTS"])
+from test_wandb import Server
+from vaekit import loggers
+server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+os.environ["WANDB_BASE_URL"] = f"http://127.0.0.1:{server.server_port}"
+loggers._END = 3
+
+def leave(log=loggers.WandbLogger.log_metrics, seen=[]):
+    def call(self, *args, **kwargs):
+        log(self, *args, **kwargs)
+        seen.append(1)
+        if len(seen) == 3:
+            print("the server leaves", flush=True)
+            server.shutdown()
+            server.server_close()
+    return call
+
+loggers.WandbLogger.log_metrics = leave()
+from vaekit.cli import run
+run(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_key")
+def test_a_server_that_leaves_does_not_end_the_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    env = {**os.environ, "TESTS": str(Path(__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", GONE, "fit", "-c", "wandb", *map(str, QUICK)],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the server leaves" in done.stdout
+    assert "ELBO of best.ckpt" in done.stdout
+    (said,) = [line for line in done.stderr.splitlines() if "gives no answer" in line]
+    (path,) = tmp_path.glob("wandb/run-*/run-*.wandb")
+    assert f"send it later: wandb sync {path.parent}" in said
+
+
+@pytest.mark.usefixtures("no_key")
+def test_an_error_of_w_and_b_s_stops_its_logging_alone(
+    cli: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calls: list[int] = []
+
+    def full(self: object, *args: object, **kwargs: object) -> None:
+        calls.append(1)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger.log_metrics", full)
+    folder = cli("fit", "-c", "wandb", *QUICK)
+    said = [line for line in capsys.readouterr().err.splitlines() if "vaekit: warning" in line]
+    assert len(calls) == len(said) == 1
+    assert "W&B: No space left on device. The run is kept on disk" in said[0]
+    assert (folder / "runs/version_0/best.ckpt").is_file()
 
 
 @pytest.mark.usefixtures("no_key")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+if __name__ == "__main__" and sys.path and sys.path[0] in ("", os.getcwd()):
+    del sys.path[0]  # the working folder, where `python -m` and torchrun put it
 
 from vaekit import __version__
 from vaekit.commands import COMMANDS

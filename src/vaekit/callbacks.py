@@ -1,4 +1,4 @@
-"""Callbacks: checkpoints, pictures, the run's configuration and predictions; a W&B logger."""
+"""Callbacks: checkpoints, pictures, the run's configuration and predictions."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     WeightAveraging,
 )
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardLogger
-from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -42,8 +40,6 @@ __all__ = [
     "ConfigWriter",
     "Pictures",
     "PredictionWriter",
-    "TensorBoardLogger",
-    "WandbLogger",
     "write_arrays",
 ]
 
@@ -273,7 +269,7 @@ class Pictures(Callback):
         for path, figure in zip(self.paths, figures.values(), strict=True):
             pictures.save(figure, path)
         for logger in trainer.loggers:
-            if isinstance(logger, LightningWandbLogger):
+            if isinstance(logger, WandbLogger):
                 for path in self.paths:
                     logger.log_image(f"pictures/{path.stem}", [str(path)])
 
@@ -350,41 +346,3 @@ class EMA(WeightAveraging):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-
-
-class TensorBoardLogger(LightningTensorBoardLogger):
-    """Lightning's TensorBoard logger, beside the runs unless another folder is named.
-
-    Arguments:
-        save_dir: The folder; None is that of the runs.
-        name: The folder in it.
-    """
-
-    def __init__(self, save_dir: str | None = None, name: str = "tensorboard") -> None:
-        super().__init__(save_dir or "runs", name)
-
-
-class WandbLogger(LightningWandbLogger):
-    """Lightning's W&B logger, offline unless a key is there.
-
-    Arguments:
-        project: The project's name.
-        name: The run's name; None lets W&B choose.
-        save_dir: Where the `wandb` folder is made.
-        offline: Keep the run on disk, for `wandb sync`; None decides by whether a key is there.
-    """
-
-    def __init__(
-        self,
-        project: str = "vaekit",
-        name: str | None = None,
-        save_dir: str = ".",
-        offline: bool | None = None,
-    ) -> None:
-        import wandb
-
-        if offline is None:
-            offline = not wandb.api.api_key
-        # Not Lightning's own `offline`, which sets WANDB_MODE for the whole process.
-        mode: dict[str, Any] = {"mode": "offline"} if offline else {}
-        super().__init__(name=name, save_dir=Path(save_dir).absolute(), project=project, **mode)

@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 import traceback
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from vaekit import plugins, resume, specs, summary
+from vaekit.arguments import LOOKS, Options
 from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, PredictionWriter
 from vaekit.checkpoints import describe, load, missing, read_checkpoint, rebuild
 from vaekit.commands import COMMANDS
 from vaekit.data.base import DataModule
 from vaekit.finite import NonFiniteError
-from vaekit.guard import Guard, Interrupted, exit_code, guard_of
-from vaekit.model import MODEL_KINDS, Model
+from vaekit.guard import Interrupted, exit_code, guard_of
+from vaekit.imports import limited, split_off
+from vaekit.model import Model
 from vaekit.module import VAEModule
 from vaekit.parsing import (
-    ConfigFile,
     Parser,
-    bracketed,
     default_files,
-    import_named,
     named,
+    names_data,
     names_lead_to_plugins,
 )
 from vaekit.quiet import quieten
@@ -44,20 +41,23 @@ __all__ = ["CLI", "run"]
 
 _NEEDS = {"validate": "val", "test": "test", "predict": "test"}  # which rows
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
-_LOOKS = ("sample", "reconstruct", "encode")  # commands of our own: they need no LightningModule
 
 
-class CLI(LightningCLI):
+class CLI(Options):
     """The command line: LightningCLI with a kind of plugin behind each part of the model."""
 
     def __init__(self, args: list[str]) -> None:
+        self.named = COMMANDS.keys() & set(args)
         own: dict[str, Any] = {
             name: {"description": COMMANDS[name]} for name in self.subcommands()
         }
         # Of a fit that goes on: the checkpoint, and its settings, which lie below all others.
         self._path, self.checkpoint = _going_on(args) if "fit" in args else (None, None)
+        self._names_data = names_data(args)
         self._base = None if self.checkpoint is None else resume.settings_file(self.checkpoint)
-        own["fit"]["default_config_files"] = [self._base] if self._base else default_files()
+        if "fit" in own:
+            below = [self._base] if self._base else default_files()
+            own["fit"]["default_config_files"] = below
         super().__init__(
             VAEModule,
             DataModule,
@@ -78,68 +78,9 @@ class CLI(LightningCLI):
             args=args,
         )
 
-    # Arguments
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        parser = Parser(**kwargs)
-        parser.add_argument(
-            "-c", "--config", action=ConfigFile, help="A YAML file, or the name of one of ours."
-        )
-        parser.add_argument(
-            "--import",
-            type=str | list[str] | None,
-            help="Modules that register parts of your own; this folder is searched last.",
-        )
-        return parser
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        own = {name: {"model", "datamodule"} for name in _LOOKS}
-        return {**LightningCLI.subcommands(), **own}
-
-    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(Trainer, "trainer")
-        plain: dict[str, Any] = {"instantiate": False, "required": False, "fail_untyped": False}
-        # None where it is not said: digits.yaml says it for a fit, a checkpoint elsewhere.
-        parser.add_argument(
-            "--model.latent_shape",
-            type=int | list[int] | None,
-            help="Shape of z; a number n means (n,).",
-        )
-        parser.add_argument(
-            "--model.lr_interval",
-            type=Literal["epoch", "step"] | None,
-            help="Whether the scheduler steps each epoch or each step.",
-        )
-        for kind in MODEL_KINDS:
-            base = plugins.base(kind)
-            parser.add_subclass_arguments(
-                base, f"model.{kind}", skip=specs.reserved(kind), **plain
-            )
-        schedulers = torch.optim.lr_scheduler.LRScheduler
-        parser.add_subclass_arguments(
-            torch.optim.Optimizer, "model.optimizer", skip={"params"}, **plain
-        )
-        parser.add_subclass_arguments(
-            schedulers, "model.lr_scheduler", skip={"optimizer"}, **plain
-        )
-        parser.add_subclass_arguments(DataModule, "data", **plain)
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(Pictures, "pictures")
-        parser.add_lightning_class_args(Guard, "guard")
-        parser.add_argument(
-            "--runs", default="runs", help="Folder in which each run gets its own."
-        )
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        assert isinstance(args, list)
-        own: Any = parser
-        own.refuse_variables(os.environ, {c: self._parser(c) for c in self.subcommands()})
-        import_named(args)
+    def parse_arguments(self, parser: Any, args: Any) -> None:
         try:
-            self.config = parser.parse_args(bracketed(args))
+            super().parse_arguments(parser, args)
         finally:
             if self._base:
                 Path(self._base).unlink()
@@ -195,7 +136,8 @@ class CLI(LightningCLI):
             if config["data"] is None:
                 self._data(None, checkpoint)  # which says what to name
             resume.refuse_contradictions(config, checkpoint)
-        self.datamodule = self._data(config["data"], checkpoint)
+        named = checkpoint is None or self._names_data
+        self.datamodule = self._data(config["data"], checkpoint, named)
         if checkpoint is not None:
             rebuild(checkpoint).check_data(self.datamodule.info)
         parts = {k: v for k, v in config["model"].items() if k not in resume.TRAINING}
@@ -216,17 +158,21 @@ class CLI(LightningCLI):
         self.model = VAEModule.load_from_checkpoint(self.ckpt_path)
         checkpoint = read_checkpoint(self.ckpt_path)
         spec = config.get("data") or checkpoint["vaekit"]["data"]
+        given = config.get("data") is not None
         if self.subcommand == "sample" and not self.model.model.info.context_features:
             self.datamodule = None
             with suppress(ValueError):  # wanted for its drawing alone, and not loaded
-                self.datamodule = self._data(spec, checkpoint)
+                self.datamodule = self._data(spec, checkpoint, given)
             return
-        self.datamodule = self._data(spec, checkpoint)
+        self.datamodule = self._data(spec, checkpoint, given)
         self.model.model.check_data(self.datamodule.info)
         if self.subcommand in _NEEDS:
             next(self.datamodule.rows(_NEEDS[self.subcommand], 1))  # refused where there are none
 
-    def _data(self, spec: Any, checkpoint: dict[str, Any] | None) -> DataModule:
+    def _data(
+        self, spec: Any, checkpoint: dict[str, Any] | None, named: bool = True
+    ) -> DataModule:
+        """The data module; one that a checkpoint alone names neither downloads nor writes."""
         if spec is None:
             raise ValueError(
                 "The checkpoint's data were tensors in memory, or of a class that is not "
@@ -237,6 +183,8 @@ class CLI(LightningCLI):
         except plugins.RegistryError as error:
             known = checkpoint["vaekit"]["packages"] if checkpoint else {}
             raise plugins.RegistryError(missing(error, known)) from error
+        if not named:
+            vars(data)["prepare_data"] = lambda: None
         return data
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -271,7 +219,7 @@ class CLI(LightningCLI):
         kwargs["ckpt_path"] = None if subcommand in _NEEDS else self.ckpt_path
         if subcommand == "fit":
             kwargs["weights_only"] = True
-        if subcommand in _LOOKS:
+        if subcommand in LOOKS:
             kwargs["model"] = self.model.model
         return kwargs
 
@@ -362,7 +310,7 @@ def _going_on(args: list[str]) -> tuple[str | None, dict[str, Any] | None]:
     try:
         path = str(resume.found(said, runs, on=True))
         checkpoint = read_checkpoint(path)
-        resume.refuse_strangers(checkpoint)
+        resume.refuse_strangers(checkpoint, path, runs)
         return path, checkpoint
     except (ValueError, OSError) as error:
         print(f"vaekit: error: {_why(error)}\n(All options: vaekit fit --help)", file=sys.stderr)
@@ -371,7 +319,7 @@ def _going_on(args: list[str]) -> tuple[str | None, dict[str, Any] | None]:
 
 def _why(error: Exception) -> str:
     """An error in one line, and how to mend what Lightning does not explain."""
-    text = " ".join(str(error).split())
+    text = _one_line(error)
     if "No supported gpu backend" in text:
         return (
             "Expected a GPU, for --trainer.accelerator gpu or -c multi_gpu, but torch finds none "
@@ -380,15 +328,29 @@ def _why(error: Exception) -> str:
     return text
 
 
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
 def run(args: list[str]) -> None:
     """Parses and runs one command."""
     quieten()
-    with warnings.catch_warnings(), names_lead_to_plugins():
+    args, packages, debug = split_off(args)
+    with warnings.catch_warnings(), limited(packages), names_lead_to_plugins():
         warnings.showwarning = _said
         try:
             CLI(args)
         except KeyboardInterrupt:
             sys.exit(130)
+        except SystemExit as error:
+            if debug and error.__context__ is not None:
+                traceback.print_exception(error.__context__)
+            raise
+        except Exception as error:
+            told = plugins.blame(error)
+            if debug or told is None:  # a fault of vaekit's own
+                raise
+            sys.exit(f"vaekit: error: {_one_line(told)} (--debug shows the traceback)")
 
 
 def _said(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from vaekit import plugins, specs
+from vaekit.imports import refused
 
 __all__ = ["plainer"]
 
@@ -19,6 +20,7 @@ _LACKS = re.compile(r".*class_path '([\w.]+)'.*?Option '(\w+)' is not accepted",
 _NEEDS = re.compile(r"the following arguments are required: (.+)")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _EXPECTED = re.compile(r"Subtypes: \[(.+)\]|Expected an? (.+?)\. Got value")
+_DENIED = re.compile(r"Importing '([^']+)' is not allowed")
 _CAME = re.compile(r"(?:Got|Given) value: (.*)")
 
 
@@ -28,6 +30,8 @@ def plainer(message: str, options: Iterable[str]) -> str:
     Arguments:
         options: The options of the command.
     """
+    if denied := _DENIED.search(message):
+        return refused(denied[1])
     if message.startswith("unrecognized arguments: "):
         return _no_option(message, options)
     if found := _LACKS.search(message):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import importlib
 import os
 import re
 import sys
@@ -19,8 +18,9 @@ from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-define
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 
-from vaekit import plugins
+from vaekit import imports, plugins
 from vaekit.checkpoints import missing
+from vaekit.commands import COMMANDS
 from vaekit.messages import plainer
 from vaekit.model import MODEL_KINDS
 from vaekit.optim import torch_spec
@@ -31,8 +31,8 @@ __all__ = [
     "bracketed",
     "config_path",
     "default_files",
-    "import_named",
     "named",
+    "names_data",
     "names_lead_to_plugins",
 ]
 
@@ -66,9 +66,18 @@ class Parser(LightningArgumentParser):
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """The help, which lists the parts of all packages."""
         for plugin in plugins.plugins():
-            with suppress(plugins.RegistryError):
-                plugins.load(plugin)
+            if not plugins.claims_ours(plugin):
+                with suppress(plugins.RegistryError):
+                    plugins.load(plugin)
         return super().format_help(*args, **kwargs)
+
+    def read_no_files(self) -> None:
+        """Lets a part's name be a name alone: a file of that name in this folder is not read."""
+        actions: list[Any] = self._actions
+        for action in actions:
+            if hasattr(action, "_enable_path"):
+                action._enable_path = False
+                action.sub_add_kwargs = {**action.sub_add_kwargs, "sub_configs": False}
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Ends with the message, and without the pages of usage that would hide it."""
@@ -86,14 +95,21 @@ class Parser(LightningArgumentParser):
         return super()._load_env_vars(env, defaults)
 
     def refuse_variables(self, env: Mapping[str, str], commands: Mapping[str, Any]) -> None:
-        """Ends where a variable of the environment names no option of any command."""
-        known = {
-            f"{self.env_prefix}_{command}__{action.dest.replace('.', '__')}".upper()
+        """Ends where a variable of the environment is none that is read.
+
+        Those of a command that is not run are left for when it is.
+        """
+        prefix = str(self.env_prefix)
+        known = {"VAEKIT_DATA", "VAEKIT_CONFIG"} | {
+            f"{prefix}_{command}__{action.dest.replace('.', '__')}".upper()
             for command, parser in commands.items()
             for action in parser._option_string_actions.values()
         }
+        others = tuple(f"{prefix}_{c}__".upper() for c in COMMANDS if c not in commands)
         for name in env:
-            if re.match(f"{self.env_prefix}_[A-Z]+__", name) and name not in known:
+            if re.fullmatch(f"{prefix}_[A-Z]*_*(IMPORT|ALLOW_IMPORT|DEBUG)", name):
+                self.error(f"{name}: only the command line can say that")
+            if name.startswith(f"{prefix}_") and name not in known and not name.startswith(others):
                 self.error(f"There is no setting {name}.{plugins.nearest(name, known)}")
 
 
@@ -148,10 +164,10 @@ def names_lead_to_plugins() -> Iterator[None]:
         for base in bases:
             if base in kinds:
                 plugin = plugins.find(kinds[base], plugins.unique(name))
-                plugins.load(plugin)
+                imports.allow(plugin, plugins.load(plugin))
                 return plugin.path
             if base is Logger and name == "TensorBoardLogger":
-                return "vaekit.callbacks.TensorBoardLogger"  # which knows a folder
+                return "vaekit.loggers.TensorBoardLogger"  # which knows a folder
             if base in modules:
                 return str(torch_spec(name, modules[base])["class_path"])
         return ordinary(cls, name)
@@ -177,46 +193,34 @@ class ConfigFile(ActionConfigFile):
         try:
             content = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            sys.exit(f"vaekit: error: The configuration {path} is no valid YAML: {error}")
+            said = " ".join(str(error).split())
+            sys.exit(f"vaekit: error: The configuration {path} is no valid YAML: {said}")
         if isinstance(content, Mapping):
-            _import(content.get("import"))
+            _import(path, content)
         _packages.update(re.findall(r"^# (\w+ '.+') is of (.+)$", text, re.MULTILINE))
         super().__call__(parser, cfg, str(path), option_string)
 
 
-def _words(args: Iterable[str]) -> list[str]:
-    """Options and values, one by one, also of --option=value."""
-    return [word for arg in args for word in (arg.split("=", 1) if arg[:1] == "-" else [arg])]
-
-
-def import_named(args: Iterable[str]) -> None:
-    """Imports what `--import` names, before anything is looked up."""
-    for option, value in pairwise(_words(args)):
-        if option == "--import":
-            _import(yaml.safe_load(value) if value.startswith("[") else value)
-
-
-def _import(modules: Any) -> None:
-    """Imports modules, of this folder where they are not installed.
-
-    Only a command line and a configuration name them, a checkpoint never does.
-    """
-    if modules and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last: nothing here takes the place of a package
-    for module in [modules] if isinstance(modules, str) else modules or []:
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # other people's code may raise anything
-            raise SystemExit(
-                f"vaekit: error: {module}, which --import names, could not be imported: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+def _import(path: Path, content: Mapping[str, Any]) -> None:
+    """Imports what a configuration names, if the command line names it too."""
+    for key in ("allow-import", "allow_import", "debug"):
+        if key in content:
+            sys.exit(f"vaekit: error: {path}: only the command line can say --{key}")
+    modules = content.get("import") or []
+    modules = [modules] if isinstance(modules, str) else modules
+    for module in modules:
+        if not imports.allowed(str(module)):
+            sys.exit(
+                f"vaekit: error: {path} names {module} to import. If you trust it, say so on the "
+                f"command line: --allow-import {module}"
+            )
+    imports.import_modules([*map(str, modules)] or None)
 
 
 def named(option: str, args: Iterable[str]) -> str | None:
     """What an option of a fit is given, before all is parsed: the last of what says it."""
     values = [os.environ.get(f"VAEKIT_FIT__{option}".upper())]
-    words = _words(args)
+    words = imports.words(args)
     for word, value in pairwise(words):
         if word in ("-c", "--config"):
             with suppress(yaml.YAMLError, OSError):  # reported when it is parsed
@@ -226,9 +230,16 @@ def named(option: str, args: Iterable[str]) -> str | None:
     return next((value for value in reversed(values) if value is not None), None)
 
 
+def names_data(args: Iterable[str]) -> bool:
+    """Whether a user says which data are meant, or where they lie."""
+    said = any(word.partition(".")[0] == "--data" for word in imports.words(args))
+    return said or named("data", args) is not None
+
+
 def config_path(name: str) -> Path:
-    """The file of a configuration: a path, or the mere name of one that vaekit brings along."""
-    if Path(name).is_file():
+    """The file of a configuration: of a mere name, one that vaekit brings along; else a path."""
+    mere = Path(name).name == name and not Path(name).suffix
+    if not mere and Path(name).is_file():
         return Path(name)
     here = Path(__file__).parent
     known = {
@@ -236,12 +247,14 @@ def config_path(name: str) -> Path:
         for folder in (here / "configs", here.parents[1] / "configs")  # installed, or a checkout
         for path in sorted(folder.glob("*.yaml"))
     }
-    if Path(name).name != name or Path(name).stem not in known:
-        sys.exit(
-            f"vaekit: error: there is no configuration file {name}, and none of that name among "
-            f"vaekit's own: {', '.join(known)}.{plugins.nearest(name, known)}"
-        )
-    return known[Path(name).stem]
+    if mere and name in known:
+        return known[name]
+    own = f" A file of your own is named with its suffix or a slash, ./{name}."
+    sys.exit(
+        f"vaekit: error: there is no configuration file {name}, and none of that name among "
+        f"vaekit's own: {', '.join(known)}.{plugins.nearest(name, known)}"
+        f"{own if mere and Path(name).is_file() else ''}"
+    )
 
 
 def default_files() -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,6 +21,8 @@ __all__ = [
     "Plugin",
     "RegistryError",
     "base",
+    "blame",
+    "claims_ours",
     "conflicts",
     "find",
     "find_any",
@@ -82,15 +85,15 @@ class Plugin:
             among_all: Among the plugins of all kinds, as inside another part, where nothing says
                 of which kind a part is.
         """
-        kinds = KINDS if among_all else (self.kind,)
-        alone = sum(len(_matches(kind, self.name)) for kind in kinds) == 1
-        return self.name if alone else self.path
+        found = _matches(None if among_all else self.kind, self.name)
+        return self.name if found == [self] else self.path
 
 
 _HERE = "this process"
+_OURS = "vaekit"
 _registered: dict[tuple[str, str], tuple[Plugin, type]] = {}
 _loaded: dict[Plugin, type] = {}
-_failures: dict[Plugin, Exception] = {}
+_failures: dict[Plugin, BaseException] = {}
 
 
 @cache
@@ -113,7 +116,14 @@ def conflicts() -> list[str]:
     found: dict[tuple[str, str], list[Plugin]] = {}
     for plugin in plugins():
         found.setdefault((plugin.kind, plugin.name), []).append(plugin)
-    said = [_claims(kind, name, both) for (kind, name), both in found.items() if len(both) > 1]
+    said = [
+        f"{plugin} has a name of vaekit's own: it is reached by its full path alone, {plugin.path}"
+        for plugin in plugins()
+        if claims_ours(plugin)
+    ]
+    for (kind, name), both in found.items():
+        others = [plugin for plugin in both if not claims_ours(plugin)]
+        said += [_claims(kind, name, others)] if len(others) > 1 else []
     groups = [group for group, _ in KINDS.values()]
     for package in distributions():
         for entry in package.entry_points:
@@ -133,8 +143,14 @@ def plugins(kind: str | None = None) -> list[Plugin]:
     order = list(KINDS)
     return sorted(
         (p for p in found if kind in (None, p.kind)),
-        key=lambda p: (order.index(p.kind), p.package != "vaekit", p.name),
+        key=lambda p: (order.index(p.kind), p.package != _OURS, p.name),
     )
+
+
+def claims_ours(plugin: Plugin) -> bool:
+    """Whether another package's plugin has the name of a part of vaekit's own, of any kind."""
+    ours = {p.name for p in _installed(tuple(sys.path)) if p.package == _OURS}
+    return plugin.package not in (_OURS, _HERE) and plugin.name in ours
 
 
 def _import(value: str) -> type:
@@ -157,7 +173,7 @@ def load(plugin: Plugin) -> type:
     if plugin not in _loaded:
         try:
             _loaded[plugin] = _of_its_kind(plugin, _import(plugin.value))
-        except Exception as error:  # other people's code may raise anything
+        except (Exception, SystemExit) as error:  # other people's code may raise anything
             _failures[plugin] = error
             raise _failure(plugin) from error
     return _loaded[plugin]
@@ -169,7 +185,33 @@ def _failure(plugin: Plugin) -> RegistryError:
         return error
     return RegistryError(
         f"The {plugin} could not be imported from {plugin.value}: {type(error).__name__}: {error}"
+        f"{_line(error, [plugin])}"
     )
+
+
+def _line(error: BaseException, among: Iterable[Plugin]) -> str:
+    """The innermost line of these plugins' packages that an error went through, in brackets."""
+    packages = {plugin.value.partition(":")[0].partition(".")[0] for plugin in among} - {_OURS}
+    for frame, number in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if frame.f_globals.get("__name__", "").partition(".")[0] in packages:
+            return f" ({frame.f_code.co_filename}, line {number})"
+    return ""
+
+
+def blame(error: BaseException) -> str | None:
+    """An error of somebody's plugin in words that name it, its package and the line; else None."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = frame.f_globals.get("__name__", "")
+        part = type(frame.f_locals.get("self"))
+        known = [*_loaded.items(), *_registered.values()]
+        for plugin, cls in known:
+            if plugin.package == _OURS or module.startswith(f"{_OURS}."):
+                continue
+            if part is cls or module == plugin.value.partition(":")[0]:
+                said = f"{type(error).__name__}: {error}"
+                title = f"{plugin.kind} {plugin.name} ({plugin.origin})"
+                return f"The {title} failed: {said}{_line(error, [plugin])}"
+    return None
 
 
 def base(kind: str) -> type:
@@ -192,9 +234,11 @@ def _of_its_kind(plugin: Plugin, cls: object) -> type:
     return cls
 
 
-def _matches(kind: str, name: str) -> list[Plugin]:
+def _matches(kind: str | None, name: str) -> list[Plugin]:
+    """The plugins of a name or path; a name of vaekit's own leads to no other package's."""
     dotted = name.replace(":", ".")
-    return [p for p in plugins(kind) if p.name == name or p.path == dotted]
+    found = [p for p in plugins(kind) if p.name == name or p.path == dotted]
+    return [p for p in found if p.package == _OURS] or found
 
 
 def find(kind: str, name: str) -> Plugin:
@@ -282,7 +326,7 @@ def find_any(name: str) -> Plugin:
     Raises:
         RegistryError: If there is none, or several.
     """
-    found = [plugin for kind in KINDS for plugin in _matches(kind, name)]
+    found = _matches(None, name)
     if len(found) == 1:
         return found[0]
     if found:

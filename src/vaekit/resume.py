@@ -25,7 +25,6 @@ TRAINING = ("optimizer", "lr_scheduler", "lr_interval")
 """What stands under model on the command line but is an argument of VAEModule, not of Model."""
 
 _KEPT = ("seed_everything", "trainer", "checkpoint", "pictures", "guard")
-_TRUSTED = ("lightning.pytorch.", "vaekit.", "torch.optim.")
 
 
 def found(path: str | None, runs: Path, on: bool = False) -> str | None:
@@ -81,29 +80,34 @@ def settings_file(checkpoint: Mapping[str, Any]) -> str:
     return file.name
 
 
-def refuse_strangers(checkpoint: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint whose settings name classes that it alone may not.
+def refuse_strangers(checkpoint: Mapping[str, Any], path: str, runs: Path) -> None:
+    """Refuses a checkpoint from elsewhere whose settings name a folder or an address.
+
+    What classes it names is held to the same rules as what a configuration names.
 
     Raises:
-        CheckpointError: If they name one that is neither Lightning's, vaekit's nor torch.optim's.
+        CheckpointError: If its callbacks or loggers would write to, or reach, what it names.
     """
-    for path in _classes(_config(checkpoint)):
-        if "." in path and not path.startswith(_TRUSTED):
+    own = local(path)
+    if own is not None and own.parent.parent.resolve() == runs.resolve():
+        return  # a run of this folder
+    for text in _texts(_config(checkpoint).get("trainer", {})):
+        if "://" in text or Path(text).is_absolute() or ".." in Path(text).parts:
             raise CheckpointError(
-                f"The checkpoint's run had {path}, which is neither Lightning's nor vaekit's: "
-                "name its configuration too, -c .../config.yaml."
+                f"The checkpoint's run had a callback or a logger with {text}: name its "
+                "configuration too, -c .../config.yaml."
             )
 
 
-def _classes(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        if isinstance(path := value.get("class_path"), str):
-            yield path
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
         for inner in value.values():
-            yield from _classes(inner)
+            yield from _texts(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _classes(inner)
+            yield from _texts(inner)
 
 
 def refuse_contradictions(config: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:

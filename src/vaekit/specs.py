@@ -12,6 +12,7 @@ from vaekit.plugins import (
     Plugin,
     RegistryError,
     base,
+    blame,
     find,
     find_any,
     load,
@@ -260,8 +261,10 @@ def _made(kind: str, value: str | Mapping[str, Any], given: dict[str, Any]) -> t
         return cls(**filled, **init_args), str(plugin)
     except RegistryError:
         raise
-    except Exception as error:  # other people's code may raise anything
+    except ValueError as error:  # it refuses what it was given
         raise RegistryError(f"The {plugin}: {error}") from error
+    except (Exception, SystemExit) as error:  # other people's code may raise anything
+        raise RegistryError(blame(error) or f"The {plugin}: {error}") from error
 
 
 def _check_construction(kind: str, part: Any, title: str) -> None:

@@ -151,6 +151,8 @@ def read(path: str | Path | IO[bytes]) -> dict[str, Any]:
     """
     if not isinstance(path, str | Path):
         return _load(path)
+    if "::" in str(path):
+        raise CheckpointError(f"Expected a path or one address but {path} is chained.")
     try:
         with fsspec.open(str(path), "rb") as file:
             return _load(file)

@@ -19,6 +19,8 @@ __all__ = ["Arrays"]
 
 Source = str | Path | Tensor | np.ndarray
 _COLUMNS = ("x", "label", "context", "mask")
+_LARGEST = 1e18
+"""Of values: sums of squares of larger ones overflow in float32."""
 
 
 class Arrays(DataModule):
@@ -40,6 +42,8 @@ class Arrays(DataModule):
         val: Share of the rows held out for validation.
         test: Share of the rows held out for testing; with `val` 0 as well, all rows are for
             training.
+        channels: Where the channels of images (N, *, *, *) stand: "first", as the parts for images
+            want them, or "last", which moves them; None refuses what looks like the latter.
         data_range: Smallest and largest value of x; None takes the narrowest of [0, 1], [-1, 1],
             [0, inf) and the real line that holds the values that are observed.
 
@@ -65,6 +69,7 @@ class Arrays(DataModule):
         mask: dict[str, Any] | Source | None = None,
         val: float = 0.1,
         test: float = 0.1,
+        channels: Literal["first", "last"] | None = None,
         data_range: tuple[float, float] | dict[str, tuple[float, float]] | None = None,
         batch_size: int = 128,
         binarize: Literal["none", "dynamic", "static"] = "none",
@@ -73,7 +78,9 @@ class Arrays(DataModule):
     ) -> None:
         super().__init__(batch_size, binarize, dequantize, seed)
         self.sources = dict(zip(_COLUMNS, (x, label, context, mask), strict=True))
-        self.shares, self.data_range = (val, test), data_range
+        if channels not in (None, "first", "last"):
+            raise ValueError(f"Expected channels to be first or last but got {channels!r}.")
+        self.shares, self.data_range, self.channels = (val, test), data_range, channels
         self._range: Ranges = data_range or (0.0, 1.0)
 
     def natural_range(self) -> Ranges:
@@ -90,6 +97,12 @@ class Arrays(DataModule):
                 raise ValueError(
                     f"Expected {name} with shape (N, *event) but got {tuple(column.shape)}."
                 )
+        for name, column in flat("x", x).items():
+            self._refuse_channels_last(name, column)
+        if self.channels == "last":
+            columns["x"] = x = each(_channels_first, x)
+            if mask is not None:
+                columns["mask"] = mask = each(_channels_first, mask)
         n = len(first(x))
         for column, tree in columns.items():
             for name, array in flat(column, tree).items():
@@ -98,6 +111,11 @@ class Arrays(DataModule):
         if mask is not None:
             _check_mask(x, mask)
             columns["mask"] = mask = each(Tensor.bool, mask)
+        for name, label in flat("label", columns.get("label", {})).items():
+            if not bool(label.isfinite().all()):
+                raise ValueError(
+                    f"Expected labels that are finite but {name} holds NaN or infinity."
+                )
         context = columns.get("context")
         if context is not None and (context.dim() != 2 or not bool(context.isfinite().all())):
             raise ValueError(
@@ -131,6 +149,17 @@ class Arrays(DataModule):
                 columns[name] = found
         return columns
 
+    def _refuse_channels_last(self, name: str, x: Tensor) -> None:
+        few = (1, 3, 4)
+        last = x.dim() == 4 and x.shape[3] in few and x.shape[1] not in few
+        pixels = x.dtype == torch.uint8 or x.is_floating_point()
+        if self.channels is None and last and pixels:
+            raise ValueError(
+                f"Expected images (N, channels, height, width) but {name} has the shape "
+                f"{tuple(x.shape)}, whose last axis looks like the channels: --data.channels last "
+                "moves them, --data.channels first takes the array as it stands."
+            )
+
     def _find_ranges(self, x: Tree, mask: Tree | None, top: Any) -> None:
         """Finds, or checks, the range and the number of levels of x."""
         declared: Any = self.data_range
@@ -150,10 +179,19 @@ class Arrays(DataModule):
         self.levels = levels["x"] if single else levels
 
 
+def _channels_first(x: Tensor) -> Tensor:
+    """Images (N, H, W, C) as (N, C, H, W); other arrays as they are."""
+    return x.movedim(3, 1) if x.dim() == 4 else x
+
+
 def _check_mask(x: Tree, mask: Tree) -> None:
     shapes, wanted = (each(lambda leaf: tuple(leaf.shape), tree) for tree in (mask, x))
     if shapes != wanted:
         raise ValueError(f"Expected a mask of x's shape {wanted} but got {shapes}.")
+    if not any(bool(leaf.any()) for leaf in entries_of(mask).values()):
+        raise ValueError(
+            "Expected a mask that is True where an element is observed, but it is False all over."
+        )
 
 
 def _top(x: Tensor) -> float | None:
@@ -208,10 +246,10 @@ def _measured(
             f"Expected values in the declared data_range {list(declared)} but {name} spans "
             f"[{low:g}, {high:g}]."
         )
-    if max(-low, high) > torch.finfo(torch.float32).max:
+    if max(-low, high) > _LARGEST:
         raise ValueError(
-            f"Expected values that float32 can hold but {name} spans [{low:g}, {high:g}]: rescale "
-            "the data."
+            f"Expected values whose squares float32 can hold but {name} spans "
+            f"[{low:g}, {high:g}]: rescale the data."
         )
     taken = declared or natural(low, high)
     return taken, 2 if binary and taken == (0.0, 1.0) else None
@@ -238,7 +276,7 @@ def _single(source: Source) -> Tensor:
 
 def _read(source: Source) -> Tensor | dict[str, Tensor]:
     if isinstance(source, Tensor):
-        return source
+        return _dense(source)
     if isinstance(source, np.ndarray):
         return _of_numpy(source)
     path = Path(source)
@@ -249,9 +287,14 @@ def _read(source: Source) -> Tensor | dict[str, Tensor]:
     try:
         return _READERS[path.suffix](path)
     except Exception as error:
+        said = " ".join(str(error).split())
+        if (
+            "pickle" in said or "Weights only load failed" in said
+        ):  # and how to load it all the same
+            said = "it holds objects, or is of another kind"
         raise ValueError(
             f"Expected {path} to hold plain arrays, without pickled objects, but it could not be "
-            f"read: {error}"
+            f"read: {said}"
         ) from error
 
 
@@ -278,12 +321,24 @@ def _of_numpy(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
 
 
+def _dense(x: Tensor) -> Tensor:
+    """A tensor of real numbers that stand one beside the other, without a gradient.
+
+    Raises:
+        ValueError: If it is of another kind.
+    """
+    if x.layout != torch.strided or x.is_quantized or x.is_complex():
+        kind = x.dtype if x.layout == torch.strided else x.layout
+        raise ValueError(f"Expected a dense tensor of real numbers but got one of {kind}.")
+    return x.detach()
+
+
 def _read_pt(path: Path) -> Tensor | dict[str, Tensor]:
     found = torch.load(path, map_location="cpu", weights_only=True)
     tensors = found.values() if isinstance(found, dict) else [found]
     if not all(isinstance(x, Tensor) for x in tensors):
         raise TypeError("not a tensor or a dict of tensors")
-    return found
+    return {k: _dense(x) for k, x in found.items()} if isinstance(found, dict) else _dense(found)
 
 
 _READERS: dict[str, Callable[[Path], Tensor | dict[str, Tensor]]] = {

@@ -151,7 +151,8 @@ class MNIST(DataModule):
         if path is None:
             raise FileNotFoundError(
                 f"{type(self).__name__} needs {name} or {name}.gz, which is not under "
-                f"{self.root}: call prepare_data() to download it, or put it there."
+                f"{self.root}. Put it there, or have it downloaded, by prepare_data() or by "
+                f"--data {type(self).__name__} on the command line."
             )
         return read_idx(path)
 

@@ -1,0 +1,96 @@
+"""The options of every command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Set
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from vaekit import plugins, specs
+from vaekit.callbacks import BestCheckpoint, Pictures
+from vaekit.data.base import DataModule
+from vaekit.guard import Guard
+from vaekit.imports import import_named
+from vaekit.model import MODEL_KINDS
+from vaekit.parsing import ConfigFile, Parser, bracketed
+from vaekit.trainer import Trainer
+
+__all__ = ["LOOKS", "Options"]
+
+LOOKS = ("sample", "reconstruct", "encode")
+"""Commands of our own, which need no LightningModule."""
+
+
+class Options(LightningCLI):
+    """LightningCLI's options, and a kind of plugin behind each part of the model."""
+
+    named: Set[str]
+    """The commands among the words of the command line; only their options are made."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = Parser(**kwargs)
+        parser.add_argument(
+            "-c", "--config", action=ConfigFile, help="A YAML file, or the name of one of ours."
+        )
+        parser.add_argument(
+            "--import",
+            type=str | list[str] | None,
+            help="Modules that register parts of your own; this folder is searched last. "
+            "(--allow-import PACKAGE lets a configuration name classes of a package; --debug "
+            "shows the traceback of an error.)",
+        )
+        return parser
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        own = {name: {"model", "datamodule"} for name in LOOKS}
+        known = {**LightningCLI.subcommands(), **own}
+        return {name: skip for name, skip in known.items() if name in (self.named or known)}
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Trainer, "trainer")
+        plain: dict[str, Any] = {"instantiate": False, "required": False, "fail_untyped": False}
+        # None where it is not said: digits.yaml says it for a fit, a checkpoint elsewhere.
+        parser.add_argument(
+            "--model.latent_shape",
+            type=int | list[int] | None,
+            help="Shape of z; a number n means (n,).",
+        )
+        parser.add_argument(
+            "--model.lr_interval",
+            type=Literal["epoch", "step"] | None,
+            help="Whether the scheduler steps each epoch or each step.",
+        )
+        for kind in MODEL_KINDS:
+            base = plugins.base(kind)
+            parser.add_subclass_arguments(
+                base, f"model.{kind}", skip=specs.reserved(kind), **plain
+            )
+        schedulers = torch.optim.lr_scheduler.LRScheduler
+        parser.add_subclass_arguments(
+            torch.optim.Optimizer, "model.optimizer", skip={"params"}, **plain
+        )
+        parser.add_subclass_arguments(
+            schedulers, "model.lr_scheduler", skip={"optimizer"}, **plain
+        )
+        parser.add_subclass_arguments(DataModule, "data", **plain)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(Guard, "guard")
+        parser.add_argument(
+            "--runs", default="runs", help="Folder in which each run gets its own."
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        assert isinstance(args, list)
+        own: Any = parser
+        commands: dict[str, Any] = {c: self._parser(c) for c in self.subcommands()}
+        own.refuse_variables(os.environ, commands)
+        for command in commands.values():
+            command.read_no_files()
+        import_named(args)
+        self.config = parser.parse_args(bracketed(args))

@@ -1,0 +1,146 @@
+"""What a command line, a configuration, a variable or a checkpoint can make vaekit import."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+import yaml
+from jsonargparse import set_parsing_settings
+
+from vaekit.plugins import Plugin
+
+__all__ = [
+    "allow",
+    "allowed",
+    "import_modules",
+    "import_named",
+    "limited",
+    "refused",
+    "search_here",
+    "split_off",
+    "words",
+]
+
+_OPEN = (
+    "vaekit.callbacks",
+    "vaekit.loggers",
+    "torch.optim",
+    *(
+        f"lightning.pytorch.{name}"
+        for name in ("accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies")
+    ),
+    "lightning.fabric.plugins",
+)
+"""Where a class may lie that a configuration names, beside the registered parts."""
+
+_named: set[str] = set()
+"""The packages that the user named on the command line."""
+
+
+@contextmanager
+def limited(packages: Iterable[str] = ()) -> Iterator[None]:
+    """Lets jsonargparse import nothing but what is open, registered, or named by the user."""
+    set_parsing_settings(
+        import_path_denylist=["*"],
+        import_path_allowlist=list(_OPEN),
+        instantiate_subclass_spec_in_any=False,
+    )
+    _name(packages)
+    if _named:
+        search_here()
+    try:
+        yield
+    finally:
+        set_parsing_settings(import_path_denylist=sorted(_named))
+        _named.clear()
+
+
+def _name(packages: Iterable[str]) -> None:
+    new = [name for name in packages if all(part.isidentifier() for part in name.split("."))]
+    _named.update(new)
+    set_parsing_settings(import_path_allowlist=new)
+
+
+def allow(plugin: Plugin, cls: type) -> None:
+    """Lets a configuration name the class of a registered part."""
+    paths = (plugin.path, f"{cls.__module__}.{cls.__qualname__}")
+    plain = [path for path in paths if all(part.isidentifier() for part in path.split("."))]
+    set_parsing_settings(import_path_allowlist=plain)
+
+
+def allowed(path: str) -> bool:
+    """Whether a configuration may name a module, as one of a package that the user named."""
+    return any(path == name or path.startswith(f"{name}.") for name in _named)
+
+
+def refused(path: str) -> str:
+    """What is said of a path that may not be imported."""
+    package = path.partition(".")[0]
+    return (
+        f"{path} is no registered part, nor Lightning's or torch.optim's, and is not imported. If "
+        f"you trust the package {package}, say so on the command line: --allow-import {package}"
+    )
+
+
+# The command line
+
+
+def words(args: Iterable[str]) -> list[str]:
+    """Options and values, one by one, also of --option=value."""
+    return [word for arg in args for word in (arg.split("=", 1) if arg[:1] == "-" else [arg])]
+
+
+def split_off(args: list[str]) -> tuple[list[str], list[str], bool]:
+    """The arguments without `--allow-import` and `--debug`, the packages named, and whether the
+    traceback of an error is wanted. No configuration and no variable can say either."""
+    rest: list[str] = []
+    packages: list[str] = []
+    given = iter(args)
+    for arg in given:
+        option, _, value = arg.partition("=")
+        if option == "--allow-import":
+            package = value or next(given, "")
+            if not all(part.isidentifier() for part in package.split(".")):
+                raise SystemExit(
+                    "vaekit: error: --allow-import: expected the name of a package but got "
+                    f"{package!r}"
+                )
+            packages.append(package)
+        elif arg != "--debug":
+            rest.append(arg)
+    return rest, packages, "--debug" in args
+
+
+def import_named(args: Iterable[str]) -> None:
+    """Imports what `--import` names, before anything is looked up."""
+    for option, value in pairwise(words(args)):
+        if option == "--import":
+            import_modules(yaml.safe_load(value) if value.startswith("[") else value)
+
+
+def import_modules(modules: str | list[str] | None) -> None:
+    """Imports modules that the user named, of this folder where they are not installed."""
+    if modules is None:
+        return
+    names = [modules] if isinstance(modules, str) else modules
+    _name(names)
+    search_here()
+    for module in names:
+        try:
+            importlib.import_module(module)
+        except (Exception, SystemExit) as error:  # other people's code may raise anything
+            raise SystemExit(
+                f"vaekit: error: {module}, which --import names, could not be imported: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def search_here() -> None:
+    """Puts this folder on the import path, last: nothing in it takes the place of a package."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
