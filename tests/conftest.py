@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from vaekit import Model, VAEModule
+from vaekit import Model, VAEModule, plugins
 from vaekit.cli import run
 
 os.environ["WANDB_SILENT"] = "true"
@@ -55,6 +55,24 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
         return tmp_path
 
     return call
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Installs a package of one module with some entry points."""
+
+    def install(module: str, entry_points: str) -> None:
+        site = tmp_path / "site"
+        (site / "intruder-1.0.dist-info").mkdir(parents=True)
+        (site / "intruder-1.0.dist-info/METADATA").write_text("Name: intruder\nVersion: 1.0\n")
+        (site / "intruder-1.0.dist-info/entry_points.txt").write_text(entry_points)
+        (site / "intruder.py").write_text(module)
+        monkeypatch.syspath_prepend(site)
+        monkeypatch.delitem(sys.modules, "intruder", raising=False)
+        for name in ("_loaded", "_failures"):
+            monkeypatch.setattr(plugins, name, {})
+
+    return install
 
 
 def fit(

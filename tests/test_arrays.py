@@ -26,6 +26,43 @@ def columns() -> dict[str, torch.Tensor]:
     }
 
 
+def images(*shape: int, dtype: str = "uint8") -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, shape).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("shape", [(9, 5, 7, 3), (9, 5, 7, 1), (9, 8, 8, 4)])
+def test_images_whose_last_axis_is_the_channels(shape: tuple[int, ...], dtype: str) -> None:
+    x = images(*shape, dtype=dtype)
+    with pytest.raises(ValueError, match=r"--data\.channels last moves them") as error:
+        data.Arrays(x).info  # noqa: B018
+    assert str(shape) in str(error.value)
+    seen = x < 200
+    moved = data.Arrays(x, mask=seen, channels="last", val=0, test=0)
+    assert moved.info.event_shape == (shape[3], *shape[1:3])
+    batch = next(moved.rows("train"))
+    top = 255 if dtype == "uint8" else 1
+    places = moved.numbers("train")
+    assert torch.equal(batch.x * top, torch.from_numpy(x[places]).movedim(3, 1).float())
+    assert batch.mask is not None
+    assert torch.equal(batch.mask, torch.from_numpy(seen[places]).movedim(3, 1))
+    assert data.Arrays(x, channels="first").info.event_shape == shape[1:]
+
+
+@pytest.mark.parametrize("shape", [(9, 3, 7, 3), (9, 1, 4, 4), (9, 7, 3), (9, 6, 5, 2)])
+def test_what_does_not_look_like_such_images_stands(shape: tuple[int, ...]) -> None:
+    assert data.Arrays(images(*shape)).info.event_shape == shape[1:]
+    with pytest.raises(ValueError, match="Expected channels to be first or last but got"):
+        data.Arrays(images(*shape), channels="middle")  # type: ignore[arg-type]
+
+
+def test_a_tensor_with_a_gradient_is_read_without_it() -> None:
+    x = torch.rand(20, 3, requires_grad=True)
+    assert not next(data.Arrays(x).rows("train")).x.requires_grad
+    with pytest.raises(ValueError, match="a dense tensor of real numbers but got one of"):
+        data.Arrays(torch.eye(9).to_sparse()).info  # noqa: B018
+
+
 @pytest.mark.parametrize("kind", ["npz", "pt", "npy", "tensors", "numpy"])
 def test_arrays_from_every_source(
     kind: str, tmp_path: Path, columns: dict[str, torch.Tensor]

@@ -16,10 +16,12 @@ BLOCKS = BASE | {"nn", "schedules"}
 LAUNCH = {"model", "checkpoints", "plugins", "specs", "data"}
 ARROWS = {
     "": {"plugins", "callbacks", "data", "batch", "model", "module", "checkpoints"},
-    "__main__": {"", "cli", "commands", "plugins"},
+    "__main__": {"", "cli", "commands", "doctor", "plugins"},
+    "doctor": {"", "commands", "loggers", "plugins"},
     "cli": LAUNCH
     | {"module", "callbacks", "commands", "parsing", "quiet", "resume", "summary", "trainer"}
-    | {"arguments", "finite", "guard", "imports", "storage"},
+    | {"arguments", "finite", "guard", "imports", "limits", "noise", "storage"},
+    "limits": set(),
     "arguments": LAUNCH | {"callbacks", "guard", "imports", "parsing", "trainer"},
     "resume": {"optim", "specs", "storage"},
     "parsing": {"checkpoints", "commands", "imports", "messages", "model", "optim", "plugins"},

@@ -187,7 +187,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_command_is_in_the_help() -> None:
-    assert set(COMMANDS) == {*LightningCLI.subcommands(), *LOOKS, "plugins"}
+    assert set(COMMANDS) == {*LightningCLI.subcommands(), *LOOKS, "plugins", "doctor"}
 
 
 def test_help_of_a_part_shows_its_own_arguments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,24 +17,7 @@ Cli = Callable[..., Path]
 FIT = ["fit", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
 
 
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Installs a package of one module with some entry points."""
-
-    def install(module: str, entry_points: str) -> None:
-        site = tmp_path / "site"
-        (site / "intruder-1.0.dist-info").mkdir(parents=True)
-        (site / "intruder-1.0.dist-info/METADATA").write_text("Name: intruder\nVersion: 1.0\n")
-        (site / "intruder-1.0.dist-info/entry_points.txt").write_text(entry_points)
-        (site / "intruder.py").write_text(module)
-        monkeypatch.syspath_prepend(site)
-        monkeypatch.delitem(sys.modules, "intruder", raising=False)
-        for name in ("_loaded", "_failures"):
-            monkeypatch.setattr(plugins, name, {})
-
-    return install
-
-
+OUTER = "[vaekit.encoders]\nOuter = intruder:Outer\n"
 CLAIMS = "[vaekit.encoders]\nMLPEncoder = intruder:MLPEncoder\nLinear = intruder:Linear\n"
 CLAIMING = """
 from pathlib import Path
@@ -61,6 +44,26 @@ def test_a_built_in_name_stays_vaekit_s(package: Any, tmp_path: Path, cli: Cli) 
     cli(*FIT, "--model.encoder", "intruder.MLPEncoder", "--model.encoder.hidden", 8)
     stored = read_checkpoint(tmp_path / "runs/version_1/last.ckpt")["vaekit"]["model"]
     assert stored["encoder"]["class_path"] == "intruder.MLPEncoder"
+
+
+def test_a_package_s_parts_stand_in_help_train_and_are_missed(
+    cli: Cli, package: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package("from vaekit.encoders import MLPEncoder\nclass Outer(MLPEncoder): pass\n", OUTER)
+    with pytest.raises(SystemExit):
+        cli("fit", "--help")
+    assert "intruder.Outer" in capsys.readouterr().out
+    folder = cli(*FIT, "--model.encoder", "Outer", "--model.encoder.hidden", 7)
+    config = folder / "runs/version_0/config.yaml"
+    assert "class_path: Outer" in config.read_text()
+    cli("test", "--ckpt_path", "best")
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if not p.endswith("site")])
+    for args in (["test", "--ckpt_path", "best"], ["fit", "-c", config]):
+        with pytest.raises(SystemExit):
+            cli(*args)
+        said = capsys.readouterr().err
+        assert "There is no encoder 'Outer'" in said
+        assert "written with intruder 1.0: install that package" in said
 
 
 @pytest.mark.parametrize("args", [FIT, [*FIT, "--model.encoder", "Leaving"], ["fit", "--help"]])

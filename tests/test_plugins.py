@@ -255,6 +255,7 @@ def test_listing_and_help_of_the_top_level_do_not_import_torch() -> None:
     assert "ConvEncoder" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_package_s_parts_train_from_yaml_and_reload(
     vaekit: Callable[..., str], tmp_path: Path
 ) -> None:

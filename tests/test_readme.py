@@ -14,11 +14,26 @@ import torch
 from torch.nn.utils import parameters_to_vector
 
 from vaekit import load, plugins
+from vaekit.__main__ import main
 from vaekit.commands import COMMANDS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"^```(?:python|toml)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 FILES = {m[1]: block for block in BLOCKS if (m := re.match(r"# (\S+/\S+)\n", block))}
+
+
+def test_the_doctor_says_what_readme_shows(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with pytest.raises(SystemExit):
+        main(["doctor"])
+    names = {line[8:20].strip() for line in capsys.readouterr().out.splitlines()[:-1]}
+    block = re.search(r"\$ vaekit doctor\n(.*?)```", README, re.DOTALL)
+    assert block is not None
+    shown = [line for line in block[1].splitlines()[:-1] if line != "..."]
+    assert {line[8:20].strip() for line in shown} <= names
+    assert {line[:8].strip() for line in shown} == {"ok", "BROKEN"}
 
 
 def test_the_python_example_runs(
@@ -106,6 +121,7 @@ def test_commands_name_what_there_is(command: list[str], cli: Callable[..., Path
     """Each is parsed as it stands; only what it would do is left out."""
     options = [word for word in command[2:] if word.startswith("--") or word == "-c"]
     assert command[1] in COMMANDS
+    Path("mine.yaml").write_text("trainer: {max_epochs: 1}")
     if command[1] == "fit" and "--ckpt_path" in command:
         cli("fit", "--trainer.max_epochs", "1")
     if "SineEncoder" in command or "FixedLaplace" in command or not options:

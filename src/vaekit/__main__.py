@@ -23,6 +23,12 @@ def main(args: list[str] | None = None) -> None:
         print(f"vaekit {__version__}")
     elif args[0] == "plugins":
         _list_plugins(args[1:])
+    elif args[0] == "doctor":
+        from vaekit.doctor import doctor
+
+        if args[1:]:
+            sys.exit(f"vaekit: error: doctor: expected no argument but got {' '.join(args[1:])}")
+        sys.exit(doctor())
     elif args[0] not in COMMANDS and not args[0].startswith("-"):
         from vaekit.plugins import nearest
 
@@ -33,8 +39,18 @@ def main(args: list[str] | None = None) -> None:
         )
         sys.exit(2)
     else:
-        from vaekit.cli import run
-
+        try:
+            from vaekit.cli import run
+        except Exception as error:  # such as a torchvision that is for another torch
+            if "--debug" in args:
+                raise
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            print(
+                f"vaekit: error: vaekit's packages could not be imported: {said}\n"
+                "(vaekit doctor says what is broken, --debug shows the traceback)",
+                file=sys.stderr,
+            )
+            sys.exit(1)
         run(args)
 
 
@@ -49,7 +65,9 @@ def _help() -> None:
 
 def _list_plugins(args: list[str]) -> None:
     if args not in ([], ["--check"]):
-        sys.exit(f"vaekit plugins: expected no argument or --check but got {' '.join(args)}")
+        sys.exit(
+            f"vaekit: error: plugins: expected no argument or --check but got {' '.join(args)}"
+        )
     from rich.console import Console
     from rich.table import Table
 

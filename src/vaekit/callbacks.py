@@ -65,6 +65,12 @@ class BestCheckpoint(ModelCheckpoint):
         every_n_epochs: int = 1,
         every_n_train_steps: int = 0,
     ) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"Expected every_n_epochs of at least 1 but got {every_n_epochs}.")
+        if every_n_train_steps < 0:
+            raise ValueError(
+                f"Expected every_n_train_steps of at least 0 but got {every_n_train_steps}."
+            )
         super().__init__(
             filename="best",
             monitor=monitor,
@@ -158,7 +164,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Once all that is done at the end of an epoch is done, such as a scheduler's step.
-        if trainer.current_epoch % (self.every_n_epochs or 1) == 0:
+        if trainer.current_epoch % self.every_n_epochs == 0:  # type: ignore[operator]
             self._save_last(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -241,6 +247,11 @@ class Pictures(Callback):
     """
 
     def __init__(self, every_n_epochs: int = 0, rows: int = 2000) -> None:
+        if every_n_epochs < 0 or rows < 1:
+            raise ValueError(
+                "Expected every_n_epochs of at least 0 and rows of at least 1 but got "
+                f"{every_n_epochs} and {rows}."
+            )
         self.every_n_epochs, self.rows = every_n_epochs, rows
         self.paths: list[Path] = []
 

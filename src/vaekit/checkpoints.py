@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import NoneType
 from typing import IO, Any
+
+from torch import nn
 
 from vaekit import specs, storage
 from vaekit.model import Model
 from vaekit.plugins import RegistryError
 
-__all__ = ["describe", "load", "missing", "read_checkpoint", "rebuild"]
+__all__ = ["describe", "fill", "load", "missing", "read_checkpoint", "rebuild", "restored"]
 
 _PREFIX = "model."  # of the model's weights among those of the LightningModule
 
@@ -42,19 +45,50 @@ def _data_spec(data: Any) -> Any:
     return None
 
 
-def read_checkpoint(path: str | Path | IO[bytes]) -> dict[str, Any]:
+_FORM: dict[str, Any] = {
+    "vaekit": Mapping,
+    "vaekit.model": Mapping,
+    "vaekit.training": Mapping,
+    "vaekit.packages": Mapping,
+    "vaekit.started": bool,
+    "vaekit.data": (Mapping, NoneType),
+    "state_dict": Mapping,
+}
+_FORM_TO_GO_ON: dict[str, Any] = {
+    "callbacks": Mapping,
+    "loops.fit_loop": Mapping,
+    "optimizer_states.0": Mapping,
+    "lr_schedulers": list,
+    "run.ranks.0": Mapping,
+    "run.rows": int,
+    "run.skipped": int,
+}
+
+
+def read_checkpoint(path: str | Path | IO[bytes], on: bool = False) -> dict[str, Any]:
     """A checkpoint of vaekit, as `storage.read`.
+
+    Arguments:
+        on: For a fit to go on from.
 
     Raises:
         CheckpointError: If it is none, or damaged; a ValueError.
         FileNotFoundError: If there is no such file.
     """
     checkpoint = storage.read(path)
-    if not isinstance(checkpoint.get("vaekit"), Mapping):
-        what = f"{path}: " if isinstance(path, str | Path) else ""
-        raise storage.CheckpointError(
-            f"{what}Expected a checkpoint of a VAEModule but it is none."
-        )
+    what = f"{path}: " if isinstance(path, str | Path) else ""
+    for place, kind in {**_FORM, **(_FORM_TO_GO_ON if on else {})}.items():
+        value: Any = checkpoint
+        for key in place.split("."):
+            if isinstance(value, list) and value and key == "0":
+                value = value[0]
+            else:
+                value = value.get(key, ...) if isinstance(value, Mapping) else ...
+        if not isinstance(value, kind):
+            raise storage.CheckpointError(
+                f"{what}Expected a checkpoint of a VAEModule but its {place} is "
+                f"{'missing' if value is ... else f'a {type(value).__name__}'}."
+            )
     return checkpoint
 
 
@@ -72,7 +106,7 @@ def rebuild(checkpoint: Mapping[str, Any], **instances: Any) -> Model:
         model = Model(**arguments)
     except RegistryError as error:
         raise RegistryError(missing(error, stored["packages"])) from error
-    except TypeError as error:  # of another version, say
+    except (TypeError, AttributeError, KeyError) as error:  # of another version, say
         raise ValueError(
             f"The checkpoint's description of its model is no Model's: {error}"
         ) from error
@@ -93,10 +127,30 @@ def load(path: str | Path | IO[bytes], device: Any = "cpu", **instances: Any) ->
         ValueError: If the file is no checkpoint of vaekit, or an instance is missing.
     """
     checkpoint = read_checkpoint(path)
+    return restored(checkpoint, **instances).eval().to(device or "cpu")
+
+
+def restored(checkpoint: Mapping[str, Any], **instances: Any) -> Model:
+    """The model of a checkpoint that was read, with its weights; errors as for `load`."""
     model = rebuild(checkpoint, **instances)
     state = checkpoint["state_dict"].items()
-    model.load_state_dict({k.removeprefix(_PREFIX): v for k, v in state if k.startswith(_PREFIX)})
-    return model.eval().to(device or "cpu")
+    fill(model, {k.removeprefix(_PREFIX): v for k, v in state if k.startswith(_PREFIX)})
+    return model
+
+
+def fill(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Loads weights.
+
+    Raises:
+        CheckpointError: If they are another module's.
+    """
+    try:
+        module.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        said = " ".join(str(error).split())
+        raise storage.CheckpointError(
+            f"Expected weights of the checkpoint's model but {said[:300]}"
+        ) from error
 
 
 def missing(error: RegistryError, packages: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 import traceback
 import warnings
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -18,14 +20,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from vaekit import plugins, resume, specs, summary
 from vaekit.arguments import LOOKS, Options
 from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, PredictionWriter
-from vaekit.checkpoints import describe, load, missing, read_checkpoint, rebuild
+from vaekit.checkpoints import describe, load, missing, read_checkpoint, restored
 from vaekit.commands import COMMANDS
 from vaekit.data.base import DataModule
 from vaekit.finite import NonFiniteError
 from vaekit.guard import Interrupted, exit_code, guard_of
 from vaekit.imports import limited, split_off
+from vaekit.limits import refuse_monitors, refuse_settings
 from vaekit.model import Model
 from vaekit.module import VAEModule
+from vaekit.noise import fixed_noise
 from vaekit.parsing import (
     Parser,
     default_files,
@@ -40,6 +44,7 @@ from vaekit.trainer import Trainer
 __all__ = ["CLI", "run"]
 
 _NEEDS = {"validate": "val", "test": "test", "predict": "test"}  # which rows
+_REFUSALS = (ValueError, TypeError, RuntimeError, MemoryError, MisconfigurationException)
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
 
 
@@ -81,6 +86,9 @@ class CLI(Options):
     def parse_arguments(self, parser: Any, args: Any) -> None:
         try:
             super().parse_arguments(parser, args)
+            refuse_settings(self.config[self.config.subcommand])
+        except ValueError as error:
+            parser.error(_why(error))
         finally:
             if self._base:
                 Path(self._base).unlink()
@@ -107,8 +115,12 @@ class CLI(Options):
             else:
                 self._instantiate_trained(self.plain)
             self.trainer = self.instantiate_trainer()
-        except (ValueError, OSError, ModuleNotFoundError, MisconfigurationException) as error:
-            parser.error(_why(error))
+        except (OSError, ModuleNotFoundError, *_REFUSALS) as error:
+            refused = isinstance(error, ValueError | OSError | ModuleNotFoundError)
+            told = plugins.blame(error)
+            if not (refused or told or _is_refusal(error)):
+                raise
+            parser.error(told or _why(error))
 
     def _fill_in_folder(self) -> None:
         """The folder of the runs, where a TensorBoard logger is named without one."""
@@ -139,7 +151,7 @@ class CLI(Options):
         named = checkpoint is None or self._names_data
         self.datamodule = self._data(config["data"], checkpoint, named)
         if checkpoint is not None:
-            rebuild(checkpoint).check_data(self.datamodule.info)
+            restored(checkpoint).check_data(self.datamodule.info)
         parts = {k: v for k, v in config["model"].items() if k not in resume.TRAINING}
         training = {k: v for k, v in config["model"].items() if k in resume.TRAINING}
         self.model = VAEModule(Model(self.datamodule, **parts), **training)
@@ -209,9 +221,18 @@ class CLI(Options):
         if self.subcommand == "fit":
             packages = describe(self.model.model, {}, self.datamodule)["packages"]
             result.callbacks.insert(0, ConfigWriter(self.plain, packages))
+            refuse_monitors(result.callbacks, self._terms)
         if self.subcommand == "predict":
             result.callbacks.append(PredictionWriter(beside(str(self.ckpt_path))))
         return result
+
+    def _terms(self) -> list[str]:
+        """The names of the numbers that a fit logs."""
+        model: Model = self.model.model
+        with fixed_noise(0), model.using():
+            batch = next(self.datamodule.rows("train", 2))
+            terms = {**model.evaluate(batch), **model.objective(model.core, batch, 0)}
+        return list(terms)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
@@ -238,10 +259,8 @@ class CLI(Options):
             if error.errno not in _DISK:
                 raise
             self._fail(error)
-        except (ValueError, MisconfigurationException) as error:
-            # What vaekit or Lightning refuses; of other errors the traceback is wanted.
-            raised = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-            if isinstance(error, ValueError) and Path(__file__).parent not in raised.parents:
+        except _REFUSALS as error:
+            if not _is_refusal(error):
                 raise
             parser: Any = self._parser(subcommand)
             parser.error(_why(error))
@@ -309,7 +328,7 @@ def _going_on(args: list[str]) -> tuple[str | None, dict[str, Any] | None]:
         return None, None
     try:
         path = str(resume.found(said, runs, on=True))
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, on=True)
         resume.refuse_strangers(checkpoint, path, runs)
         return path, checkpoint
     except (ValueError, OSError) as error:
@@ -317,9 +336,23 @@ def _going_on(args: list[str]) -> tuple[str | None, dict[str, Any] | None]:
         sys.exit(2)
 
 
+def _is_refusal(error: Exception) -> bool:
+    """Whether vaekit or Lightning refuses something, or memory is short; else it is a fault."""
+    if isinstance(error, MisconfigurationException | MemoryError | torch.OutOfMemoryError):
+        return True
+    raised = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    lightning = "lightning" in raised.parts
+    if isinstance(error, ValueError):
+        return lightning or Path(__file__).parent in raised.parents
+    return lightning or "can't allocate memory" in str(error)
+
+
 def _why(error: Exception) -> str:
     """An error in one line, and how to mend what Lightning does not explain."""
     text = _one_line(error)
+    if wanted := re.search(r"can't allocate memory: you tried to allocate (\d+) bytes", text):
+        size = int(wanted[1]) / 2**30
+        return f"There is not enough memory: {size:,.1f} GiB were wanted. Take smaller sizes."
     if "No supported gpu backend" in text:
         return (
             "Expected a GPU, for --trainer.accelerator gpu or -c multi_gpu, but torch finds none "

@@ -11,4 +11,5 @@ COMMANDS = {
     "reconstruct": "held-out rows and their reconstructions, to reconstructions.png",
     "encode": "what stands for q(z|x) of rows, its mean by default, to codes.npz and latent.png",
     "plugins": "list the plugins that are installed; --check imports them",
+    "doctor": "what is installed and whether it works, for a report of a fault",
 }

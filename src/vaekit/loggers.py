@@ -14,7 +14,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardLogger
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 
-__all__ = ["TensorBoardLogger", "WandbLogger"]
+__all__ = ["TensorBoardLogger", "WandbLogger", "unreachable"]
 
 _ANSWER = 5  # seconds in which the server has to answer
 _BEGIN = 8  # seconds in which it has to take a new run
@@ -76,7 +76,7 @@ class WandbLogger(LightningWandbLogger):
         if self._experiment is not None:
             return self._experiment
         opened: Any = vars(LightningWandbLogger)["experiment"].fget
-        why = None if "mode" in self._wandb_init else _unreachable()
+        why = None if "mode" in self._wandb_init else unreachable()
         if why is None:
             try:
                 run = opened(self)
@@ -117,7 +117,7 @@ class WandbLogger(LightningWandbLogger):
 
     def _say_what_is_unsent(self) -> None:
         """At the end of the process, before W&B waits for what is not sent."""
-        if "mode" not in self._wandb_init and not self._failed and (why := _unreachable()):
+        if "mode" not in self._wandb_init and not self._failed and (why := unreachable()):
             self._warn(why, self._experiment)
 
     def _warn(self, why: str, run: Any) -> None:
@@ -130,7 +130,7 @@ class WandbLogger(LightningWandbLogger):
         warnings.warn(f"{text.rstrip('.')}. {later}", stacklevel=2)
 
 
-def _unreachable() -> str | None:
+def unreachable() -> str | None:
     """Why W&B's server gives no answer; None where it does, whatever that says."""
     import wandb
 

@@ -21,6 +21,19 @@ _NEEDS = re.compile(r"the following arguments are required: (.+)")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _EXPECTED = re.compile(r"Subtypes: \[(.+)\]|Expected an? (.+?)\. Got value")
 _DENIED = re.compile(r"Importing '([^']+)' is not allowed")
+_NO_FILE = re.compile(r"Parser key \"([\w.]+)\":\s*Unable to load config '(.*)'")
+_BESIDE_THE_POINT = (
+    "Does not",
+    "Subtypes",
+    "Expected a <",
+    "Expected <",
+    "Not a",
+    "a class",
+    "a dict",
+)
+_NEEDS_PACKAGE = re.compile(
+    r"class_path '[\w.]+':.*?(?:No module named '([\w.]+)'|Neither `(\w+)`)", re.DOTALL
+)
 _CAME = re.compile(r"(?:Got|Given) value: (.*)")
 
 
@@ -36,6 +49,9 @@ def plainer(message: str, options: Iterable[str]) -> str:
         return _no_option(message, options)
     if found := _LACKS.search(message):
         return _no_argument(found[1], found[2])
+    if found := _NEEDS_PACKAGE.search(message):
+        package = (found[1] or found[2]).partition(".")[0]
+        return f"{package} is not installed, and what was named needs it: pip install {package}"
     keys, rest = _innermost(message.splitlines())
     option, came = "--" + ".".join(keys), _CAME.search(rest)
     cls = _CLASS.search(rest)
@@ -46,7 +62,20 @@ def plainer(message: str, options: Iterable[str]) -> str:
         return f"{option}: {_no_class(missing[1], rest)}"
     if keys and came and (expected := _EXPECTED.search(rest)):
         return f"{option}: expected {_types(expected[1] or expected[2])} but got {came[1]!r}"
-    return " ".join(message.split())
+    if found := _NO_FILE.match(message):
+        return f"--{found[1]}: expected options, or a file of them, but got {found[2]!r}"
+    return _reason(message) or " ".join(message.split())
+
+
+def _reason(message: str) -> str | None:
+    """What a class said that refused its arguments, among what others than it could have been."""
+    if not message.startswith("Does not validate against any of the Union subtypes"):
+        return None
+    for part in re.split(r"Errors:|\s- ", message):
+        said = " ".join(part.partition("Given value type")[0].split())
+        if said and not said.startswith(_BESIDE_THE_POINT):
+            return said
+    return None
 
 
 def _no_option(message: str, options: Iterable[str]) -> str:
@@ -71,6 +100,8 @@ def _no_argument(path: str, name: str) -> str:
 def _no_class(name: str, rest: str) -> str:
     """That there is no class of that name where the wanted base class lies."""
     bases = re.findall(r"<class '([\w.]+)'>", rest)
+    if bases and "." not in bases[0]:
+        return f"expected {bases[0]} but got {name!r}"
     package, _, base = bases[0].rpartition(".") if bases else ("", "", "class")
     package = package.rpartition(".")[0]
     known = [n for n in vars(sys.modules.get(package, sys)) if n[:1].isupper()]

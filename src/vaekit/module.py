@@ -230,7 +230,7 @@ class VAEModule(LightningModule):
         checkpoint = checkpoints.read_checkpoint(checkpoint_path)
         model = checkpoints.rebuild(checkpoint, **instances)
         module = cls(model, **checkpoint["vaekit"]["training"])
-        module.load_state_dict(checkpoint["state_dict"])
+        checkpoints.fill(module, checkpoint["state_dict"])
         return module.eval().to(map_location or "cpu")
 
     # Helpers

@@ -56,7 +56,7 @@ def make(spec: Mapping[str, Any], first: Any) -> Any:
     module, _, name = spec["class_path"].rpartition(".")
     try:
         return getattr(_TORCH[module][0], name)(first, **spec["init_args"])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise RegistryError(f"{spec['class_path']}: {error}") from error
 
 
@@ -78,11 +78,27 @@ def accepted(
     if second and watches(second):
         # Relative to a negative number, such as an ELBO, a threshold would call a loss a gain.
         second["init_args"] |= {"mode": direction, "threshold_mode": "abs"}
-    # Made for nothing, so that bad arguments are refused now and not when training begins.
-    trial = make(first, [nn.Parameter(torch.zeros(1, 1))])
-    if second:
-        make(second, trial)
+    _try(first, second)
     return first, second
+
+
+def _try(optimizer: dict[str, Any], scheduler: dict[str, Any] | None) -> None:
+    """Takes a step for nothing, so that bad arguments are refused before training begins."""
+    p = nn.Parameter(torch.zeros(1, 1))
+    p.grad = torch.zeros(1, 1)
+    made = [make(optimizer, [p])]
+    if scheduler is not None:
+        made.append(make(scheduler, made[0]))
+    _step(optimizer, made[0], lambda: torch.zeros(()))
+    if scheduler is not None:
+        _step(scheduler, made[1], *([0.0] if watches(scheduler) else []))
+
+
+def _step(spec: dict[str, Any], of: Any, *given: Any) -> None:
+    try:
+        of.step(*given)
+    except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+        raise RegistryError(f"{spec['class_path']}: {error}") from error
 
 
 def watches(scheduler: Mapping[str, Any] | None) -> bool:

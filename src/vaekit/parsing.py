@@ -189,16 +189,25 @@ class ConfigFile(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
         path = config_path(values)
-        text = path.read_text()
         try:
+            text = path.read_text()
             content = yaml.safe_load(text)
+        except UnicodeDecodeError as error:
+            sys.exit(f"vaekit: error: The configuration {path} is no text: {error}")
         except yaml.YAMLError as error:
             said = " ".join(str(error).split())
             sys.exit(f"vaekit: error: The configuration {path} is no valid YAML: {said}")
-        if isinstance(content, Mapping):
-            _import(path, content)
+        if not isinstance(content, Mapping):
+            sys.exit(
+                f"vaekit: error: Expected options in the configuration {path}, such as trainer: "
+                f"{{max_epochs: 5}}, but got {content or 'nothing'}."
+            )
+        _import(path, content)
         _packages.update(re.findall(r"^# (\w+ '.+') is of (.+)$", text, re.MULTILINE))
-        super().__call__(parser, cfg, str(path), option_string)
+        try:
+            super().__call__(parser, cfg, str(path), option_string)
+        except RecursionError:
+            sys.exit(f"vaekit: error: The configuration {path} refers to itself.")
 
 
 def _import(path: Path, content: Mapping[str, Any]) -> None:
@@ -223,7 +232,7 @@ def named(option: str, args: Iterable[str]) -> str | None:
     words = imports.words(args)
     for word, value in pairwise(words):
         if word in ("-c", "--config"):
-            with suppress(yaml.YAMLError, OSError):  # reported when it is parsed
+            with suppress(yaml.YAMLError, OSError, ValueError):  # reported when it is parsed
                 content = yaml.safe_load(config_path(value).read_text())
                 values.append(content.get(option) if isinstance(content, Mapping) else None)
     values += [value for word, value in pairwise(words) if word == f"--{option}"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,17 @@ import torch
 from lightning.pytorch import Trainer as LightningTrainer
 
 from vaekit import pictures
-from vaekit.batch import flat
+from vaekit.batch import each, entries_of, flat
 from vaekit.callbacks import write_arrays
 from vaekit.data.base import DataModule
 from vaekit.model import Model
 from vaekit.storage import beside
 
 __all__ = ["Trainer"]
+
+
+_ROWS = 10_000
+"""How many rows are sampled at once."""
 
 
 class Trainer(LightningTrainer):
@@ -39,12 +45,19 @@ class Trainer(LightningTrainer):
             n: How many rows.
             out: Folder to write to; by default `sample` beside the checkpoint.
         """
+        if n < 1:
+            raise ValueError(f"Expected at least one row to sample but got n={n}.")
+        _refuse_more_than_memory(n, model.info.event_shape)
+        folder = _folder(out, ckpt_path, "sample")
         context = None
         if model.info.context_features and datamodule is not None:
             rows = [b.context for b in datamodule.rows("test", n) if b.context is not None]
             context = torch.cat(rows)[torch.arange(n) % sum(map(len, rows))]
-        x = model.sample(n, context)
-        folder = _folder(out, ckpt_path, "sample")
+        parts = [
+            model.sample(min(_ROWS, n - i), None if context is None else context[i : i + _ROWS])
+            for i in range(0, n, _ROWS)
+        ]
+        x: Any = each(lambda *leaves: torch.cat(leaves), *parts)
         _draw(pictures.samples(model, x, datamodule), folder)
         write_arrays(folder / "samples.npz", flat("x", x))
 
@@ -65,11 +78,11 @@ class Trainer(LightningTrainer):
             n: How many rows.
             out: Folder to write to; by default `reconstruct` beside the checkpoint.
         """
+        if n < 1:
+            raise ValueError(f"Expected at least one row to show but got n={n}.")
+        folder = _folder(out, ckpt_path, "reconstruct")
         batch = next(datamodule.rows(split, n, batch_size=n))
-        _draw(
-            pictures.reconstructions(model, batch, n, datamodule),
-            _folder(out, ckpt_path, "reconstruct"),
-        )
+        _draw(pictures.reconstructions(model, batch, n, datamodule), folder)
 
     def encode(
         self,
@@ -109,8 +122,25 @@ class Trainer(LightningTrainer):
 def _folder(out: str | None, ckpt_path: str, name: str) -> Path:
     """Where a command writes: in a folder of its own, so that a fit's pictures stay."""
     folder = beside(ckpt_path) / name if out is None else Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder} could not be made: {error.strerror or error}.") from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{folder} cannot be written: name another with --out.")
     return folder
+
+
+def _refuse_more_than_memory(n: int, event_shape: Any) -> None:
+    """Refuses as many rows as this machine could not hold twice."""
+    row = sum(prod(shape) for shape in entries_of(event_shape).values())
+    wanted = 2 * 4 * n * row
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if wanted > has:
+        raise ValueError(
+            f"Expected rows that fit into memory but {n:,} want {wanted / 2**30:,.1f} GiB of "
+            f"{has / 2**30:,.1f}: sample fewer, with another --seed_everything each time."
+        )
 
 
 def _draw(figures: dict[str, Any], folder: Path) -> None:

@@ -1,0 +1,66 @@
+"""What settings may be, looked at before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from jsonargparse import Namespace
+from lightning.pytorch import Callback
+
+__all__ = ["refuse_monitors", "refuse_settings"]
+
+_GROUPS = ("trainer", "checkpoint", "pictures", "guard")
+_AT_LEAST = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "gradient_clip_val": 0,
+    "log_every_n_steps": 0,
+}
+"""Of the trainer's arguments: where Lightning has no check, and fails later or goes on."""
+
+
+def refuse_settings(config: Namespace) -> None:
+    """Refuses settings with which Lightning would fail later, and not say why.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for group in _GROUPS:
+        if group in config and not isinstance(config[group], Namespace):
+            raise ValueError(f"Expected options under {group} but got {config[group]!r}.")
+    trainer = config.trainer
+    for name, least in _AT_LEAST.items():
+        value = trainer.get(name)
+        if value is not None and value < least:
+            raise ValueError(f"--trainer.{name}: expected at least {least} but got {value}.")
+    every = trainer.get("val_check_interval")
+    if isinstance(every, int | float) and every <= 0:
+        raise ValueError(f"--trainer.val_check_interval: expected more than 0 but got {every}.")
+    seed = config.get("seed_everything")
+    if isinstance(seed, int) and not 0 <= seed < 2**32:
+        raise ValueError(f"--seed_everything: expected 0 to {2**32 - 1} but got {seed}.")
+
+
+def refuse_monitors(callbacks: Sequence[Callback], terms: Callable[[], list[str]]) -> None:
+    """Refuses a callback that watches a number which a fit does not log.
+
+    Not where there are other people's callbacks, which may log it.
+
+    Arguments:
+        terms: Returns the names of the objective's terms.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    watching = [c for c in callbacks if getattr(c, "monitor", None) is not None]
+    own = (type(c).__module__.startswith(("lightning.", "vaekit.")) for c in callbacks)
+    if not watching or not all(own):
+        return
+    names = [*dict.fromkeys([*terms(), "bpd"])]
+    known = [f"{split}/{name}" for split in ("val", "train", "step") for name in names]
+    for callback in watching:
+        if (wanted := getattr(callback, "monitor")) not in known:  # noqa: B009
+            raise ValueError(
+                f"{type(callback).__name__} watches {wanted}, which a fit does not log: expected "
+                f"one of {', '.join(known)}."
+            )
