@@ -307,6 +307,11 @@ def test_a_checkpoint_from_elsewhere_names_no_folder_to_write_to(
     found["callbacks"]["ConfigWriter"] = {"config": config}
     write(found, tmp_path / "evil.ckpt")
     attack("fit", "--ckpt_path", "evil.ckpt", said=f"a callback or a logger with {where}")
+    # The user's own configuration takes the place of its settings.
+    (tmp_path / "mine.yaml").write_text("trainer: {max_epochs: 1}")
+    attack("fit", "--ckpt_path", "evil.ckpt", "-c", "mine.yaml")
+    config = (tmp_path / "runs/version_0/config.yaml").read_text()
+    assert "ModelCheckpoint" not in config
 
 
 @pytest.mark.parametrize("command", ["fit", "test", "encode", "predict", "reconstruct"])

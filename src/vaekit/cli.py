@@ -25,7 +25,7 @@ from vaekit.commands import COMMANDS
 from vaekit.data.base import DataModule
 from vaekit.finite import NonFiniteError
 from vaekit.guard import Interrupted, exit_code, guard_of
-from vaekit.imports import limited, split_off
+from vaekit.imports import limited, split_off, words
 from vaekit.limits import refuse_monitors, refuse_settings
 from vaekit.model import Model
 from vaekit.module import VAEModule
@@ -329,7 +329,8 @@ def _going_on(args: list[str]) -> tuple[str | None, dict[str, Any] | None]:
     try:
         path = str(resume.found(said, runs, on=True))
         checkpoint = read_checkpoint(path, on=True)
-        resume.refuse_strangers(checkpoint, path, runs)
+        configured = bool({"-c", "--config"} & set(words(args)))
+        resume.refuse_places(checkpoint, path, runs, configured)
         return path, checkpoint
     except (ValueError, OSError) as error:
         print(f"vaekit: error: {_why(error)}\n(All options: vaekit fit --help)", file=sys.stderr)

@@ -16,13 +16,13 @@ from vaekit.plugins import Plugin
 
 __all__ = [
     "allow",
-    "allowed",
     "import_modules",
     "import_named",
     "limited",
     "refused",
     "search_here",
     "split_off",
+    "trusted",
     "words",
 ]
 
@@ -38,7 +38,7 @@ _OPEN = (
 )
 """Where a class may lie that a configuration names, beside the registered parts."""
 
-_named: set[str] = set()
+_trusted: set[str] = set()
 """The packages that the user named on the command line."""
 
 
@@ -50,19 +50,19 @@ def limited(packages: Iterable[str] = ()) -> Iterator[None]:
         import_path_allowlist=list(_OPEN),
         instantiate_subclass_spec_in_any=False,
     )
-    _name(packages)
-    if _named:
+    _trust(packages)
+    if _trusted:
         search_here()
     try:
         yield
     finally:
-        set_parsing_settings(import_path_denylist=sorted(_named))
-        _named.clear()
+        set_parsing_settings(import_path_denylist=sorted(_trusted))
+        _trusted.clear()
 
 
-def _name(packages: Iterable[str]) -> None:
+def _trust(packages: Iterable[str]) -> None:
     new = [name for name in packages if all(part.isidentifier() for part in name.split("."))]
-    _named.update(new)
+    _trusted.update(new)
     set_parsing_settings(import_path_allowlist=new)
 
 
@@ -73,9 +73,9 @@ def allow(plugin: Plugin, cls: type) -> None:
     set_parsing_settings(import_path_allowlist=plain)
 
 
-def allowed(path: str) -> bool:
+def trusted(path: str) -> bool:
     """Whether a configuration may name a module, as one of a package that the user named."""
-    return any(path == name or path.startswith(f"{name}.") for name in _named)
+    return any(path == name or path.startswith(f"{name}.") for name in _trusted)
 
 
 def refused(path: str) -> str:
@@ -128,7 +128,7 @@ def import_modules(modules: str | list[str] | None) -> None:
     if modules is None:
         return
     names = [modules] if isinstance(modules, str) else modules
-    _name(names)
+    _trust(names)
     search_here()
     for module in names:
         try:

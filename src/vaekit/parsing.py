@@ -218,7 +218,7 @@ def _import(path: Path, content: Mapping[str, Any]) -> None:
     modules = content.get("import") or []
     modules = [modules] if isinstance(modules, str) else modules
     for module in modules:
-        if not imports.allowed(str(module)):
+        if not imports.trusted(str(module)):
             sys.exit(
                 f"vaekit: error: {path} names {module} to import. If you trust it, say so on the "
                 f"command line: --allow-import {module}"

@@ -17,7 +17,7 @@ __all__ = [
     "found",
     "own_folder",
     "refuse_contradictions",
-    "refuse_strangers",
+    "refuse_places",
     "settings_file",
 ]
 
@@ -80,10 +80,16 @@ def settings_file(checkpoint: Mapping[str, Any]) -> str:
     return file.name
 
 
-def refuse_strangers(checkpoint: Mapping[str, Any], path: str, runs: Path) -> None:
+def refuse_places(
+    checkpoint: Mapping[str, Any], path: str, runs: Path, configured: bool = False
+) -> None:
     """Refuses a checkpoint from elsewhere whose settings name a folder or an address.
 
     What classes it names is held to the same rules as what a configuration names.
+
+    Arguments:
+        configured: Whether the user names a configuration, which is taken in the place of its
+            settings of the trainer then.
 
     Raises:
         CheckpointError: If its callbacks or loggers would write to, or reach, what it names.
@@ -93,6 +99,9 @@ def refuse_strangers(checkpoint: Mapping[str, Any], path: str, runs: Path) -> No
         return  # a run of this folder
     for text in _texts(_config(checkpoint).get("trainer", {})):
         if "://" in text or Path(text).is_absolute() or ".." in Path(text).parts:
+            if configured:
+                del checkpoint["callbacks"]["ConfigWriter"]["config"]["trainer"]
+                return
             raise CheckpointError(
                 f"The checkpoint's run had a callback or a logger with {text}: name its "
                 "configuration too, -c .../config.yaml."
