@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback
 
@@ -17,6 +19,7 @@ _AT_LEAST = {
     "log_every_n_steps": 0,
 }
 """Of the trainer's arguments: where Lightning has no check, and fails later or goes on."""
+_FEW = 8  # processes that a machine of few cores bears, as in tests
 
 
 def refuse_settings(config: Namespace) -> None:
@@ -33,12 +36,25 @@ def refuse_settings(config: Namespace) -> None:
         value = trainer.get(name)
         if value is not None and value < least:
             raise ValueError(f"--trainer.{name}: expected at least {least} but got {value}.")
+    _refuse_crowds(trainer)
     every = trainer.get("val_check_interval")
     if isinstance(every, int | float) and every <= 0:
         raise ValueError(f"--trainer.val_check_interval: expected more than 0 but got {every}.")
     seed = config.get("seed_everything")
     if isinstance(seed, int) and not 0 <= seed < 2**32:
         raise ValueError(f"--seed_everything: expected 0 to {2**32 - 1} but got {seed}.")
+
+
+def _refuse_crowds(trainer: Namespace) -> None:
+    """Refuses so many processes on this machine's CPU that it would stand still."""
+    devices, cores = str(trainer.get("devices")), os.cpu_count() or 1
+    on_cpu = trainer.get("accelerator") == "cpu" or not torch.accelerator.is_available()
+    most = max(cores, _FEW)
+    if on_cpu and devices.isdecimal() and int(devices) > most:
+        raise ValueError(
+            f"--trainer.devices: expected at most {most} processes on the {cores} cores of this "
+            f"machine but got {devices}."
+        )
 
 
 def refuse_monitors(callbacks: Sequence[Callback], terms: Callable[[], list[str]]) -> None:
