@@ -20,7 +20,7 @@ ARROWS = {
     "doctor": {"", "commands", "loggers", "plugins"},
     "cli": LAUNCH
     | {"module", "callbacks", "commands", "parsing", "quiet", "resume", "summary", "trainer"}
-    | {"arguments", "finite", "guard", "imports", "limits", "noise", "storage"},
+    | {"arguments", "finite", "guard", "imports", "limits", "messages", "noise", "storage"},
     "limits": set(),
     "arguments": LAUNCH | {"callbacks", "guard", "imports", "parsing", "trainer"},
     "resume": {"optim", "specs", "storage"},

@@ -327,6 +327,7 @@ def vaekit(folder: Path, *args: object) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_two_ranks_from_the_command_line(tmp_path: Path) -> None:
     ranks = ("--trainer.devices", 2, "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp")
     # An optimal scale is one number for all ranks: whatever one rank did alone would hang or fail.

@@ -27,6 +27,7 @@ Cli = Callable[..., Path]
 MISTAKES = Path(__file__).with_name("mistakes.txt").read_text().splitlines()
 """A command, and in the next line words of what is said of it."""
 
+BIAS = "model.core.encoder.net.0.bias"
 counts = {"tried": 0, "stopped with a clear line": 0}
 
 
@@ -67,6 +68,7 @@ def plant_arrays(folder: Path) -> None:
         "s": x[0, 0],
         "v": x[:, 0],
         "ctx": x[:, 0],
+        "bimg": noise.random((40, 8, 8, 1)) < 0.5,
         "img": (noise.random((40, 5, 53, 3)) * 255).astype(np.uint8),
     }.items():
         np.save(folder / f"{name}.npy", array)
@@ -75,6 +77,8 @@ def plant_arrays(folder: Path) -> None:
     for name, tensor in {
         "sparse": torch.eye(40).to_sparse(),
         "list": [torch.rand(3)],
+        "intk": {3: torch.rand(3)},
+        "f8": torch.rand(40, 6).to(torch.float8_e4m3fn),
         "cpt": torch.rand(40, 6, dtype=torch.complex64),
     }.items():
         torch.save(tensor, folder / f"{name}.pt")
@@ -101,6 +105,12 @@ def plant_configurations(folder: Path) -> None:
         "b8": "a: &a [*a]\n",
         "b9": encoder + "{hidden: [a]}, extra: 1}}\n",
         "b10": "data: {class_path: Digits, init_args: {batch_size: foo}}",
+        "runs3": "runs: 3\n",
+        "nested": "config: b4.yaml\n",
+        "import3": "import: 3\n",
+        "bomb": "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a]\n"
+        "c: &c [*b, *b, *b, *b, *b, *b, *b, *b]\nd: [*c, *c, *c, *c, *c, *c, *c, *c, *c, *c]\n"
+        "e: &e [*c, *c, *c]\nf: [*e, *e, *e]\n",
         "b11": "fit: {trainer: {max_epochs: 1}}\n",
     }.items():
         (folder / f"{name}.yaml").write_text(text)
@@ -136,9 +146,17 @@ def plant_checkpoints(folder: Path) -> None:
         ("info", "vaekit.model.data", "x"),
         ("info2", "vaekit.model.data.event_shape", "x"),
         ("started", "vaekit.started", ...),
+        ("train3", "vaekit.training", {"foo": 1}),
+        ("train4", "vaekit.training", {"model": 1}),
+        ("nan", f"state_dict/{BIAS}", torch.full((256,), torch.nan)),
+        ("complex", f"state_dict/{BIAS}", torch.zeros(256, dtype=torch.complex64)),
+        ("cw", "callbacks.ConfigWriter", 3),
+        ("cw2", "callbacks.ConfigWriter", {"config": 3}),
+        ("cw3", "callbacks.ConfigWriter", {"config": {"trainer": 3}}),
+        ("cw4", "callbacks.ConfigWriter", {"config": {"guard": torch.zeros(1)}}),
     ):
         found: Any = read_checkpoint(folder / "good.ckpt")
-        *way, last = place.split(".")
+        *way, last = place.split("/" if "/" in place else ".")
         inner = reduce(getitem, way, found)
         if value is ...:
             del inner[last]

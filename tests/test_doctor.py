@@ -18,7 +18,7 @@ from vaekit.__main__ import main
 @pytest.fixture
 def say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[[], tuple[int, list[str]]]:
+) -> Callable[..., tuple[int, list[str]]]:
     """Asks the doctor; returns its exit code, and what it found broken."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "VAEKIT_DATA"):
         monkeypatch.delenv(name, raising=False)
@@ -27,9 +27,9 @@ def say(
     monkeypatch.chdir(tmp_path)
     wandb.teardown()
 
-    def call() -> tuple[int, list[str]]:
+    def call(*args: str) -> tuple[int, list[str]]:
         with pytest.raises(SystemExit) as ended:
-            main(["doctor"])
+            main([*args] or ["doctor"])
         said = capsys.readouterr().out.splitlines()
         assert any(line.startswith("ok ") and " torch " in line for line in said)
         code = ended.value.code
@@ -64,8 +64,12 @@ def test_an_import_that_fails_does_not_end_the_others(
     monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
     code, (said,) = say()
     assert code == 1
-    assert "lightning" in said
+    assert "BROKEN  lightning" in said
     assert "reinstall" in said
+
+
+def test_the_doctor_takes_debug(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert say("--debug", "doctor") == say("doctor", "--debug") == (0, [])
 
 
 def test_a_package_that_is_too_old(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,6 +199,25 @@ def test_a_planted_file_takes_no_name_s_place(attack: Any, tmp_path: Path, name:
     attack(*FIT, *parts)
 
 
+def test_the_working_folder_is_searched_for_what_is_named_alone(
+    attack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    (tmp_path / "mine.py").write_text("try:\n    import evilmod\nexcept ImportError:\n    pass\n")
+    (tmp_path / "plugin-1.dist-info").mkdir()
+    (tmp_path / "plugin-1.dist-info/METADATA").write_text("Name: plugin\nVersion: 1\n")
+    (tmp_path / "plugin-1.dist-info/entry_points.txt").write_text(
+        "[vaekit.encoders]\nEvil = evilmod:Evil\n"
+        "[lightning.pytorch.callbacks_factory]\nEvil = evilmod:Evil\n"
+    )
+    attack(*FIT, "--import", "mine")
+    assert "mine" in sys.modules
+    attack(*FIT, "--import", "mine", "--model.encoder", "Evil", said="There is no encoder 'Evil'")
+    (tmp_path / "other.py").write_text("import evilmod\n")
+    attack(*FIT, "--import", "other", said="evilmod.py lies in this folder: name it too")
+
+
 def test_the_working_folder_is_not_searched(tmp_path: Path) -> None:
     names = ("torch", "yaml", "rich", "tensorboard", "sklearn", "evilmod")
     for name in names:
@@ -297,7 +316,7 @@ def test_what_vaekit_does_not_read_of_a_checkpoint_does_nothing(
     attack("fit", "--ckpt_path", "evil.ckpt", "--trainer.max_epochs", 1)
 
 
-@pytest.mark.parametrize("where", ["/elsewhere/x", "../x", "http://127.0.0.1:9/x"])
+@pytest.mark.parametrize("where", ["/elsewhere/x", "../x", "~/x", "src", "http://127.0.0.1:9/x"])
 def test_a_checkpoint_from_elsewhere_names_no_folder_to_write_to(
     attack: Any, where: str, good: Path, tmp_path: Path
 ) -> None:
@@ -306,7 +325,7 @@ def test_a_checkpoint_from_elsewhere_names_no_folder_to_write_to(
     config = {"trainer": {"callbacks": [{**spec, "init_args": {"dirpath": where}}]}}
     found["callbacks"]["ConfigWriter"] = {"config": config}
     write(found, tmp_path / "evil.ckpt")
-    attack("fit", "--ckpt_path", "evil.ckpt", said=f"a callback or a logger with {where}")
+    attack("fit", "--ckpt_path", "evil.ckpt", said="callbacks.ModelCheckpoint: name its config")
     # The user's own configuration takes the place of its settings.
     (tmp_path / "mine.yaml").write_text("trainer: {max_epochs: 1}")
     attack("fit", "--ckpt_path", "evil.ckpt", "-c", "mine.yaml")

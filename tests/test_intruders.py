@@ -17,6 +17,16 @@ Cli = Callable[..., Path]
 FIT = ["fit", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
 
 
+def test_a_part_that_leaves_the_process_ends_with_an_error(cli: Cli, package: Any) -> None:
+    package(
+        "import sys\nfrom vaekit.encoders import MLPEncoder\n"
+        "class Outer(MLPEncoder):\n    def forward(self, *args): sys.exit(0)\n",
+        OUTER,
+    )
+    with pytest.raises(SystemExit, match=r"encoder Outer \(intruder 1\.0\) failed: SystemE"):
+        cli(*FIT, "--model.encoder", "Outer")
+
+
 OUTER = "[vaekit.encoders]\nOuter = intruder:Outer\n"
 CLAIMS = "[vaekit.encoders]\nMLPEncoder = intruder:MLPEncoder\nLinear = intruder:Linear\n"
 CLAIMING = """

@@ -34,6 +34,7 @@ PRIVATE = {
     "lightning.pytorch.loggers:WandbLogger": {"_experiment", "_wandb_init"},
     "torch.nn:Module": {"_apply", "_modules"},
     "jsonargparse:_typehints": {"resolve_class_path_by_name"},
+    "jsonargparse:_common": {"parsing_settings"},
 }
 
 

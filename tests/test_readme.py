@@ -122,6 +122,7 @@ def test_commands_name_what_there_is(command: list[str], cli: Callable[..., Path
     options = [word for word in command[2:] if word.startswith("--") or word == "-c"]
     assert command[1] in COMMANDS
     Path("mine.yaml").write_text("trainer: {max_epochs: 1}")
+    Path("my_callbacks.py").touch()
     if command[1] == "fit" and "--ckpt_path" in command:
         cli("fit", "--trainer.max_epochs", "1")
     if "SineEncoder" in command or "FixedLaplace" in command or not options:

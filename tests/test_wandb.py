@@ -168,6 +168,26 @@ def test_a_fit_goes_on_offline_where_it_cannot_be_online(
     assert (folder / "runs/version_0/best.ckpt").is_file()
 
 
+@pytest.mark.usefixtures("no_key")
+def test_a_folder_does_not_say_where_the_key_is_sent(
+    cli: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def asked(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the server of the folder was asked")
+
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr("urllib.request.urlopen", asked)
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb/settings").write_text("[default]\nbase_url = http://127.0.0.1:9\n")
+    cli("fit", "--trainer.logger", "WandbLogger", *QUICK)
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "vaekit: warning" in line]
+    assert "wandb/settings sets base_url, which a folder may not; use WANDB_BASE_URL" in said
+    assert list(tmp_path.glob("wandb/offline-run-*"))
+
+
 GONE = """
 import os, sys, threading, time
 from http.server import ThreadingHTTPServer

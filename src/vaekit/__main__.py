@@ -17,6 +17,8 @@ __all__ = ["main"]
 def main(args: list[str] | None = None) -> None:
     """Runs the command line; `args` are those after the program's name."""
     args = sys.argv[1:] if args is None else args
+    if args[:1] == ["--debug"]:
+        args = [*args[1:], "--debug"]
     if not args or args[0] in ("-h", "--help"):
         _help()
     elif args[0] == "--version":
@@ -26,7 +28,7 @@ def main(args: list[str] | None = None) -> None:
     elif args[0] == "doctor":
         from vaekit.doctor import doctor
 
-        if args[1:]:
+        if args[1:] not in ([], ["--debug"]):
             sys.exit(f"vaekit: error: doctor: expected no argument but got {' '.join(args[1:])}")
         sys.exit(doctor())
     elif args[0] not in COMMANDS and not args[0].startswith("-"):
@@ -64,6 +66,7 @@ def _help() -> None:
 
 
 def _list_plugins(args: list[str]) -> None:
+    args = [arg for arg in args if arg != "--debug"]
     if args not in ([], ["--check"]):
         sys.exit(
             f"vaekit: error: plugins: expected no argument or --check but got {' '.join(args)}"

@@ -82,7 +82,7 @@ class Options(LightningCLI):
         parser.add_lightning_class_args(Pictures, "pictures")
         parser.add_lightning_class_args(Guard, "guard")
         parser.add_argument(
-            "--runs", default="runs", help="Folder in which each run gets its own."
+            "--runs", type=str, default="runs", help="Folder in which each run gets its own."
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:

@@ -14,12 +14,12 @@ import torch
 import torch.distributed as dist
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import loggers as theirs
 from lightning.pytorch.callbacks import (
     BasePredictionWriter,
     ModelCheckpoint,
     WeightAveraging,
 )
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -216,7 +216,7 @@ class ConfigWriter(Callback):
             notes = "".join(f"# {part} is of {who}\n" for part, who in self.packages.items())
             write(notes + yaml.safe_dump(self.config, sort_keys=False), self.path)
         for logger in trainer.loggers:
-            if not isinstance(logger, CSVLogger):  # which would write the same file again
+            if not isinstance(logger, theirs.CSVLogger):  # which would write the same file again
                 logger.log_hyperparams(self.config)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -280,7 +280,7 @@ class Pictures(Callback):
         for path, figure in zip(self.paths, figures.values(), strict=True):
             pictures.save(figure, path)
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
+            if isinstance(logger, theirs.WandbLogger):
                 for path in self.paths:
                     logger.log_image(f"pictures/{path.stem}", [str(path)])
 
@@ -343,9 +343,15 @@ class EMA(WeightAveraging):
 
     Arguments:
         decay: What share of the average stays at each step.
+
+    Raises:
+        ValueError: If the decay is not from 0 to below 1.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"Expected a decay from 0 to below 1 but got {decay}.")
+
         def average(means: Any, weights: Any, n: Any) -> None:
             now = min(decay, (1 + int(n)) / (10 + int(n)))
             get_ema_multi_avg_fn(now)(means, weights, n)

@@ -106,7 +106,7 @@ def rebuild(checkpoint: Mapping[str, Any], **instances: Any) -> Model:
         model = Model(**arguments)
     except RegistryError as error:
         raise RegistryError(missing(error, stored["packages"])) from error
-    except (TypeError, AttributeError, KeyError) as error:  # of another version, say
+    except (TypeError, AttributeError, KeyError, IndexError) as error:  # of another version, say
         raise ValueError(
             f"The checkpoint's description of its model is no Model's: {error}"
         ) from error
@@ -145,17 +145,24 @@ def fill(module: nn.Module, state: Mapping[str, Any]) -> None:
         CheckpointError: If they are another module's.
     """
     try:
+        own = module.state_dict()
+        for name in own.keys() & state.keys():
+            if own[name].is_floating_point() != state[name].is_floating_point():
+                raise TypeError(f"{name} is of {state[name].dtype}")
         module.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         said = " ".join(str(error).split())
         raise storage.CheckpointError(
             f"Expected weights of the checkpoint's model but {said[:300]}"
         ) from error
+    for name, p in module.named_parameters():
+        if bool(p.isnan().any()):
+            raise storage.CheckpointError(f"Expected weights that are numbers but {name} has NaN.")
 
 
 def missing(error: RegistryError, packages: Mapping[str, str]) -> str:
     """What an error about a part's name says where a checkpoint knows the package it came from."""
-    for part, package in packages.items():
+    for part, package in ((k, str(v)) for k, v in packages.items()):
         _, _, name = part.partition(" ")  # of a part in another the error knows no kind
         if f"There is no {part}" in str(error) or f"There is no part {name}" in str(error):
             if package.startswith("this process, the module "):

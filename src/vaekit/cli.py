@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 import sys
 import traceback
 import warnings
@@ -12,10 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
+import matplotlib
 import yaml
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from vaekit import plugins, resume, specs, summary
 from vaekit.arguments import LOOKS, Options
@@ -27,6 +25,7 @@ from vaekit.finite import NonFiniteError
 from vaekit.guard import Interrupted, exit_code, guard_of
 from vaekit.imports import limited, split_off, words
 from vaekit.limits import refuse_monitors, refuse_settings
+from vaekit.messages import REFUSALS, is_of_restoring, is_refusal, one_line, why
 from vaekit.model import Model
 from vaekit.module import VAEModule
 from vaekit.noise import fixed_noise
@@ -44,7 +43,6 @@ from vaekit.trainer import Trainer
 __all__ = ["CLI", "run"]
 
 _NEEDS = {"validate": "val", "test": "test", "predict": "test"}  # which rows
-_REFUSALS = (ValueError, TypeError, RuntimeError, MemoryError, MisconfigurationException)
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
 
 
@@ -52,14 +50,14 @@ class CLI(Options):
     """The command line: LightningCLI with a kind of plugin behind each part of the model."""
 
     def __init__(self, args: list[str]) -> None:
-        self.named = COMMANDS.keys() & set(args)
+        self.named = COMMANDS.keys() & set(args) - {"plugins", "doctor"}
         own: dict[str, Any] = {
             name: {"description": COMMANDS[name]} for name in self.subcommands()
         }
         # Of a fit that goes on: the checkpoint, and its settings, which lie below all others.
         self._path, self.checkpoint = _going_on(args) if "fit" in args else (None, None)
-        self._names_data = names_data(args)
-        self._base = None if self.checkpoint is None else resume.settings_file(self.checkpoint)
+        self._data_are_named = names_data(args)
+        self._base = _settings(self.checkpoint)
         if "fit" in own:
             below = [self._base] if self._base else default_files()
             own["fit"]["default_config_files"] = below
@@ -88,7 +86,7 @@ class CLI(Options):
             super().parse_arguments(parser, args)
             refuse_settings(self.config[self.config.subcommand])
         except ValueError as error:
-            parser.error(_why(error))
+            parser.error(why(error))
         finally:
             if self._base:
                 Path(self._base).unlink()
@@ -115,12 +113,12 @@ class CLI(Options):
             else:
                 self._instantiate_trained(self.plain)
             self.trainer = self.instantiate_trainer()
-        except (OSError, ModuleNotFoundError, *_REFUSALS) as error:
+        except (OSError, ModuleNotFoundError, *REFUSALS) as error:
             refused = isinstance(error, ValueError | OSError | ModuleNotFoundError)
             told = plugins.blame(error)
-            if not (refused or told or _is_refusal(error)):
+            if not (refused or told or is_refusal(error)):
                 raise
-            parser.error(told or _why(error))
+            parser.error(told or why(error))
 
     def _fill_in_folder(self) -> None:
         """The folder of the runs, where a TensorBoard logger is named without one."""
@@ -145,11 +143,11 @@ class CLI(Options):
     def _instantiate_fit(self, config: dict[str, Any]) -> None:
         checkpoint, self.checkpoint = self.checkpoint, None
         if checkpoint is not None:
-            if config["data"] is None:
+            if config.get("data") is None:
                 self._data(None, checkpoint)  # which says what to name
             resume.refuse_contradictions(config, checkpoint)
-        named = checkpoint is None or self._names_data
-        self.datamodule = self._data(config["data"], checkpoint, named)
+        named = checkpoint is None or self._data_are_named
+        self.datamodule = self._data(config.get("data"), checkpoint, named)
         if checkpoint is not None:
             restored(checkpoint).check_data(self.datamodule.info)
         parts = {k: v for k, v in config["model"].items() if k not in resume.TRAINING}
@@ -185,6 +183,8 @@ class CLI(Options):
         self, spec: Any, checkpoint: dict[str, Any] | None, named: bool = True
     ) -> DataModule:
         """The data module; one that a checkpoint alone names neither downloads nor writes."""
+        if spec is None and checkpoint is None:
+            raise ValueError("Expected data, such as --data Digits, but got none.")
         if spec is None:
             raise ValueError(
                 "The checkpoint's data were tensors in memory, or of a class that is not "
@@ -221,18 +221,27 @@ class CLI(Options):
         if self.subcommand == "fit":
             packages = describe(self.model.model, {}, self.datamodule)["packages"]
             result.callbacks.insert(0, ConfigWriter(self.plain, packages))
-            refuse_monitors(result.callbacks, self._terms)
+            refuse_monitors(result.callbacks, self._logged)
         if self.subcommand == "predict":
             result.callbacks.append(PredictionWriter(beside(str(self.ckpt_path))))
         return result
 
-    def _terms(self) -> list[str]:
+    def _logged(self) -> set[str]:
         """The names of the numbers that a fit logs."""
         model: Model = self.model.model
         with fixed_noise(0), model.using():
             batch = next(self.datamodule.rows("train", 2))
-            terms = {**model.evaluate(batch), **model.objective(model.core, batch, 0)}
-        return list(terms)
+            terms = {
+                "val": model.evaluate(batch),
+                "train": model.objective(model.core, batch, 0),
+            }
+        trainer = self._get(self.config_init, "trainer")
+        if "val" not in self.datamodule.splits or trainer.get("limit_val_batches") in (0, 0.0):
+            del terms["val"]
+        best = model.objective.best[0]
+        bits = {f"{split}/bpd" for split in terms if model.has_bits and best in terms[split]}
+        found = {f"{split}/{name}" for split in terms for name in terms[split]}
+        return found | bits | {f"step/{name}" for name in terms["train"]}
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
@@ -259,11 +268,14 @@ class CLI(Options):
             if error.errno not in _DISK:
                 raise
             self._fail(error)
-        except _REFUSALS as error:
-            if not _is_refusal(error):
-                raise
+        except (*REFUSALS, KeyError, AttributeError, IndexError) as error:
             parser: Any = self._parser(subcommand)
-            parser.error(_why(error))
+            if self.ckpt_path and is_of_restoring(error):
+                said = f"{type(error).__name__}: {why(error)}"
+                parser.error(f"{self.ckpt_path} could not be gone on from: {said}")
+            if not is_refusal(error):
+                raise
+            parser.error(why(error))
         if subcommand == "fit" and (number := guard_of(self.trainer).signal):
             sys.exit(exit_code(self.trainer, 128 + number))  # it came with the last step
 
@@ -274,7 +286,7 @@ class CLI(Options):
         kept = self._kept()
         go_on = f" The newest good state is in {kept}." if kept else ""
         if self.trainer.is_global_zero:
-            print(f"vaekit: error: {_why(error)}{go_on}", file=sys.stderr)
+            print(f"vaekit: error: {why(error)}{go_on}", file=sys.stderr)
         sys.exit(exit_code(self.trainer, 1))
 
     def _kept(self) -> str:
@@ -330,45 +342,28 @@ def _going_on(args: list[str]) -> tuple[str | None, dict[str, Any] | None]:
         path = str(resume.found(said, runs, on=True))
         checkpoint = read_checkpoint(path, on=True)
         configured = bool({"-c", "--config"} & set(words(args)))
-        resume.refuse_places(checkpoint, path, runs, configured)
+        resume.refuse_foreign(checkpoint, path, runs, configured)
         return path, checkpoint
     except (ValueError, OSError) as error:
-        print(f"vaekit: error: {_why(error)}\n(All options: vaekit fit --help)", file=sys.stderr)
+        print(f"vaekit: error: {why(error)}\n(All options: vaekit fit --help)", file=sys.stderr)
         sys.exit(2)
 
 
-def _is_refusal(error: Exception) -> bool:
-    """Whether vaekit or Lightning refuses something, or memory is short; else it is a fault."""
-    if isinstance(error, MisconfigurationException | MemoryError | torch.OutOfMemoryError):
-        return True
-    raised = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    lightning = "lightning" in raised.parts
-    if isinstance(error, ValueError):
-        return lightning or Path(__file__).parent in raised.parents
-    return lightning or "can't allocate memory" in str(error)
-
-
-def _why(error: Exception) -> str:
-    """An error in one line, and how to mend what Lightning does not explain."""
-    text = _one_line(error)
-    if wanted := re.search(r"can't allocate memory: you tried to allocate (\d+) bytes", text):
-        size = int(wanted[1]) / 2**30
-        return f"There is not enough memory: {size:,.1f} GiB were wanted. Take smaller sizes."
-    if "No supported gpu backend" in text:
-        return (
-            "Expected a GPU, for --trainer.accelerator gpu or -c multi_gpu, but torch finds none "
-            "on this machine."
-        )
-    return text
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
+def _settings(checkpoint: dict[str, Any] | None) -> str | None:
+    """The file of a checkpoint's settings, if a fit goes on from one."""
+    if checkpoint is None:
+        return None
+    try:
+        return resume.settings_file(checkpoint)
+    except (ValueError, yaml.YAMLError) as error:
+        print(f"vaekit: error: {why(error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 def run(args: list[str]) -> None:
     """Parses and runs one command."""
     quieten()
+    matplotlib.rcdefaults()  # a matplotlibrc in this folder may say anything
     args, packages, debug = split_off(args)
     with warnings.catch_warnings(), limited(packages), names_lead_to_plugins():
         warnings.showwarning = _said
@@ -379,12 +374,15 @@ def run(args: list[str]) -> None:
         except SystemExit as error:
             if debug and error.__context__ is not None:
                 traceback.print_exception(error.__context__)
+            left = error.__context__ if isinstance(error.__context__, SystemExit) else error
+            if told := plugins.blame(left):  # a part that leaves the process
+                sys.exit(f"vaekit: error: {one_line(told)}")
             raise
         except Exception as error:
             told = plugins.blame(error)
             if debug or told is None:  # a fault of vaekit's own
                 raise
-            sys.exit(f"vaekit: error: {_one_line(told)} (--debug shows the traceback)")
+            sys.exit(f"vaekit: error: {one_line(told)} (--debug shows the traceback)")
 
 
 def _said(message: Warning | str, *_: Any, **__: Any) -> None:

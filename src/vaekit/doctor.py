@@ -28,13 +28,17 @@ _SPACE = 2**30  # bytes: a few checkpoints and pictures
 
 def doctor() -> int:
     """Prints what a report of a fault should contain; returns 1 where something is broken."""
-    broken = 0
+    broken, cause = 0, ""
     for look in _LOOKS:
+        if cause and look in _NEED_LIGHTNING:
+            print(f"{'-':<7} {look.__name__.strip('_'):<12} not looked at: {cause}")
+            continue
         try:
             found = list(look())
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a broken installation
             said = " ".join(f"{type(error).__name__}: {error}".split())
             found = [(look.__name__.strip("_"), said, "reinstall what the error names")]
+            cause = f"{look.__name__.strip('_')} is broken" if look is _lightning else cause
         for name, what, mend in found:
             broken += mend is not None
             mark = "ok" if mend is None else "BROKEN"
@@ -125,8 +129,14 @@ def _disk() -> Iterator[Finding]:
 def _wandb() -> Iterator[Finding]:
     import wandb
 
-    from vaekit.loggers import unreachable
+    from vaekit.loggers import planted, unreachable
 
+    if mode := os.environ.get("WANDB_MODE"):
+        yield "wandb", f"WANDB_MODE={mode}", None
+        return
+    if why := planted():
+        yield "wandb", why, "remove that file"
+        return
     if not wandb.login(prompt=False, verify=False):
         yield "wandb", "no key: runs stay on disk until `wandb sync`", None
         return
@@ -148,6 +158,7 @@ def _variables() -> Iterator[Finding]:
         yield "variable", f"VAEKIT_DATA={data} is no folder", "name the folder of your data"
 
 
+_NEED_LIGHTNING = (_plugins, _wandb)
 _LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _versions,
     _torchvision,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
-import yaml
-from jsonargparse import set_parsing_settings
+from jsonargparse import _common, set_parsing_settings
 
-from vaekit.plugins import Plugin
+from vaekit.plugins import Plugin, line_in
 
 __all__ = [
     "allow",
@@ -20,7 +24,6 @@ __all__ = [
     "import_named",
     "limited",
     "refused",
-    "search_here",
     "split_off",
     "trusted",
     "words",
@@ -42,21 +45,39 @@ _trusted: set[str] = set()
 """The packages that the user named on the command line."""
 
 
+class _Here(MetaPathFinder):
+    """Finds in the working folder what the user named, and nothing else that lies there.
+
+    It is asked last: nothing in the folder takes the place of a package.
+    """
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        tops = {package.partition(".")[0] for package in _trusted}
+        return PathFinder.find_spec(name, [os.getcwd()]) if name in tops else None
+
+
 @contextmanager
 def limited(packages: Iterable[str] = ()) -> Iterator[None]:
     """Lets jsonargparse import nothing but what is open, registered, or named by the user."""
+    before, finder = dict(_common.parsing_settings), _Here()
     set_parsing_settings(
         import_path_denylist=["*"],
         import_path_allowlist=list(_OPEN),
         instantiate_subclass_spec_in_any=False,
     )
-    _trust(packages)
-    if _trusted:
-        search_here()
+    sys.meta_path.append(finder)
     try:
+        _trust(packages)
+        for package in packages:
+            if find_spec(package.partition(".")[0]) is None:
+                raise SystemExit(
+                    f"vaekit: error: --allow-import: there is no package {package}, neither "
+                    "installed nor in this folder"
+                )
         yield
     finally:
-        set_parsing_settings(import_path_denylist=sorted(_trusted))
+        sys.meta_path.remove(finder)
+        _common.parsing_settings.update(before)
         _trusted.clear()
 
 
@@ -120,27 +141,24 @@ def import_named(args: Iterable[str]) -> None:
     """Imports what `--import` names, before anything is looked up."""
     for option, value in pairwise(words(args)):
         if option == "--import":
-            import_modules(yaml.safe_load(value) if value.startswith("[") else value)
+            names = value.strip("[] ").split(",")
+            import_modules([name.strip(" '\"") for name in names])
 
 
-def import_modules(modules: str | list[str] | None) -> None:
+def import_modules(modules: Iterable[str]) -> None:
     """Imports modules that the user named, of this folder where they are not installed."""
-    if modules is None:
-        return
-    names = [modules] if isinstance(modules, str) else modules
-    _trust(names)
-    search_here()
-    for module in names:
+    for module in modules:
+        _trust([module])
         try:
-            importlib.import_module(module)
+            import_module(module)
         except (Exception, SystemExit) as error:  # other people's code may raise anything
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            missing = getattr(error, "name", None)
+            if isinstance(error, ModuleNotFoundError) and Path(f"{missing}.py").is_file():
+                said += (
+                    f" ({missing}.py lies in this folder: name it too, --allow-import {missing})"
+                )
             raise SystemExit(
-                f"vaekit: error: {module}, which --import names, could not be imported: "
-                f"{type(error).__name__}: {error}"
+                f"vaekit: error: {module}, which --import names, could not be imported: {said}"
+                f"{line_in(error, [module])}"
             ) from error
-
-
-def search_here() -> None:
-    """Puts this folder on the import path, last: nothing in it takes the place of a package."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())

@@ -57,13 +57,13 @@ def _refuse_crowds(trainer: Namespace) -> None:
         )
 
 
-def refuse_monitors(callbacks: Sequence[Callback], terms: Callable[[], list[str]]) -> None:
+def refuse_monitors(callbacks: Sequence[Callback], logged: Callable[[], set[str]]) -> None:
     """Refuses a callback that watches a number which a fit does not log.
 
     Not where there are other people's callbacks, which may log it.
 
     Arguments:
-        terms: Returns the names of the objective's terms.
+        logged: Returns what is logged, as `val/elbo`.
 
     Raises:
         ValueError: If there is one.
@@ -72,11 +72,11 @@ def refuse_monitors(callbacks: Sequence[Callback], terms: Callable[[], list[str]
     own = (type(c).__module__.startswith(("lightning.", "vaekit.")) for c in callbacks)
     if not watching or not all(own):
         return
-    names = [*dict.fromkeys([*terms(), "bpd"])]
-    known = [f"{split}/{name}" for split in ("val", "train", "step") for name in names]
+    known = logged()
     for callback in watching:
-        if (wanted := getattr(callback, "monitor")) not in known:  # noqa: B009
+        wanted = vars(callback)["monitor"]
+        if wanted not in known:
             raise ValueError(
-                f"{type(callback).__name__} watches {wanted}, which a fit does not log: expected "
-                f"one of {', '.join(known)}."
+                f"{type(callback).__name__} watches {wanted}, which this fit does not log: "
+                f"expected one of {', '.join(sorted(known))}."
             )

@@ -14,10 +14,11 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardLogger
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 
-__all__ = ["TensorBoardLogger", "WandbLogger", "unreachable"]
+__all__ = ["TensorBoardLogger", "WandbLogger", "planted", "unreachable"]
 
 _ANSWER = 5  # seconds in which the server has to answer
 _BEGIN = 8  # seconds in which it has to take a new run
+_HARMLESS = ("mode", "disabled")  # what `wandb offline` writes into a folder
 _END = 15  # seconds for what is not sent when the process ends
 
 
@@ -76,7 +77,7 @@ class WandbLogger(LightningWandbLogger):
         if self._experiment is not None:
             return self._experiment
         opened: Any = vars(LightningWandbLogger)["experiment"].fget
-        why = None if "mode" in self._wandb_init else unreachable()
+        why = None if "mode" in self._wandb_init else planted() or unreachable()
         if why is None:
             try:
                 run = opened(self)
@@ -128,6 +129,19 @@ class WandbLogger(LightningWandbLogger):
         else:
             later = "Nothing more is logged to W&B."
         warnings.warn(f"{text.rstrip('.')}. {later}", stacklevel=2)
+
+
+def planted() -> str | None:
+    """What settings of W&B's in the working folder may not say: where the key is sent."""
+    for path in (Path(".wandb/settings"), Path("wandb/settings")):
+        if not path.is_file():
+            continue
+        lines = path.read_text("utf8", "replace").splitlines()
+        names = [line.partition("=")[0].strip() for line in lines]
+        for name in names:
+            if name and name not in _HARMLESS and name[0] not in "[#;":
+                return f"{path} sets {name}, which a folder may not; use WANDB_BASE_URL"
+    return None
 
 
 def unreachable() -> str | None:

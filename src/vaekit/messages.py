@@ -1,17 +1,26 @@
-"""What the parser reports, in plain words and one line."""
+"""Errors in plain words and one line: the parser's, vaekit's own and Lightning's."""
 
 from __future__ import annotations
 
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from vaekit import plugins, specs
 from vaekit.imports import refused
 
-__all__ = ["plainer"]
+__all__ = ["REFUSALS", "is_of_restoring", "is_refusal", "one_line", "plainer", "why"]
+
+REFUSALS = (ValueError, TypeError, RuntimeError, MemoryError, MisconfigurationException)
+"""What vaekit and Lightning refuse something with."""
+
 
 _KEY = re.compile(r'Parser key "([\w.]+)"')
 _CLASS = re.compile(r"Problem with given class_path '([\w.]+)'")
@@ -138,3 +147,46 @@ def _types(text: str) -> str:
         elif plain != "NoneType":
             words.append(plain.rpartition(".")[2])
     return " or ".join(words).rstrip(",") or text
+
+
+def is_of_restoring(error: Exception) -> bool:
+    """Whether an error comes from what a checkpoint holds, and not from training."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(
+        (
+            Path(frame.filename).name == "checkpoint_connector.py"
+            and frame.name.startswith(("restore", "resume"))
+        )
+        or frame.name == "_take_up"
+        for frame in frames
+    )
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether vaekit or Lightning refuses something, or memory is short; else it is a fault."""
+    if isinstance(error, MisconfigurationException | MemoryError | torch.OutOfMemoryError):
+        return True
+    raised = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    lightning = "lightning" in raised.parts
+    if isinstance(error, ValueError):
+        return lightning or Path(__file__).parent in raised.parents
+    return lightning or "can't allocate memory" in str(error)
+
+
+def why(error: Exception) -> str:
+    """An error in one line, and how to mend what Lightning does not explain."""
+    text = one_line(error)
+    if wanted := re.search(r"can't allocate memory: you tried to allocate (\d+) bytes", text):
+        size = int(wanted[1]) / 2**30
+        return f"There is not enough memory: {size:,.1f} GiB were wanted. Take smaller sizes."
+    if "No supported gpu backend" in text:
+        return (
+            "Expected a GPU, for --trainer.accelerator gpu or -c multi_gpu, but torch finds none "
+            "on this machine."
+        )
+    return text
+
+
+def one_line(text: object) -> str:
+    """A text without its line breaks."""
+    return " ".join(str(text).split())

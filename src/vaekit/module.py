@@ -229,7 +229,10 @@ class VAEModule(LightningModule):
         """As `vaekit.load`, with the model in the module that trained it."""
         checkpoint = checkpoints.read_checkpoint(checkpoint_path)
         model = checkpoints.rebuild(checkpoint, **instances)
-        module = cls(model, **checkpoint["vaekit"]["training"])
+        try:
+            module = cls(model, **checkpoint["vaekit"]["training"])
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"The checkpoint's training settings are damaged: {error}") from error
         checkpoints.fill(module, checkpoint["state_dict"])
         return module.eval().to(map_location or "cpu")
 

@@ -43,6 +43,7 @@ in its place; the last first."""
 _packages: dict[str, str] = {}
 """The packages of parts, as the configurations that were read note them."""
 
+_MOST = 10_000  # entries of a configuration
 _PART_KEYS = ("data", "model.optimizer", *(f"model.{kind}" for kind in MODEL_KINDS))
 _NUMBERS = re.compile(r"(--[\w.]+=)?(-?[\d.]+(?:,-?[\d.]+)+)")
 
@@ -163,11 +164,17 @@ def names_lead_to_plugins() -> Iterator[None]:
         bases = cls if isinstance(cls, tuple) else (cls,)
         for base in bases:
             if base in kinds:
+                if name in (f"{base.__module__}.{base.__name__}", f"vaekit.data.{base.__name__}"):
+                    kind = kinds[base]
+                    raise plugins.RegistryError(
+                        f"Expected the name of a {kind} before its arguments, such as --data "
+                        f"{plugins.plugins(kind)[0].name}."
+                    )
                 plugin = plugins.find(kinds[base], plugins.unique(name))
                 imports.allow(plugin, plugins.load(plugin))
                 return plugin.path
-            if base is Logger and name == "TensorBoardLogger":
-                return "vaekit.loggers.TensorBoardLogger"  # which knows a folder
+            if base is Logger and name in ("TensorBoardLogger", "WandbLogger"):
+                return f"vaekit.loggers.{name}"  # which knows a folder, and holds no fit up
             if base in modules:
                 return str(torch_spec(name, modules[base])["class_path"])
         return ordinary(cls, name)
@@ -202,12 +209,14 @@ class ConfigFile(ActionConfigFile):
                 f"vaekit: error: Expected options in the configuration {path}, such as trainer: "
                 f"{{max_epochs: 5}}, but got {content or 'nothing'}."
             )
+        if _is_large(content):
+            sys.exit(
+                f"vaekit: error: The configuration {path} has more than {_MOST} entries, or "
+                "refers to itself."
+            )
         _import(path, content)
         _packages.update(re.findall(r"^# (\w+ '.+') is of (.+)$", text, re.MULTILINE))
-        try:
-            super().__call__(parser, cfg, str(path), option_string)
-        except RecursionError:
-            sys.exit(f"vaekit: error: The configuration {path} refers to itself.")
+        super().__call__(parser, cfg, str(path), option_string)
 
 
 def _import(path: Path, content: Mapping[str, Any]) -> None:
@@ -215,15 +224,32 @@ def _import(path: Path, content: Mapping[str, Any]) -> None:
     for key in ("allow-import", "allow_import", "debug"):
         if key in content:
             sys.exit(f"vaekit: error: {path}: only the command line can say --{key}")
+    if "config" in content:
+        sys.exit(f"vaekit: error: {path}: a configuration names no other: give both, -c A -c B")
     modules = content.get("import") or []
     modules = [modules] if isinstance(modules, str) else modules
+    if not isinstance(modules, list):
+        sys.exit(f"vaekit: error: {path}: import: expected names of modules but got {modules!r}")
     for module in modules:
         if not imports.trusted(str(module)):
             sys.exit(
                 f"vaekit: error: {path} names {module} to import. If you trust it, say so on the "
                 f"command line: --allow-import {module}"
             )
-    imports.import_modules([*map(str, modules)] or None)
+    imports.import_modules(map(str, modules))
+
+
+def _is_large(content: Any) -> bool:
+    """Whether a configuration has more entries than a person writes, or refers to itself."""
+    left, seen = [content], 0
+    while left and seen < _MOST:
+        value = left.pop()
+        seen += 1
+        if isinstance(value, Mapping):
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
+    return bool(left)
 
 
 def named(option: str, args: Iterable[str]) -> str | None:
@@ -236,13 +262,16 @@ def named(option: str, args: Iterable[str]) -> str | None:
                 content = yaml.safe_load(config_path(value).read_text())
                 values.append(content.get(option) if isinstance(content, Mapping) else None)
     values += [value for word, value in pairwise(words) if word == f"--{option}"]
-    return next((value for value in reversed(values) if value is not None), None)
+    found = next((value for value in reversed(values) if value is not None), None)
+    if option != "data" and not isinstance(found, str | None):
+        sys.exit(f"vaekit: error: --{option}: expected a path but got {found!r}")
+    return found
 
 
 def names_data(args: Iterable[str]) -> bool:
     """Whether a user says which data are meant, or where they lie."""
-    said = any(word.partition(".")[0] == "--data" for word in imports.words(args))
-    return said or named("data", args) is not None
+    said = {"--data", "--data.root"} & set(imports.words(args))
+    return bool(said) or named("data", args) is not None
 
 
 def config_path(name: str) -> Path:

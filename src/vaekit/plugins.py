@@ -26,6 +26,7 @@ __all__ = [
     "conflicts",
     "find",
     "find_any",
+    "line_in",
     "load",
     "nearest",
     "plugins",
@@ -183,15 +184,16 @@ def _failure(plugin: Plugin) -> RegistryError:
     error = _failures[plugin]
     if isinstance(error, RegistryError):
         return error
+    said = " ".join(f"{type(error).__name__}: {error}".split())
     return RegistryError(
-        f"The {plugin} could not be imported from {plugin.value}: {type(error).__name__}: {error}"
-        f"{_line(error, [plugin])}"
+        f"The {plugin} could not be imported from {plugin.value}: {said}"
+        f"{line_in(error, [plugin.value])}"
     )
 
 
-def _line(error: BaseException, among: Iterable[Plugin]) -> str:
-    """The innermost line of these plugins' packages that an error went through, in brackets."""
-    packages = {plugin.value.partition(":")[0].partition(".")[0] for plugin in among} - {_OURS}
+def line_in(error: BaseException, modules: Iterable[str]) -> str:
+    """The innermost line of these modules' packages that an error went through, in brackets."""
+    packages = {module.partition(":")[0].partition(".")[0] for module in modules} - {_OURS}
     for frame, number in reversed(list(traceback.walk_tb(error.__traceback__))):
         if frame.f_globals.get("__name__", "").partition(".")[0] in packages:
             return f" ({frame.f_code.co_filename}, line {number})"
@@ -210,7 +212,7 @@ def blame(error: BaseException) -> str | None:
             if part is cls or module == plugin.value.partition(":")[0]:
                 said = f"{type(error).__name__}: {error}"
                 title = f"{plugin.kind} {plugin.name} ({plugin.origin})"
-                return f"The {title} failed: {said}{_line(error, [plugin])}"
+                return f"The {title} failed: {said}{line_in(error, [plugin.value])}"
     return None
 
 

@@ -17,13 +17,18 @@ __all__ = [
     "found",
     "own_folder",
     "refuse_contradictions",
-    "refuse_places",
+    "refuse_foreign",
     "settings_file",
 ]
 
 TRAINING = ("optimizer", "lr_scheduler", "lr_interval")
 """What stands under model on the command line but is an argument of VAEModule, not of Model."""
 
+_HARMLESS = (
+    "vaekit.callbacks.EMA",
+    "lightning.pytorch.callbacks.EarlyStopping",
+    "lightning.pytorch.callbacks.LearningRateMonitor",
+)
 _KEPT = ("seed_everything", "trainer", "checkpoint", "pictures", "guard")
 
 
@@ -63,9 +68,15 @@ def own_folder(path: str | None, runs: Path) -> str | None:
 
 def _config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """What the configuration of a checkpoint's run lays below that of one that goes on."""
-    config = checkpoint.get("callbacks", {}).get("ConfigWriter", {}).get("config", {})
+    config: Any = checkpoint
+    for key in ("callbacks", "ConfigWriter", "config"):
+        config = config.get(key, {})
+        if not isinstance(config, Mapping):
+            raise CheckpointError("Expected a checkpoint of a run but its settings are damaged.")
     kept = {key: config[key] for key in _KEPT if key in config}
     trainer = kept.get("trainer", {})
+    if not (isinstance(trainer, Mapping) and specs.is_plain(kept)):
+        raise CheckpointError("Expected a checkpoint of a run but its settings are damaged.")
     return {**kept, "trainer": {k: v for k, v in trainer.items() if k != "default_root_dir"}}
 
 
@@ -80,43 +91,44 @@ def settings_file(checkpoint: Mapping[str, Any]) -> str:
     return file.name
 
 
-def refuse_places(
+def refuse_foreign(
     checkpoint: Mapping[str, Any], path: str, runs: Path, configured: bool = False
 ) -> None:
-    """Refuses a checkpoint from elsewhere whose settings name a folder or an address.
+    """Refuses a checkpoint from elsewhere whose run had callbacks, loggers or the like.
 
-    What classes it names is held to the same rules as what a configuration names.
+    They may write to, or reach, what it names; the few that cannot are taken.
 
     Arguments:
         configured: Whether the user names a configuration, which is taken in the place of its
             settings of the trainer then.
 
     Raises:
-        CheckpointError: If its callbacks or loggers would write to, or reach, what it names.
+        CheckpointError: If it had one.
     """
     own = local(path)
     if own is not None and own.parent.parent.resolve() == runs.resolve():
         return  # a run of this folder
-    for text in _texts(_config(checkpoint).get("trainer", {})):
-        if "://" in text or Path(text).is_absolute() or ".." in Path(text).parts:
-            if configured:
-                del checkpoint["callbacks"]["ConfigWriter"]["config"]["trainer"]
-                return
-            raise CheckpointError(
-                f"The checkpoint's run had a callback or a logger with {text}: name its "
-                "configuration too, -c .../config.yaml."
-            )
+    for name in _classes(_config(checkpoint)):
+        if name in _HARMLESS:
+            continue
+        if configured:
+            del checkpoint["callbacks"]["ConfigWriter"]["config"]["trainer"]
+            return
+        raise CheckpointError(
+            f"The run of the checkpoint, which is none of {runs}, had {name}: name its "
+            "configuration too, -c .../config.yaml."
+        )
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
+def _classes(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if "class_path" in value:
+            yield str(value["class_path"])
         for inner in value.values():
-            yield from _texts(inner)
+            yield from _classes(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _texts(inner)
+            yield from _classes(inner)
 
 
 def refuse_contradictions(config: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:

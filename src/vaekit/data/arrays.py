@@ -100,6 +100,8 @@ class Arrays(DataModule):
         for name, column in flat("x", x).items():
             self._refuse_channels_last(name, column)
         if self.channels == "last":
+            if not any(leaf.dim() == 4 for leaf in entries_of(x).values()):
+                raise ValueError("Expected images (N, H, W, C) for channels last but got none.")
             columns["x"] = x = each(_channels_first, x)
             if mask is not None:
                 columns["mask"] = mask = each(_channels_first, mask)
@@ -133,6 +135,8 @@ class Arrays(DataModule):
             if source is None:
                 continue
             if isinstance(source, Mapping):
+                if not source:
+                    raise ValueError(f"Expected entries of {name} but got none.")
                 columns[name] = {entry: _single(part) for entry, part in source.items()}
                 continue
             found = _read(source)
@@ -152,7 +156,7 @@ class Arrays(DataModule):
     def _refuse_channels_last(self, name: str, x: Tensor) -> None:
         few = (1, 3, 4)
         last = x.dim() == 4 and x.shape[3] in few and x.shape[1] not in few
-        pixels = x.dtype == torch.uint8 or x.is_floating_point()
+        pixels = x.dtype in (torch.uint8, torch.bool) or x.is_floating_point()
         if self.channels is None and last and pixels:
             raise ValueError(
                 f"Expected images (N, channels, height, width) but {name} has the shape "
@@ -279,6 +283,8 @@ def _read(source: Source) -> Tensor | dict[str, Tensor]:
         return _dense(source)
     if isinstance(source, np.ndarray):
         return _of_numpy(source)
+    if not isinstance(source, str | Path):
+        raise ValueError(f"Expected a file, a tensor or an array but got {source!r}.")
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"Expected an array file but there is none at {path}.")
@@ -327,7 +333,8 @@ def _dense(x: Tensor) -> Tensor:
     Raises:
         ValueError: If it is of another kind.
     """
-    if x.layout != torch.strided or x.is_quantized or x.is_complex():
+    strange = x.is_quantized or x.is_complex() or x.is_meta or x.is_nested
+    if x.layout != torch.strided or strange or (x.is_floating_point() and x.itemsize < 2):
         kind = x.dtype if x.layout == torch.strided else x.layout
         raise ValueError(f"Expected a dense tensor of real numbers but got one of {kind}.")
     return x.detach()
@@ -336,7 +343,8 @@ def _dense(x: Tensor) -> Tensor:
 def _read_pt(path: Path) -> Tensor | dict[str, Tensor]:
     found = torch.load(path, map_location="cpu", weights_only=True)
     tensors = found.values() if isinstance(found, dict) else [found]
-    if not all(isinstance(x, Tensor) for x in tensors):
+    names = all(isinstance(name, str) for name in (found if isinstance(found, dict) else []))
+    if not (names and all(isinstance(x, Tensor) for x in tensors)):
         raise TypeError("not a tensor or a dict of tensors")
     return {k: _dense(x) for k, x in found.items()} if isinstance(found, dict) else _dense(found)
 
