@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from functools import reduce
 from operator import getitem
@@ -150,6 +151,11 @@ def plant_checkpoints(folder: Path) -> None:
         ("train4", "vaekit.training", {"model": 1}),
         ("nan", f"state_dict/{BIAS}", torch.full((256,), torch.nan)),
         ("complex", f"state_dict/{BIAS}", torch.zeros(256, dtype=torch.complex64)),
+        ("ranks", "run.ranks", [{}]),
+        ("opt3", "optimizer_states", [{}]),
+        ("best", "callbacks.BestCheckpoint", 3),
+        ("loops2", "loops.fit_loop.state_dict", 3),
+        ("data3", "vaekit.data.init_args.val", "x"),
         ("cw", "callbacks.ConfigWriter", 3),
         ("cw2", "callbacks.ConfigWriter", {"config": 3}),
         ("cw3", "callbacks.ConfigWriter", {"config": {"trainer": 3}}),
@@ -176,6 +182,7 @@ def test_errors_say_what_was_expected_and_end_at_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(folder)
+    shutil.rmtree("runs", ignore_errors=True)
     counts["tried"] += 1
     with pytest.raises(SystemExit) as stopped:
         main(shlex.split(command))

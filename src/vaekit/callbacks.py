@@ -94,7 +94,9 @@ class BestCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Not Lightning's, which starts the best score again in another folder. Its file can be
         # looked for only once this run's own folder is known.
-        self._resumed = state_dict
+        self._resumed = {
+            name: state_dict[name] for name in ("monitor", "current_score", "best_model_score")
+        }
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(pl_module, VAEModule):
@@ -204,7 +206,7 @@ class ConfigWriter(Callback):
         self.config = dict(config)
         self.packages = {k: v for k, v in packages.items() if not v.startswith("vaekit ")}
         self.path: Path | None = None
-        self.first_step = 0
+        self.first_step: int | None = None  # of a fit that begins
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = trainer.log_dir  # asked on every rank: it is broadcast
@@ -230,8 +232,9 @@ class ConfigWriter(Callback):
     ) -> None:
         """Leaves no folder behind of a run that took no step."""
         new = self.path is not None and not self.path.with_name("last.ckpt").exists()
-        if self.path is not None and new and trainer.global_step == self.first_step:
-            self.path.unlink(missing_ok=True)
+        if self.path is not None and new and self.first_step in (None, trainer.global_step):
+            for name in ("config.yaml", "metrics.csv"):
+                self.path.with_name(name).unlink(missing_ok=True)
             with suppress(OSError):  # it holds something else
                 self.path.parent.rmdir()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import traceback
 import warnings
@@ -43,7 +42,6 @@ from vaekit.trainer import Trainer
 __all__ = ["CLI", "run"]
 
 _NEEDS = {"validate": "val", "test": "test", "predict": "test"}  # which rows
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
 
 
 class CLI(Options):
@@ -175,7 +173,13 @@ class CLI(Options):
                 self.datamodule = self._data(spec, checkpoint, given)
             return
         self.datamodule = self._data(spec, checkpoint, given)
-        self.model.model.check_data(self.datamodule.info)
+        try:
+            info = self.datamodule.info
+        except (TypeError, AttributeError) as error:
+            if given:
+                raise
+            raise ValueError(f"The checkpoint's data are damaged: {error}") from error
+        self.model.model.check_data(info)
         if self.subcommand in _NEEDS:
             next(self.datamodule.rows(_NEEDS[self.subcommand], 1))  # refused where there are none
 
@@ -265,10 +269,8 @@ class CLI(Options):
         except (NonFiniteError, CheckpointError) as error:
             self._fail(error)
         except OSError as error:
-            if error.errno not in _DISK:
-                raise
             self._fail(error)
-        except (*REFUSALS, KeyError, AttributeError, IndexError) as error:
+        except (*REFUSALS, ImportError, KeyError, AttributeError, IndexError) as error:
             parser: Any = self._parser(subcommand)
             if self.ckpt_path and is_of_restoring(error):
                 said = f"{type(error).__name__}: {why(error)}"

@@ -164,13 +164,17 @@ def is_of_restoring(error: Exception) -> bool:
 
 def is_refusal(error: Exception) -> bool:
     """Whether vaekit or Lightning refuses something, or memory is short; else it is a fault."""
-    if isinstance(error, MisconfigurationException | MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MisconfigurationException | ModuleNotFoundError | MemoryError):
         return True
-    raised = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    lightning = "lightning" in raised.parts
+    frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    raised = frames[-1]
+    theirs = "lightning" in raised.parts or raised.name == "lr_scheduler.py"
+    if isinstance(error, AttributeError):  # which torch raises for what Lightning looks for
+        return any("lightning" in frame.parts for frame in frames[-2:])
     if isinstance(error, ValueError):
-        return lightning or Path(__file__).parent in raised.parents
-    return lightning or "can't allocate memory" in str(error)
+        return theirs or Path(__file__).parent in raised.parents
+    short = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return short or (theirs and isinstance(error, TypeError | RuntimeError))
 
 
 def why(error: Exception) -> str:

@@ -264,7 +264,10 @@ def _made(kind: str, value: str | Mapping[str, Any], given: dict[str, Any]) -> t
     except ValueError as error:  # it refuses what it was given
         raise RegistryError(f"The {plugin}: {error}") from error
     except (Exception, SystemExit) as error:  # other people's code may raise anything
-        raise RegistryError(blame(error) or f"The {plugin}: {error}") from error
+        told, shapes = blame(error) or f"The {plugin}: {error}", given.get("event_shape")
+        if isinstance(shapes, dict) and isinstance(error, TypeError):
+            told = f"The {plugin} takes rows of one entry, but these have {', '.join(shapes)}."
+        raise RegistryError(told) from error
 
 
 def _check_construction(kind: str, part: Any, title: str) -> None:
