@@ -154,6 +154,7 @@ class Arrays(DataModule):
         return columns
 
     def _refuse_channels_last(self, name: str, x: Tensor) -> None:
+        """Refuses what looks like images whose last axis is the channels, unless that is said."""
         few = (1, 3, 4)
         last = x.dim() == 4 and x.shape[3] in few and x.shape[1] not in few
         pixels = x.dtype in (torch.uint8, torch.bool) or x.is_floating_point()
@@ -294,9 +295,8 @@ def _read(source: Source) -> Tensor | dict[str, Tensor]:
         return _READERS[path.suffix](path)
     except Exception as error:
         said = " ".join(str(error).split())
-        if (
-            "pickle" in said or "Weights only load failed" in said
-        ):  # and how to load it all the same
+        # NumPy and torch go on to say how to load it all the same.
+        if "pickle" in said or "Weights only load failed" in said:
             said = "it holds objects, or is of another kind"
         raise ValueError(
             f"Expected {path} to hold plain arrays, without pickled objects, but it could not be "
