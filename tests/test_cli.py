@@ -280,6 +280,19 @@ def test_without_a_logger_a_run_has_its_own_folder_too(cli: Cli) -> None:
         assert {"best.ckpt", "last.ckpt", "config.yaml", "samples.png"} <= found
 
 
+def test_many_rows_are_sampled_in_chunks(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = cli("fit", *FAST) / "runs/version_0"
+    found = []
+    for rows in (10_000, 40):
+        monkeypatch.setattr("vaekit.trainer._ROWS", rows)
+        cli("sample", "--ckpt_path", "best", "--n", 90)
+        with np.load(folder / "sample/samples.npz") as arrays:
+            found.append(arrays["x"])
+    assert found[0].shape == found[1].shape == (90, 1, 8, 8)
+    assert np.array_equal(found[0][:40], found[1][:40])
+    assert len(np.unique(found[1].reshape(90, -1), axis=0)) == 90
+
+
 def test_parts_in_a_file_of_one_s_own(
     cli: Cli,
     tmp_path: Path,

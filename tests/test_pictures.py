@@ -89,6 +89,19 @@ def test_rows_of_a_table_are_drawn_as_a_heat_map_that_can_be_read() -> None:
         assert min(figure.get_size_inches()) > 4, name
 
 
+def test_a_picture_shows_the_first_of_many_rows_and_of_large_ones() -> None:
+    model = Model(DataInfo((1, 8, 8), (0.0, 1.0), levels=2), latent_shape=2)
+    many = torch.rand(25_000, 1, 8, 8)
+    figure = pictures.samples(model, many)["samples"]
+    (axes,) = figure.axes
+    assert axes.images[0].get_array().shape[0] == 256 / 8 * 9 - 1
+    figure = pictures.reconstructions(model, Batch(many), n=25_000)["reconstructions"]
+    assert figure.get_size_inches()[1] < 30
+    large = torch.rand(1, 1, 2048, 2048).expand(300, -1, -1, -1)
+    (axes,) = pictures.samples(model, large)["samples"].axes  # it looks at the range alone
+    assert axes.images[0].get_array().shape[:2] == (2048, 8 * 2049 - 1)
+
+
 def test_a_data_module_may_draw_its_rows_itself(tmp_path: Path) -> None:
     class Own(data.Digits):
         def draw(self, x: torch.Tensor, y: torch.Tensor | None = None) -> Figure:

@@ -17,6 +17,8 @@ from vaekit.model import Model
 
 __all__ = ["draw_all", "image_grid", "latent_plane", "reconstructions", "samples", "save"]
 
+_SHOWN, _VALUES = 256, 2**23  # rows, and values, of a picture at most
+
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -121,9 +123,13 @@ def _heat_map(x: Tensor, y: Tensor | None, low: float, high: float, title: str) 
 def samples(model: Model, x: Tree, data: Any = None) -> dict[str, Figure]:
     """Rows that were drawn from the prior: a picture, or one of each entry of x.
 
+    Of many rows, or large ones, it shows the first.
+
     Arguments:
         data: The data module, which may bring its own drawing.
     """
+    n = _most(x)
+    x = each(lambda leaf: leaf[:n], x)
     own = data.draw(x) if data is not None else None
     if own is not None:
         return {"samples": own}
@@ -133,6 +139,12 @@ def samples(model: Model, x: Tree, data: Any = None) -> dict[str, Figure]:
         return _drawn(leaf, None, info, title)
 
     return flat("samples", each(drawn, x, _infos(model, x)))
+
+
+def _most(x: Tree) -> int:
+    """How many rows of x a picture can show."""
+    largest = max(leaf[:1].numel() for leaf in entries_of(x).values())
+    return min(_SHOWN, max(8, _VALUES // max(largest, 1)))
 
 
 def _infos(model: Model, x: Tree) -> Any:
@@ -146,10 +158,12 @@ def reconstructions(
 ) -> dict[str, Figure]:
     """Held-out rows, each with its reconstruction: a picture, or one of each entry.
 
+    Of many rows, or large ones, it shows the first.
+
     Arguments:
         data: The data module, which may bring its own drawing.
     """
-    batch = batch[:n]
+    batch = batch[: min(n, _most(batch.x))]
     x, y = batch.x, model.reconstruct(batch.x, batch.context, batch.mask)
     if batch.mask is not None:  # what is hidden is not drawn
         x = each(lambda leaf, seen: torch.where(seen, leaf, torch.nan), x, batch.mask)

@@ -35,7 +35,7 @@ class Trainer(LightningTrainer):
         n: int = 64,
         out: str | None = None,
     ) -> None:
-        """Draw rows from the prior, to samples.png and samples.npz.
+        """Draw rows from the prior, to samples.npz, and the first of them to samples.png.
 
         A conditional model is given the context of the test rows, and again if n is more.
         The data are asked for how they are drawn, and not loaded for anything else.
@@ -70,7 +70,7 @@ class Trainer(LightningTrainer):
         n: int = 32,
         out: str | None = None,
     ) -> None:
-        """Show rows and their reconstructions, in reconstructions.png.
+        """Show rows and their reconstructions, in reconstructions.png, of many the first.
 
         Args:
             ckpt_path: The checkpoint of the model.
