@@ -268,7 +268,9 @@ def test_an_array_with_a_payload_is_refused(attack: Any, suffix: str, tmp_path: 
     attack(*FIT, "--data", "Arrays", "--data.x", path, said="could not be read")
 
 
-def planted(checkpoint: dict[str, Any], place: str) -> None:
+def plant(good: Path, place: str, path: Path) -> None:
+    """Writes the good checkpoint with the evil class in a place."""
+    checkpoint = read_checkpoint(good)
     stored = checkpoint["vaekit"]
     if place in plugins.KINDS and place != "data":
         stored["model"][place] = SPEC
@@ -287,6 +289,7 @@ def planted(checkpoint: dict[str, Any], place: str) -> None:
         value: Any = [SPEC] if place in ("callbacks", "plugins") else SPEC
         config = {"trainer": {"max_epochs": 1, place: value}}
         checkpoint["callbacks"]["ConfigWriter"] = {"config": config}
+    write(checkpoint, path)
 
 
 PLACES = ["encoder", "core", "part's argument", "optimizer", "lr_scheduler", "data"]
@@ -297,9 +300,7 @@ SETTINGS = ["callbacks", "logger", "plugins", "strategy", "profiler"]
 def test_a_checkpoint_s_foreign_class_is_not_imported(
     attack: Any, place: str, good: Path, tmp_path: Path
 ) -> None:
-    found = read_checkpoint(good)
-    planted(found, place)
-    write(found, tmp_path / "evil.ckpt")
+    plant(good, place, tmp_path / "evil.ckpt")
     attack("fit", "--ckpt_path", "evil.ckpt", said="evilmod.Evil")
     if place in PLACES:
         attack("test", "--ckpt_path", "evil.ckpt", said="evilmod.Evil")
@@ -309,9 +310,7 @@ def test_a_checkpoint_s_foreign_class_is_not_imported(
 def test_what_vaekit_does_not_read_of_a_checkpoint_does_nothing(
     attack: Any, place: str, good: Path, tmp_path: Path
 ) -> None:
-    found = read_checkpoint(good)
-    planted(found, place)
-    write(found, tmp_path / "evil.ckpt")
+    plant(good, place, tmp_path / "evil.ckpt")
     attack("test", "--ckpt_path", "evil.ckpt")
     attack("fit", "--ckpt_path", "evil.ckpt", "--trainer.max_epochs", 1)
 

@@ -27,7 +27,7 @@ LOOKS = ("sample", "reconstruct", "encode")
 class Options(LightningCLI):
     """LightningCLI's options, and a kind of plugin behind each part of the model."""
 
-    named: Set[str]
+    asked: Set[str]
     """The commands among the words of the command line; only their options are made."""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -47,7 +47,7 @@ class Options(LightningCLI):
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         own = {name: {"model", "datamodule"} for name in LOOKS}
         known = {**LightningCLI.subcommands(), **own}
-        return {name: skip for name, skip in known.items() if name in (self.named or known)}
+        return {name: skip for name, skip in known.items() if name in (self.asked or known)}
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Trainer, "trainer")

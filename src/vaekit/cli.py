@@ -48,13 +48,13 @@ class CLI(Options):
     """The command line: LightningCLI with a kind of plugin behind each part of the model."""
 
     def __init__(self, args: list[str]) -> None:
-        self.named = COMMANDS.keys() & set(args) - {"plugins", "doctor"}
+        self.asked = COMMANDS.keys() & set(args) - {"plugins", "doctor"}
         own: dict[str, Any] = {
             name: {"description": COMMANDS[name]} for name in self.subcommands()
         }
         # Of a fit that goes on: the checkpoint, and its settings, which lie below all others.
         self._path, self.checkpoint = _going_on(args) if "fit" in args else (None, None)
-        self._data_are_named = names_data(args)
+        self._data_are_named = self.checkpoint is None or names_data(args)
         self._base = _settings(self.checkpoint)
         if "fit" in own:
             below = [self._base] if self._base else default_files()
@@ -144,8 +144,7 @@ class CLI(Options):
             if config.get("data") is None:
                 self._data(None, checkpoint)  # which says what to name
             resume.refuse_contradictions(config, checkpoint)
-        named = checkpoint is None or self._data_are_named
-        self.datamodule = self._data(config.get("data"), checkpoint, named)
+        self.datamodule = self._data(config.get("data"), checkpoint, self._data_are_named)
         if checkpoint is not None:
             restored(checkpoint).check_data(self.datamodule.info)
         parts = {k: v for k, v in config["model"].items() if k not in resume.TRAINING}

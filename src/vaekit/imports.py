@@ -82,7 +82,7 @@ def limited(packages: Iterable[str] = ()) -> Iterator[None]:
 
 
 def _trust(packages: Iterable[str]) -> None:
-    new = [name for name in packages if all(part.isidentifier() for part in name.split("."))]
+    new = [name for name in packages if _is_path(name)]
     _trusted.update(new)
     set_parsing_settings(import_path_allowlist=new)
 
@@ -90,8 +90,12 @@ def _trust(packages: Iterable[str]) -> None:
 def allow(plugin: Plugin, cls: type) -> None:
     """Lets a configuration name the class of a registered part."""
     paths = (plugin.path, f"{cls.__module__}.{cls.__qualname__}")
-    plain = [path for path in paths if all(part.isidentifier() for part in path.split("."))]
-    set_parsing_settings(import_path_allowlist=plain)
+    set_parsing_settings(import_path_allowlist=[path for path in paths if _is_path(path)])
+
+
+def _is_path(name: str) -> bool:
+    """Whether it has the form of an import path."""
+    return all(part.isidentifier() for part in name.split("."))
 
 
 def trusted(path: str) -> bool:
@@ -126,7 +130,7 @@ def split_off(args: list[str]) -> tuple[list[str], list[str], bool]:
         option, _, value = arg.partition("=")
         if option == "--allow-import":
             package = value or next(given, "")
-            if not all(part.isidentifier() for part in package.split(".")):
+            if not _is_path(package):
                 raise SystemExit(
                     "vaekit: error: --allow-import: expected the name of a package but got "
                     f"{package!r}"

@@ -48,9 +48,10 @@ def refuse_settings(config: Namespace) -> None:
 def _refuse_crowds(trainer: Namespace) -> None:
     """Refuses so many processes on this machine's CPU that it would stand still."""
     devices, cores = str(trainer.get("devices")), os.cpu_count() or 1
-    on_cpu = trainer.get("accelerator") == "cpu" or not torch.accelerator.is_available()
     most = max(cores, _FEW)
-    if on_cpu and devices.isdecimal() and int(devices) > most:
+    if not devices.isdecimal() or int(devices) <= most:
+        return
+    if trainer.get("accelerator") == "cpu" or not torch.accelerator.is_available():
         raise ValueError(
             f"--trainer.devices: expected at most {most} processes on the {cores} cores of this "
             f"machine but got {devices}."
@@ -68,13 +69,13 @@ def refuse_monitors(callbacks: Sequence[Callback], logged: Callable[[], set[str]
     Raises:
         ValueError: If there is one.
     """
-    watching = [c for c in callbacks if getattr(c, "monitor", None) is not None]
+    monitors = [(c, getattr(c, "monitor", None)) for c in callbacks]
+    watching = [(c, wanted) for c, wanted in monitors if wanted is not None]
     own = (type(c).__module__.startswith(("lightning.", "vaekit.")) for c in callbacks)
     if not watching or not all(own):
         return
     known = logged()
-    for callback in watching:
-        wanted = vars(callback)["monitor"]
+    for callback, wanted in watching:
         if wanted not in known:
             raise ValueError(
                 f"{type(callback).__name__} watches {wanted}, which this fit does not log: "

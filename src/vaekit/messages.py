@@ -73,7 +73,7 @@ def plainer(message: str, options: Iterable[str]) -> str:
         return f"{option}: expected {_types(expected[1] or expected[2])} but got {came[1]!r}"
     if found := _NO_FILE.match(message):
         return f"--{found[1]}: expected options, or a file of them, but got {found[2]!r}"
-    return _reason(message) or " ".join(message.split())
+    return _reason(message) or one_line(message)
 
 
 def _reason(message: str) -> str | None:
@@ -81,7 +81,7 @@ def _reason(message: str) -> str | None:
     if not message.startswith("Does not validate against any of the Union subtypes"):
         return None
     for part in re.split(r"Errors:|\s- ", message):
-        said = " ".join(part.partition("Given value type")[0].split())
+        said = one_line(part.partition("Given value type")[0])
         if said and not said.startswith(_BESIDE_THE_POINT):
             return said
     return None

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import Logger
 from vaekit import imports, plugins
 from vaekit.checkpoints import missing
 from vaekit.commands import COMMANDS
-from vaekit.messages import plainer
+from vaekit.messages import one_line, plainer
 from vaekit.model import MODEL_KINDS
 from vaekit.optim import torch_spec
 
@@ -202,8 +202,9 @@ class ConfigFile(ActionConfigFile):
         except UnicodeDecodeError as error:
             sys.exit(f"vaekit: error: The configuration {path} is no text: {error}")
         except yaml.YAMLError as error:
-            said = " ".join(str(error).split())
-            sys.exit(f"vaekit: error: The configuration {path} is no valid YAML: {said}")
+            sys.exit(
+                f"vaekit: error: The configuration {path} is no valid YAML: {one_line(error)}"
+            )
         if not isinstance(content, Mapping):
             sys.exit(
                 f"vaekit: error: Expected options in the configuration {path}, such as trainer: "

@@ -202,13 +202,14 @@ def line_in(error: BaseException, modules: Iterable[str]) -> str:
 
 def blame(error: BaseException) -> str | None:
     """An error of somebody's plugin in words that name it, its package and the line; else None."""
+    known = [*_loaded.items(), *_registered.values()]
+    others = [(plugin, cls) for plugin, cls in known if plugin.package != _OURS]
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         module = frame.f_globals.get("__name__", "")
+        if module.startswith(f"{_OURS}."):
+            continue
         part = type(frame.f_locals.get("self"))
-        known = [*_loaded.items(), *_registered.values()]
-        for plugin, cls in known:
-            if plugin.package == _OURS or module.startswith(f"{_OURS}."):
-                continue
+        for plugin, cls in others:
             if part is cls or module == plugin.value.partition(":")[0]:
                 said = f"{type(error).__name__}: {error}"
                 title = f"{plugin.kind} {plugin.name} ({plugin.origin})"

@@ -133,10 +133,9 @@ def _folder(out: str | None, ckpt_path: str, name: str) -> Path:
 
 def _refuse_more_than_memory(n: int, event_shape: Any) -> None:
     """Refuses as many rows as this machine could not hold twice."""
-    row = sum(prod(shape) for shape in entries_of(event_shape).values())
-    wanted = 2 * 4 * n * row
     if not hasattr(os, "sysconf"):
         return
+    wanted = 2 * 4 * n * sum(prod(shape) for shape in entries_of(event_shape).values())
     has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if wanted > has:
         raise ValueError(
