@@ -7,10 +7,18 @@ import warnings
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Independent, Laplace, Normal, StudentT
+from torch.distributions import (
+    Categorical,
+    Independent,
+    Laplace,
+    Normal,
+    StudentT,
+    kl_divergence,
+)
 
 from vaekit import distributions
 from vaekit.distributions import normal, rate, sample_and_log_prob, soft_clamp, transport
+from vaekit.noise import fixed_noise
 
 
 def test_soft_clamp_is_the_identity_within_its_bound() -> None:
@@ -30,6 +38,34 @@ def test_soft_clamp_keeps_exp_finite_and_its_gradient_alive() -> None:
 def test_soft_clamp_gradient() -> None:
     x = torch.tensor([-30.0, -10.5, 0.3, 11.0, 1e3], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(soft_clamp, (x,))
+
+
+@pytest.mark.parametrize("rows", [(), (5,)])
+def test_a_normal_is_torchs(rows: tuple[int, ...]) -> None:
+    q, p = (
+        distributions.Normal(torch.randn(shape).double(), torch.rand(shape).double() + 0.3)
+        for shape in ((5, 3), (*rows, 3))
+    )
+    q0, p0 = (Normal(of.loc, of.scale) for of in (q, p))
+    x = torch.randn(4, 5, 3).double()
+    assert torch.allclose(q.log_prob(x), q0.log_prob(x), rtol=1e-13)
+    assert torch.allclose(kl_divergence(q, p), kl_divergence(q0, p0), rtol=1e-12)
+    assert q.expand((2, 5, 3)).batch_shape == (2, 5, 3)
+    for of in (q, q0):
+        torch.manual_seed(1)
+        drawn = q.loc + q.scale * noise_after_seed((6, 5, 3))
+        assert torch.allclose(of.rsample((6,)), drawn, rtol=1e-14)
+
+
+def noise_after_seed(shape: tuple[int, ...]) -> Tensor:
+    with fixed_noise(1):
+        return torch.randn(shape, dtype=torch.float64)
+
+
+def test_torchs_own_normal_takes_noise() -> None:
+    q = Independent(Normal(torch.ones(2), torch.ones(2)), 1)
+    assert distributions.takes_noise(q)
+    assert torch.equal(transport(q, torch.ones(4, 2)), torch.full((4, 2), 2.0))
 
 
 def test_a_registered_kl_is_the_monte_carlo_mean() -> None:

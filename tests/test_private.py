@@ -32,7 +32,7 @@ PRIVATE = {
     },
     "lightning.pytorch:LightningModule": {"_trainer"},
     "lightning.pytorch.loggers:WandbLogger": {"_experiment", "_wandb_init"},
-    "torch.nn:Module": {"_apply", "_modules"},
+    "torch.nn:Module": {"_apply", "_modules", "_parameters"},
     "jsonargparse:_typehints": {"resolve_class_path_by_name"},
     "jsonargparse:_common": {"parsing_settings"},
 }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +54,19 @@ def test_with_the_exact_posterior_every_weight_is_the_likelihood_of_probabilisti
     draw = core.draw(Batch(x), samples=50)
     assert draw.log_weight.shape == (50, 7)
     assert (draw.log_weight - torch.from_numpy(exact)).abs().max() < 1e-8
+
+
+def test_a_draw_is_freed_as_soon_as_nobody_holds_it() -> None:
+    core = Model(DataInfo(event_shape=(3,)), likelihood="Gaussian", latent_shape=2).core
+    draw = core.draw(Batch(torch.randn(4, 3)))
+    draw.bound()
+    gone = weakref.ref(draw)
+    gc.disable()
+    try:
+        del draw
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_with_the_exact_posterior_the_bound_with_closed_kl_is_tight_in_the_mean() -> None:

@@ -56,7 +56,7 @@ def each(f: Callable[..., Any], tree: Any, *more: Any) -> Any:
         >>> each(lambda n: n + 1, 2), each(lambda n: n + 1, {"a": 3})
         (3, {'a': 4})
     """
-    if isinstance(tree, Mapping):
+    if isinstance(tree, dict):
         return {name: f(leaf, *(other[name] for other in more)) for name, leaf in tree.items()}
     return f(tree, *more)
 
@@ -68,7 +68,7 @@ def entries_of(tree: Any) -> dict[str, Any]:
         >>> entries_of(2), entries_of({"a": 3, "b": 4})
         ({'x': 2}, {'a': 3, 'b': 4})
     """
-    return dict(tree) if isinstance(tree, Mapping) else {"x": tree}
+    return dict(tree) if isinstance(tree, dict) else {"x": tree}
 
 
 def like(tree: Any, value: Any) -> Any:
@@ -99,7 +99,7 @@ def flat(name: str, tree: Any) -> dict[str, Any]:
 
 def leaves(tree: Any) -> list[Any]:
     """A tree's entries; of a single tensor, that one."""
-    return list(tree.values()) if isinstance(tree, Mapping) else [tree]
+    return list(tree.values()) if isinstance(tree, dict) else [tree]
 
 
 def first(tree: Tree) -> Tensor:

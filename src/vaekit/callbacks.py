@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from lightning.pytorch import loggers as theirs
 from lightning.pytorch.callbacks import (
     BasePredictionWriter,
     ModelCheckpoint,
+    RichProgressBar,
     WeightAveraging,
 )
 from torch import Tensor
@@ -40,6 +42,7 @@ __all__ = [
     "ConfigWriter",
     "Pictures",
     "PredictionWriter",
+    "Progress",
     "write_arrays",
 ]
 
@@ -146,6 +149,9 @@ class BestCheckpoint(ModelCheckpoint):
         if trainer.is_global_zero and self.dirpath and (folder := local(self.dirpath)):
             for part in folder.glob("*.ckpt.part"):  # of a run that was killed
                 part.unlink(missing_ok=True)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Nothing: `best.ckpt` is kept at the end of an epoch."""
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -291,6 +297,25 @@ class Pictures(Callback):
 def _model_of(pl_module: LightningModule) -> Model:
     assert isinstance(pl_module, VAEModule)
     return pl_module.model
+
+
+class Progress(RichProgressBar):
+    """Lightning's progress bar, drawn ten times a second at most and not twice at every step."""
+
+    _drawn = 0.0
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        now = monotonic()
+        if now - self._drawn >= 0.1 or batch_idx + 1 == self.total_train_batches:
+            self._drawn = now
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
 class PredictionWriter(BasePredictionWriter):

@@ -13,10 +13,11 @@ from typing import Any
 import matplotlib
 import yaml
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import RichProgressBar
 
 from vaekit import plugins, resume, specs, summary
 from vaekit.arguments import LOOKS, Options
-from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, PredictionWriter
+from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, PredictionWriter, Progress
 from vaekit.checkpoints import describe, load, missing, read_checkpoint, restored
 from vaekit.commands import COMMANDS
 from vaekit.data.base import DataModule
@@ -221,6 +222,11 @@ class CLI(Options):
         elif trainer.get("enable_checkpointing") is False:
             keys.remove("checkpoint")
         result: Any = super().instantiate_trainer(**kwargs)
+        named = trainer.get("callbacks") or []
+        for at, callback in enumerate(result.callbacks):
+            chosen = callback in (named if isinstance(named, list) else [named])
+            if type(callback) is RichProgressBar and not chosen:  # Lightning's default
+                result.callbacks[at] = Progress()
         if self.subcommand == "fit":
             packages = describe(self.model.model, {}, self.datamodule)["packages"]
             result.callbacks.insert(0, ConfigWriter(self.plain, packages))

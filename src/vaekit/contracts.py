@@ -13,7 +13,7 @@ from vaekit import distributions
 from vaekit.batch import Batch, DataInfo, Shapes, Sizes, Tree, each, first, leaves
 from vaekit.draw import Draw
 from vaekit.part import FullPrecisionPart, Infer, LogJoint, Noise, Part
-from vaekit.precision import cast, full_precision
+from vaekit.precision import cast, first_parameter, full_precision
 
 __all__ = [
     "Core",
@@ -130,14 +130,18 @@ class Prior(FullPrecisionPart):
         raise NotImplementedError
 
     def __call__(self, context: Tensor | None = None, infer: Infer | None = None) -> Distribution:
-        like = context if context is not None else next(self.buffers(), None)
-        like = like if like is not None else next(self.parameters(), None)
-        with full_precision(like if like is not None else torch.empty(0)):
+        with full_precision(context if context is not None else self._tensor()):
             p = super().__call__(context, infer)
         batch: tuple[int, ...] = ()
         if context is not None and getattr(p, "batch_shape", None):
             batch = (len(context),)
         return self.hold_distribution(p, batch, self.latent_shape)
+
+    def _tensor(self) -> Tensor:
+        """One of its own, for the device."""
+        own = first_parameter(self)
+        own = own if own is not None else next(self.buffers(), None)
+        return own if own is not None else torch.empty(0)
 
 
 class Decoder(Part):

@@ -52,6 +52,11 @@ def _per_draw(term: Tensor, z: Tensor, what: str) -> Tensor:
     return term
 
 
+def _over_draws(term: Tensor) -> Tensor:
+    """The mean (B,) of a term (K, B) or (1, B) over the draws."""
+    return term.squeeze(0) if len(term) == 1 else term.mean(0)
+
+
 def _by_rows(term: Tensor, z: Tensor) -> Tensor:
     """A term of q's batch shape, (B,) or (K * B,) from flat draws, as (1, B) or (K, B)."""
     samples, rows = z.shape[:2]
@@ -128,7 +133,7 @@ class Level(NamedTuple):
             return _per_draw(_by_rows(rate_of(q, p, log_post, log_prior), z), z, "a rate")
 
         losses = {
-            _own(name): _per_draw(_by_rows(term, z), z, f"the loss {name}").mean(0)
+            _own(name): _over_draws(_per_draw(_by_rows(term, z), z, f"the loss {name}"))
             for name, term in getattr(q, "losses", {}).items()
         }
         return cls(z, q, p, log_prior, log_post, once(kl, z), losses)
@@ -154,8 +159,9 @@ class Draw:
         log_likelihood: Callable[[], Tensor],
     ) -> None:
         self.batch, self.levels, self.features, self.p = batch, levels, features, p
+        # Without self in it: a cycle would keep the graph's memory until the collector finds it.
         self._log_likelihood = once(
-            lambda: _per_draw(log_likelihood(), self.z, "log p(x|z)"), first(features)
+            lambda: _per_draw(log_likelihood(), levels[-1].z, "log p(x|z)"), first(features)
         )
 
     def entry(self, name: str) -> Draw:
@@ -220,7 +226,7 @@ class Draw:
 
     def bound(self) -> dict[str, Tensor]:
         """The ELBO, distortion and rate of each row, (B,) in nats; beside them q's own losses."""
-        distortion, rate = -self.log_likelihood.mean(0), self.rate.mean(0)
+        distortion, rate = -_over_draws(self.log_likelihood), _over_draws(self.rate)
         return {
             **self.losses,
             "elbo": -(distortion + rate),

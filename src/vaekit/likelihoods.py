@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli as BernoulliDistribution
 from torch.distributions import Distribution, Independent
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vaekit.batch import DataInfo
 from vaekit.contracts import Likelihood
@@ -45,6 +46,14 @@ class Bernoulli(Likelihood):
 
     def forward(self, y: Tensor, context: Tensor | None = None) -> Distribution:
         return _independent_bernoulli(logits=y, event_dims=len(self.output_shape))
+
+    def log_prob(self, p: Distribution, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is not None:
+            return super().log_prob(p, x, mask)
+        # p.log_prob, but negated where the elements are summed already.
+        logits, x = torch.broadcast_tensors(p.base_dist.logits, x)  # type: ignore[attr-defined]
+        terms = binary_cross_entropy_with_logits(logits, x, reduction="none")
+        return -terms.flatten(-len(self.output_shape)).sum(-1)
 
     def independent(self, mean: Tensor, variance: Tensor) -> Distribution:
         # Kept off 0 and 1, where one held-out pixel would cost infinitely much.

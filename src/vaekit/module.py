@@ -10,6 +10,8 @@ from typing import IO, Any, Self
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelSummary
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor, nn
 
 from vaekit import checkpoints, optim
@@ -20,7 +22,7 @@ from vaekit.metrics.means import RowMeans
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
 from vaekit.part import Part
-from vaekit.quiet import quieten
+from vaekit.quiet import Unwatched, quieten
 from vaekit.table import in_place_of
 
 __all__ = ["VAEModule"]
@@ -83,7 +85,16 @@ class VAEModule(LightningModule):
 
     # Training
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":
+            # Lightning sets it fifty times in a step, and a torch Module's own way is a long one.
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def configure_callbacks(self) -> list[Callback]:
+        if type(self.trainer.profiler) is PassThroughProfiler:  # type: ignore[attr-defined]
+            self.trainer.profiler = Unwatched()  # type: ignore[attr-defined]
         present: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         guards = [] if any(isinstance(c, Guard) for c in present) else [Guard()]
         shown = (c for c in present if isinstance(c, ModelSummary))
@@ -97,7 +108,8 @@ class VAEModule(LightningModule):
             self._bits = self.model.has_bits and same
 
     def configure_optimizers(self) -> Any:
-        optimizer = optim.make(self.optimizer, optim.groups(self, self.model.objective))
+        groups = optim.groups(self, self.model.objective)
+        optimizer = optim.make(self.optimizer, groups, fused=self._may_fuse())
         if self.lr_scheduler is None:
             return optimizer
         scheduler = {
@@ -109,6 +121,17 @@ class VAEModule(LightningModule):
             scheduler["monitor"] = f"val/{self.model.objective.best[0]}"
             scheduler |= {"frequency": every or 1, "strict": False}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _may_fuse(self) -> bool:
+        trainer: Any = self._trainer
+        precision = getattr(trainer, "precision_plugin", None)
+        if isinstance(precision, MixedPrecision) and (
+            precision.scaler is not None or trainer.gradient_clip_val
+        ):
+            # Lightning refuses to clip gradients of a fused optimizer then, and scaled ones are
+            # unscaled by it where nobody can look.
+            return False
+        return all(p.device.type in ("cpu", "cuda") for p in self.parameters())
 
     def configure_gradient_clipping(
         self,
@@ -154,10 +177,12 @@ class VAEModule(LightningModule):
         if every and (self.global_step + 1) % every == 0:
             shown = {f"step/{name}": term.detach().mean() for name, term in terms.items()}
             self.log_dict(shown, batch_size=len(batch))
-        return terms["loss"].mean() * batch.weight
+        loss = terms["loss"].mean()
+        return loss if batch.weight == 1 else loss * batch.weight
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
+        optim.flush(self.trainer.optimizers[0], self.global_step)
         core = self.model.core
         draw, core.last_draw = core.last_draw, None
         if draw is not None:

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from vaekit.contracts import Objective
@@ -19,6 +19,7 @@ __all__ = [
     "accepted",
     "change_rate",
     "clip_groups",
+    "flush",
     "groups",
     "make",
     "refuse_other",
@@ -30,6 +31,9 @@ _TORCH: dict[str, tuple[ModuleType, type]] = {
     "torch.optim": (torch.optim, torch.optim.Optimizer),
     "torch.optim.lr_scheduler": (lr_scheduler, lr_scheduler.LRScheduler),
 }
+
+_WIDE = (torch.float32, torch.float64, torch.bfloat16)
+_KERNELS = {"fused", "foreach", "capturable", "differentiable"}
 
 
 def torch_spec(value: str | Mapping[str, Any], module: str) -> dict[str, Any]:
@@ -47,15 +51,22 @@ def torch_spec(value: str | Mapping[str, Any], module: str) -> dict[str, Any]:
     return {"class_path": f"{module}.{name}", "init_args": spec["init_args"]}
 
 
-def make(spec: Mapping[str, Any], first: Any) -> Any:
+def make(spec: Mapping[str, Any], first: Any, fused: bool = False) -> Any:
     """The optimizer of parameters, or the scheduler of an optimizer.
+
+    Arguments:
+        fused: Whether Adam and AdamW take torch's fused kernel, the same update in one pass over
+            each parameter, where the spec does not say which.
 
     Raises:
         RegistryError: If it refuses its arguments.
     """
     module, _, name = spec["class_path"].rpartition(".")
+    kernel = {}
+    if fused and name in ("Adam", "AdamW") and not _KERNELS & spec["init_args"].keys():
+        kernel["fused"] = True
     try:
-        return getattr(_TORCH[module][0], name)(first, **spec["init_args"])
+        return getattr(_TORCH[module][0], name)(first, **spec["init_args"], **kernel)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise RegistryError(f"{spec['class_path']}: {error}") from error
 
@@ -104,6 +115,30 @@ def _step(spec: dict[str, Any], of: Any, *given: Any) -> None:
 def watches(scheduler: Mapping[str, Any] | None) -> bool:
     """Whether a scheduler steps by a number that is watched."""
     return scheduler is not None and scheduler["class_path"].endswith(".ReduceLROnPlateau")
+
+
+_FLUSH_EVERY = 32
+
+
+def flush(optimizer: Any, step: int) -> None:
+    """Zeroes what is left of running averages that have decayed to next to nothing, on a CPU.
+
+    The averages of a weight without gradient (of a pixel that is always 0, of a dead unit) decay
+    until they are denormal, and stay there for ever, since nine tenths of the smallest number are
+    rounded to the smallest number. A CPU takes some ten times as long for such numbers. What is
+    zeroed is below a hundred times the smallest normal number: no weight changes by it.
+
+    Arguments:
+        step: How many steps were taken before. At every 32nd there is something to do: in so many
+            an average does not decay from a hundred times the smallest normal number to below it.
+    """
+    if step % _FLUSH_EVERY:
+        return
+    for state in optimizer.state.values():
+        for x in state.values():
+            plain = type(x) is Tensor and x.device.type == "cpu" and x.dim() > 0
+            if plain and x.dtype in _WIDE:
+                torch.hardshrink(x, 100 * torch.finfo(x.dtype).tiny, out=x)
 
 
 def groups(module: nn.Module, objective: Objective) -> list[dict[str, Any]]:

@@ -42,5 +42,5 @@ class DiagonalNormal(Posterior):
     ) -> Distribution:
         loc, log_variance = self.linear(with_context(h, context)).chunk(2, dim=1)
         scale = (soft_clamp(log_variance) / 2).exp()
-        shape = self.latent_shape
-        return normal(loc.unflatten(1, shape), scale.unflatten(1, shape), len(shape))
+        shape = (len(loc), *self.latent_shape)
+        return normal(loc.reshape(shape), scale.reshape(shape), len(self.latent_shape))

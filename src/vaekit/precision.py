@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["at_least_float32", "cast", "full_precision", "parameters_in_full_precision"]
+__all__ = [
+    "at_least_float32",
+    "cast",
+    "first_parameter",
+    "full_precision",
+    "parameters_in_full_precision",
+]
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[Any]:
@@ -27,8 +33,22 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def cast(x: Tensor, module: nn.Module) -> Tensor:
     """x in the floating type of the module's parameters; as it is where there are none."""
-    dtypes = (p.dtype for p in module.parameters() if p.is_floating_point())
-    return x.to(next(dtypes, x.dtype))
+    p = first_parameter(module)
+    return x if p is None else x.to(p.dtype)
+
+
+def first_parameter(module: nn.Module) -> Tensor | None:
+    """The module's first floating parameter; None where it has none.
+
+    Found without `parameters()`, which first makes a list of the modules: parts ask at every step.
+    """
+    for p in module._parameters.values():
+        if p is not None and p.is_floating_point():
+            return p
+    for child in module._modules.values():
+        if child is not None and (found := first_parameter(child)) is not None:
+            return found
+    return None
 
 
 @contextmanager

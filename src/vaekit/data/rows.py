@@ -50,7 +50,7 @@ class Rows:
         index = at if self.index is None else self.index[at]
 
         def rows(column: Any) -> Any:
-            return None if column is None else each(lambda x: x[index], column)
+            return None if column is None else each(lambda x: gathered(x, index), column)
 
         return Batch(*(rows(c) for c in (self.x, self.context, self.mask, self.label)))
 
@@ -63,6 +63,12 @@ class Rows:
         """Some of the rows, not copied."""
         index = torch.arange(len(self))[at] if self.index is None else self.index[at]
         return replace(self, index=index)
+
+
+def gathered(x: Tensor, at: Tensor | slice) -> Tensor:
+    """The rows of x at these places."""
+    # index_select copies rows whole, which indexing does element by element.
+    return x.index_select(0, at) if isinstance(at, Tensor) else x[at]
 
 
 def split(rows: Rows, val: float, test: float, seed: int) -> dict[str, Rows]:

@@ -56,13 +56,15 @@ class RowMeans(Metric):
         values = []
         for name in self.names:
             x = terms[name].detach()
-            if x.shape not in ((), (rows,)):
-                raise ValueError(
-                    f"Expected the term {name} of shape {(rows,)}, or a scalar, but got "
-                    f"{tuple(x.shape)}."
-                )
-            values.append(x.sum() if x.dim() else x * rows)
-        self.totals = self.totals + torch.stack(values).to(self.rows.dtype)
+            if x.shape != (rows,):
+                if x.shape != ():
+                    raise ValueError(
+                        f"Expected the term {name} of shape {(rows,)}, or a scalar, but got "
+                        f"{tuple(x.shape)}."
+                    )
+                x = x.expand(rows)
+            values.append(x)
+        self.totals = self.totals + torch.stack(values).sum(1, dtype=self.rows.dtype)
         self.rows = self.rows + rows
 
     def compute(self) -> dict[str, float]:
