@@ -35,7 +35,9 @@ ARROWS = {
     "summary": {"model", "batch", "data", "noise", "contracts", "metrics"},
     "pictures": {"model", "batch"},
     "module": BASE
-    | {"model", "checkpoints", "guard", "optim", "metrics", "noise", "quiet", "table"},
+    | {"model", "checkpoints", "guard", "optim", "metrics", "noise", "quiet", "table"}
+    | {"compiled"},
+    "compiled": {"batch", "model", "schedules"},
     "guard": {"batch", "finite", "metrics", "noise", "optim", "settled", "storage"},
     "settled": {"finite"},
     "finite": {"batch", "model"},

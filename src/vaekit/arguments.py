@@ -63,6 +63,12 @@ class Options(LightningCLI):
             type=Literal["epoch", "step"] | None,
             help="Whether the scheduler steps each epoch or each step.",
         )
+        parser.add_argument(
+            "--model.compile",
+            type=bool | dict[str, Any] | None,
+            help="Compile core and objective as one region: true, or arguments of torch.compile, "
+            "such as --model.compile.mode reduce-overhead.",
+        )
         for kind in MODEL_KINDS:
             base = plugins.base(kind)
             parser.add_subclass_arguments(

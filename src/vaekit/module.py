@@ -14,7 +14,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor, nn
 
-from vaekit import checkpoints, optim
+from vaekit import checkpoints, compiled, optim
 from vaekit.batch import Batch, each
 from vaekit.contracts import Core
 from vaekit.guard import Guard
@@ -43,11 +43,15 @@ class VAEModule(LightningModule):
             the best checkpoint, by default the validation ELBO: its `mode` is that number's, and
             its `threshold` is absolute, in nats.
         lr_interval: Whether the scheduler steps each "epoch" or each "step".
+        compile: Whether core and objective are compiled as one region, in training and in
+            evaluation; or arguments of torch.compile. The weights keep their names, and a
+            checkpoint loads with and without it.
 
     Raises:
         RegistryError: If torch has no such optimizer or scheduler, or it refuses its arguments.
-        ValueError: If `lr_interval` is another, or "step" for ReduceLROnPlateau; when training
-            begins, if that has no validation rows to watch.
+        ValueError: If `lr_interval` is another, or "step" for ReduceLROnPlateau; if torch.compile
+            has no such argument; when training begins, if there are no validation rows to watch
+            for it; at the first step, if the model cannot be compiled.
 
     Example:
         >>> from vaekit import Model, data
@@ -62,6 +66,7 @@ class VAEModule(LightningModule):
         optimizer: str | Mapping[str, Any] | None = None,
         lr_scheduler: str | Mapping[str, Any] | None = None,
         lr_interval: str = "epoch",
+        compile: bool | Mapping[str, Any] = False,
     ) -> None:
         super().__init__()
         if lr_interval not in ("epoch", "step"):
@@ -75,6 +80,8 @@ class VAEModule(LightningModule):
                 "validation, but got step."
             )
         self.lr_interval = lr_interval
+        arguments = compiled.accepted(compile)
+        self.compiled = None if arguments is None else compiled.Compiled(model, arguments)
         self.means: dict[str, RowMeans] = {}
         """Those of each split's epoch that is under way; no submodules."""
         self._looked = self._masked = False
@@ -171,7 +178,10 @@ class VAEModule(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         batch = self.as_batch(batch)
-        terms = self.model.objective(self.model.core, batch, self.global_step)
+        if self.compiled:
+            terms = self.compiled.terms(batch, self.global_step)
+        else:
+            terms = self.model.objective(self.model.core, batch, self.global_step)
         self._count("train", terms, batch)
         every = int(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
@@ -189,6 +199,10 @@ class VAEModule(LightningModule):
             with torch.no_grad():
                 for part in self._stepped:
                     part.after_step(draw)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        if self.compiled:
+            self.compiled.tell()
 
     def on_train_epoch_start(self) -> None:
         self.means.pop("train", None)  # of an epoch that an exception ended
@@ -213,7 +227,8 @@ class VAEModule(LightningModule):
     def _evaluation_step(self, split: str, batch: Any, batch_idx: int) -> None:
         batch = self.as_batch(batch)
         with self._noise_of(batch, batch_idx):
-            terms = self.model.evaluate(batch)
+            by = None if self.compiled is None else self.compiled.evaluate
+            terms = self.model.evaluate(batch, by)
         self._count(split, terms, batch)
 
     def _noise_of(self, batch: Batch, batch_idx: int) -> AbstractContextManager[None]:
@@ -237,11 +252,13 @@ class VAEModule(LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        training = {
+        training: dict[str, Any] = {
             "optimizer": self.optimizer,
             "lr_scheduler": self.lr_scheduler,
             "lr_interval": self.lr_interval,
         }
+        if self.compiled:
+            training["compile"] = self.compiled.arguments or True
         checkpoint["vaekit"] = checkpoints.describe(self.model, training, self.data)
 
     @classmethod
@@ -255,7 +272,7 @@ class VAEModule(LightningModule):
         checkpoint = checkpoints.read_checkpoint(checkpoint_path)
         model = checkpoints.rebuild(checkpoint, **instances)
         try:
-            module = cls(model, **checkpoint["vaekit"]["training"])
+            module = cls(model, **{**checkpoint["vaekit"]["training"], "compile": False})
         except (TypeError, AttributeError) as error:
             raise ValueError(f"The checkpoint's training settings are damaged: {error}") from error
         checkpoints.fill(module, checkpoint["state_dict"])

@@ -21,7 +21,7 @@ __all__ = [
     "settings_file",
 ]
 
-TRAINING = ("optimizer", "lr_scheduler", "lr_interval")
+TRAINING = ("optimizer", "lr_scheduler", "lr_interval", "compile")
 """What stands under model on the command line but is an argument of VAEModule, not of Model."""
 
 _HARMLESS = (
@@ -140,6 +140,8 @@ def refuse_contradictions(config: Mapping[str, Any], checkpoint: Mapping[str, An
     stored = checkpoint["vaekit"]
     before = {**stored["model"], **stored["training"]}
     for key, value in config["model"].items():
+        if key == "compile":
+            continue  # it changes no number
         if key == "optimizer":
             optim.refuse_other(before[key], optim.accepted(value, None, "max")[0])
         elif key == "lr_scheduler":

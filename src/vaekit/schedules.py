@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from math import exp
 
+import torch
+from torch import Tensor
+
 __all__ = ["Constant", "Cyclical", "Linear", "Schedule", "Sigmoid", "weight_at"]
 
 
 class Schedule:
     """A function of the optimizer step; may stand wherever an objective takes a weight."""
+
+    placed: Tensor | None = None
+    """The weight of the step under way as a tensor, where a model is compiled: a number that
+    changes would be compiled into it, and the model again with each."""
+
+    def place(self, step: int, device: torch.device) -> None:
+        """Sets `placed`."""
+        if self.placed is None or self.placed.device != device:
+            exact = torch.float32 if device.type == "mps" else torch.float64
+            self.placed = torch.zeros((), dtype=exact, device=device)
+        self.placed.fill_(self(step))
 
     def __call__(self, step: int) -> float:
         """The weight, without unit, after so many optimizer steps."""
@@ -88,6 +102,10 @@ class Cyclical(_Ramp):
         return self._between(min(step % self.steps / self.steps / self.rise, 1.0))
 
 
-def weight_at(weight: float | Schedule, step: int) -> float:
-    """The weight at an optimizer step."""
-    return weight(step) if isinstance(weight, Schedule) else weight
+def weight_at(weight: float | Schedule, step: int) -> float | Tensor:
+    """The weight at an optimizer step; a tensor of no dimension where the model is compiled."""
+    if not isinstance(weight, Schedule):
+        return weight
+    if torch.compiler.is_compiling() and weight.placed is not None:
+        return weight.placed
+    return weight(step)
