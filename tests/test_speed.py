@@ -30,6 +30,7 @@ def digits() -> data.Digits:
         ("Adam", {"precision": "bf16-mixed", "gradient_clip_val": 1.0}, None),
         ({"class_path": "Adam", "init_args": {"foreach": True}}, {}, None),
         ({"class_path": "Adam", "init_args": {"fused": False}}, {}, False),
+        ({"class_path": "Adam", "init_args": {"fused": None, "capturable": False}}, {}, True),
         ("SGD", {}, None),
     ],
 )

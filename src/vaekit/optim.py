@@ -33,7 +33,7 @@ _TORCH: dict[str, tuple[ModuleType, type]] = {
 }
 
 _WIDE = (torch.float32, torch.float64, torch.bfloat16)
-_KERNELS = {"fused", "foreach", "capturable", "differentiable"}
+_KERNELS = ("foreach", "capturable", "differentiable")
 
 
 def torch_spec(value: str | Mapping[str, Any], module: str) -> dict[str, Any]:
@@ -62,11 +62,13 @@ def make(spec: Mapping[str, Any], first: Any, fused: bool = False) -> Any:
         RegistryError: If it refuses its arguments.
     """
     module, _, name = spec["class_path"].rpartition(".")
-    kernel = {}
-    if fused and name in ("Adam", "AdamW") and not _KERNELS & spec["init_args"].keys():
-        kernel["fused"] = True
+    given = dict(spec["init_args"])
+    # A configuration holds torch's own defaults too.
+    chosen = given.get("fused") is not None or any(given.get(kernel) for kernel in _KERNELS)
+    if fused and name in ("Adam", "AdamW") and not chosen:
+        given["fused"] = True
     try:
-        return getattr(_TORCH[module][0], name)(first, **spec["init_args"], **kernel)
+        return getattr(_TORCH[module][0], name)(first, **given)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise RegistryError(f"{spec['class_path']}: {error}") from error
 
