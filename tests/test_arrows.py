@@ -15,7 +15,8 @@ BASE = {"batch", "draw", "part", "contracts", "distributions", "precision"}
 BLOCKS = BASE | {"nn", "schedules"}
 LAUNCH = {"model", "checkpoints", "plugins", "specs", "data"}
 ARROWS = {
-    "": {"plugins", "callbacks", "data", "batch", "model", "module", "checkpoints"},
+    "": {"plugins", "callbacks", "data", "batch", "model", "module", "checkpoints"}
+    | {"importance"},
     "__main__": {"", "cli", "commands", "doctor", "plugins"},
     "doctor": {"", "commands", "loggers", "plugins"},
     "cli": LAUNCH
@@ -36,7 +37,8 @@ ARROWS = {
     "pictures": {"model", "batch"},
     "module": BASE
     | {"model", "checkpoints", "guard", "optim", "metrics", "noise", "quiet", "table"}
-    | {"compiled"},
+    | {"compiled", "importance"},
+    "importance": {"batch", "contracts", "noise", "part"},
     "compiled": {"batch", "model", "schedules"},
     "guard": {"batch", "finite", "metrics", "noise", "optim", "settled", "storage"},
     "settled": {"finite"},

@@ -65,7 +65,7 @@ def test_the_everyday_tasks_run(cli: Callable[..., Path]) -> None:
     quick = ["--trainer.enable_progress_bar", "false", "--trainer.max_epochs"]
     cli("fit", *quick, 1)
     commands = [line.split() for line in re.findall(r"^    vaekit (.*)$", section, re.M)]
-    assert len(commands) == 6
+    assert len(commands) == 7
     for epochs, command in enumerate(commands, start=2):
         cli(*command, *([*quick, str(epochs)] if command[0] == "fit" else []))
     (example,) = (block for block in BLOCKS if block.startswith("# after a fit"))

@@ -81,6 +81,7 @@ def test_with_the_exact_posterior_the_bound_with_closed_kl_is_tight_in_the_mean(
     assert ((bound.mean(0) - torch.from_numpy(exact)).abs() < 4 * error).all()
 
 
+@pytest.mark.slow
 def test_training_reaches_the_closed_form_optimum_of_probabilistic_pca() -> None:
     d, k, n = 10, 3, 500
     w = 0.6 * torch.randn(k, d, dtype=torch.float64)

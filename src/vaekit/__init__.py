@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from vaekit import callbacks, data
     from vaekit.batch import Batch, DataInfo
     from vaekit.checkpoints import load
+    from vaekit.importance import log_likelihood
     from vaekit.model import Model
     from vaekit.module import VAEModule
     from vaekit.plugins import register
@@ -21,6 +22,7 @@ __all__ = [
     "callbacks",
     "data",
     "load",
+    "log_likelihood",
     "register",
 ]
 
@@ -32,6 +34,7 @@ _HOME = {
     "Model": "model",
     "VAEModule": "module",
     "load": "checkpoints",
+    "log_likelihood": "importance",
     "register": "plugins",
 }
 

@@ -138,7 +138,6 @@ class Prior(FullPrecisionPart):
         return self.hold_distribution(p, batch, self.latent_shape)
 
     def _tensor(self) -> Tensor:
-        """One of its own, for the device."""
         own = first_parameter(self)
         own = own if own is not None else next(self.buffers(), None)
         return own if own is not None else torch.empty(0)
@@ -298,7 +297,8 @@ class Core(Part):
     def draw(
         self, batch: Batch, samples: int = 1, stop: bool = False, noise: Noise | None = None
     ) -> Draw:
-        """Draws K = `samples` latents for each row.
+        """Draws K = `samples` latents for each row. Also takes, if it likes, `features`, what the
+        encoder made of these rows in a draw before.
 
         Arguments:
             stop: Detach q's parameters in log q(z|x), for path gradients.

@@ -18,6 +18,7 @@ from vaekit import checkpoints, compiled, optim
 from vaekit.batch import Batch, each
 from vaekit.contracts import Core
 from vaekit.guard import Guard
+from vaekit.importance import log_likelihood
 from vaekit.metrics.means import RowMeans
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
@@ -84,6 +85,8 @@ class VAEModule(LightningModule):
         self.compiled = None if arguments is None else compiled.Compiled(model, arguments)
         self.means: dict[str, RowMeans] = {}
         """Those of each split's epoch that is under way; no submodules."""
+        self.samples = 0
+        """In a test, of how many draws log p(x) is estimated; 0 for none."""
         self._looked = self._masked = False
         self._bits = model.has_bits
         self._stepped = list(dict.fromkeys(_overriding(model, "after_step")))
@@ -229,7 +232,14 @@ class VAEModule(LightningModule):
         with self._noise_of(batch, batch_idx):
             by = None if self.compiled is None else self.compiled.evaluate
             terms = self.model.evaluate(batch, by)
+            if split == "test" and self.samples:
+                terms = {**terms, **self._estimated(batch)}
         self._count(split, terms, batch)
+
+    def _estimated(self, batch: Batch) -> dict[str, Tensor]:
+        with self.model.using():
+            value, effective = log_likelihood(self.model.core, batch, self.samples)
+        return {"log_likelihood": value, "effective_samples": effective}
 
     def _noise_of(self, batch: Batch, batch_idx: int) -> AbstractContextManager[None]:
         # The same noise in every epoch: checkpoints are compared on it, and training's own random

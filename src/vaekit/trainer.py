@@ -27,6 +27,22 @@ _ROWS = 10_000
 class Trainer(LightningTrainer):
     """Lightning's Trainer, with methods that look at a trained model."""
 
+    def test(self, model: Any = None, *args: Any, samples: int = 0, **kwargs: Any) -> Any:
+        """Test a model, as Lightning does.
+
+        Args:
+            samples: Beside what the objective reports, estimate log p(x) of each row from so many
+                draws of q(z|x), and to how many of equal weight they amount; 0 for neither.
+        """
+        if samples < 0:
+            raise ValueError(f"Expected samples of at least 0 but got {samples}.")
+        model = model or self.lightning_module
+        model.samples = samples
+        try:
+            return super().test(model, *args, **kwargs)
+        finally:
+            model.samples = 0
+
     def sample(
         self,
         model: Model,

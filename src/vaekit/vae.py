@@ -50,11 +50,16 @@ class VAE(Core):
         return self.likelihood(each(lambda leaf: leaf.unflatten(0, samples), y), context)
 
     def draw(
-        self, batch: Batch, samples: int = 1, stop: bool = False, noise: Noise | None = None
+        self,
+        batch: Batch,
+        samples: int = 1,
+        stop: bool = False,
+        noise: Noise | None = None,
+        features: Tree | None = None,
     ) -> Draw:
         x, context, mask = batch.x, batch.context, batch.mask
         assert not isinstance(noise, tuple)
-        h = self.encoder(x, context, mask)
+        h = self.encoder(x, context, mask) if features is None else features
 
         def log_joint(z: Tensor) -> Tensor:
             prior = self.prior(context, self.infer)
