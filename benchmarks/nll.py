@@ -21,14 +21,14 @@ from statistics import median
 
 import numpy as np
 import torch
+from reference import Case, Plain
 from reproduce import machine, write
-from speed import CASES, HERE, Plain
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vaekit import Batch, DataInfo, Model, log_likelihood
 
-CASE = CASES["MLP, batch 100"]
+CASE = Case((1, 28, 28), 100, 600)
 BY_HAND = 4_000  # draws at a time, about the fastest of 250 to 20,000
 
 
@@ -56,7 +56,7 @@ def by_hand(model: Plain, x: Tensor, samples: int) -> Tensor:
 def pythae(python: str, x: Tensor, samples: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder, "x.npy"), (255 * x).byte().numpy())
-        script = [python, str(HERE / "pythae_reference.py"), "nll", folder]
+        script = [python, str(Path(__file__).with_name("pythae_reference.py")), "nll", folder]
         command = [*script, str(len(x)), str(samples), str(CASE.latent)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])

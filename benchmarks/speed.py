@@ -20,7 +20,6 @@ import tempfile
 import time
 import warnings
 from contextlib import chdir
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,46 +27,14 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from reference import Case, Plain, second_epoch
 from reproduce import machine, write
-from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from vaekit import Model, VAEModule, callbacks, cli, data
 
 HERE = Path(__file__).parent
-
-
-@dataclass
-class Case:
-    """One row of the table."""
-
-    event: tuple[int, ...]
-    batch: int
-    steps: int
-    latent: int = 16
-    samples: int = 1
-    conv: bool = False
-
-    def parts(self) -> dict[str, Any]:
-        """The model, as the arguments of `Model` and as options of the command line."""
-        kind, sizes = ("Conv", {"channels": [16, 32]}) if self.conv else ("MLP", {"hidden": [512]})
-        return {
-            "latent_shape": self.latent,
-            "encoder": {"class_path": f"{kind}Encoder", "init_args": sizes},
-            "decoder": {"class_path": f"{kind}Decoder", "init_args": sizes},
-            "objective": {"class_path": "ELBO", "init_args": {"samples": self.samples}},
-        }
-
-    def rows(self, folder: Path) -> np.ndarray:
-        """uint8 rows: MNIST's, or random images where another shape is asked for."""
-        n = self.batch * self.steps
-        if self.event == (1, 28, 28):
-            mnist = data.MNIST(folder, val=0)
-            mnist.prepare_data()
-            x = mnist.load()["train"].x
-            return x.repeat(-(-n // len(x)), 1, 1, 1)[:n].numpy()
-        return np.random.default_rng(0).integers(256, size=(n, *self.event), dtype=np.uint8)
 
 
 CASES = {
@@ -80,45 +47,21 @@ CASES = {
 }
 
 
-class Plain(nn.Module):
-    """The VAE by hand: the same layers, closed-form terms, no parts and no distributions."""
-
-    def __init__(self, case: Case, x: Tensor) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        core = Model(data.Arrays(x[:100], val=0, test=0), **case.parts()).core
-        encoder, decoder = core.encoder, core.decoder
-        layers = [encoder.conv, encoder.linear] if case.conv else [nn.Flatten(), encoder.net]
-        self.encoder, self.head = nn.Sequential(*layers), core.posterior.linear
-        layers = [decoder.linear, decoder.conv] if case.conv else [decoder.net]
-        self.decoder, self.samples = nn.Sequential(*layers), case.samples
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_variance = self.head(self.encoder(x)).chunk(2, dim=1)
-        noise = torch.randn(self.samples, *mean.shape, device=x.device)
-        z = mean + (log_variance / 2).exp() * noise
-        logits = self.decoder(z.flatten(0, 1))
-        target = x.expand(self.samples, *x.shape).reshape(logits.shape)
-        distortion = binary_cross_entropy_with_logits(logits, target, reduction="sum")
-        kl = (mean**2 + log_variance.exp() - 1 - log_variance).sum() / 2
-        return distortion / (self.samples * len(x)), kl / len(x)
-
-
 def by_hand(case: Case, x: Tensor, compiled: bool = False) -> float:
     """R1 and R2."""
-    rows, model = x.float() / 255, Plain(case, x)
+    model = Plain(case, x)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     if compiled:
         model.compile()
-    for _ in range(2):
-        start = time.perf_counter()
-        for at in torch.randperm(len(rows)).split(case.batch):
-            distortion, rate = model(rows[at])
-            loss = distortion + rate
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return (time.perf_counter() - start) / case.steps
+
+    def step(rows: Tensor) -> None:
+        distortion, rate = model(rows)
+        loss = distortion + rate
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return second_epoch(case, x.float() / 255, step)
 
 
 def compiled_by_hand(case: Case, x: Tensor) -> float:

@@ -14,6 +14,8 @@ import torch
 
 from conftest import fit
 from vaekit import Model, data, summary
+from vaekit.data import arrays
+from vaekit.finite import NonFiniteError
 
 
 @pytest.fixture
@@ -342,3 +344,56 @@ def test_labels_context_and_mask_reach_the_parts(columns: dict[str, torch.Tensor
     trainer = fit(model, module, max_epochs=1)
     assert model.core.encoder.net[0].in_features == 3 + 2
     assert torch.isfinite(trainer.callback_metrics["val/elbo"])
+
+
+@pytest.mark.parametrize(("value", "words"), [(7.0, "these rows span"), (torch.nan, "finite")])
+def test_of_what_is_too_large_to_be_read_whole_each_batch_is_looked_at(
+    value: float, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(arrays, "_WHOLE", 1000)
+    x = torch.rand(5000, 4)
+    seen = arrays._spread(x)
+    assert seen is not None
+    assert len(seen) == 1000
+    assert (seen[0], seen[-1]) == (0, 4999)
+    hidden = next(row for row in range(5000) if row not in seen)
+    x[hidden] = value
+    np.save(tmp_path / "x.npy", x.numpy())
+    rows = data.Arrays(tmp_path / "x.npy", val=0, test=0)
+    model = Model(rows, likelihood="Gaussian", latent_shape=2)
+    assert rows.looked_at is False
+    with pytest.raises((ValueError, NonFiniteError), match=words):
+        fit(model, rows, max_epochs=1)
+
+
+def test_bytes_of_which_a_few_are_neither_0_nor_1_are_met_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(arrays, "_BYTES", 1000)
+    x = torch.randint(2, (5000, 4), dtype=torch.uint8)
+    seen = arrays._spread(x)
+    assert seen is not None
+    x[next(row for row in range(5000) if row not in seen)] = 255
+    rows = data.Arrays(x, val=0, test=0)
+    with pytest.raises(ValueError, match="these rows span"):
+        fit(Model(rows, latent_shape=2), rows, max_epochs=1)
+    assert data.Arrays(torch.randint(256, (5000, 4)).byte()).info.levels == 256
+
+
+@pytest.mark.parametrize("whole", [0, 2**31])
+def test_a_part_may_change_its_batch_and_the_file_stays(
+    whole: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrays, "_WHOLE", whole)
+    x = np.random.default_rng(0).random((30, 3), dtype=np.float32)
+    np.save(tmp_path / "x.npy", x)
+    rows = data.Arrays(tmp_path / "x.npy", val=0, test=0)
+    for batch in rows.rows("train"):
+        batch.x.zero_()
+    assert torch.equal(next(rows.rows("train")).x, torch.from_numpy(x))
+
+
+def test_all_rows_of_what_is_small_are_looked_at_at_once() -> None:
+    rows = data.Arrays(torch.rand(50, 4))
+    assert rows.info.data_range == (0.0, 1.0)
+    assert rows.looked_at is True

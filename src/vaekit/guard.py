@@ -270,8 +270,8 @@ class Guard(Callback):
             means.reset()
 
     def _refuse_data(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Refuses rows of another's loader; vaekit's data modules look at theirs at once."""
-        if hasattr(getattr(trainer, "datamodule", None), "rows"):
+        """Refuses rows that no data module has looked at."""
+        if getattr(getattr(trainer, "datamodule", None), "looked_at", False):
             return
         x = getattr(batch, "x", batch[0] if isinstance(batch, list | tuple) else batch)
         if isinstance(x, Tensor | dict) and (found := bad_data(x, getattr(batch, "mask", None))):

@@ -296,8 +296,8 @@ class VAEModule(LightningModule):
         return getattr(self._trainer, "datamodule", None)
 
     def as_batch(self, batch: Any) -> Batch:
-        """The batch of a loader. Of vaekit's, whose rows were looked at when they were loaded, the
-        first is looked at; of others each, since nothing else has seen them."""
+        """The batch of a loader. Of a data module that has looked at its rows, the first is looked
+        at; of others each, since nothing else has seen them."""
         if not isinstance(batch, Batch):
             x, *label = batch if isinstance(batch, list | tuple) else [batch]
             if not isinstance(x, Tensor | dict):
@@ -306,7 +306,7 @@ class VAEModule(LightningModule):
                     f"but got {type(batch).__name__}."
                 )
             batch = Batch(x, label=label[0] if label else None)
-        if not (self._looked and hasattr(self.data, "rows")):
+        if not (self._looked and getattr(self.data, "looked_at", False)):
             self.model.check_rows(batch.x, batch.mask)
             self._looked = True
         self._masked = batch.mask is not None  # the same on every rank, also of a stand-in row

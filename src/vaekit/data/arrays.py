@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import warnings
 from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
@@ -19,6 +21,10 @@ __all__ = ["Arrays"]
 
 Source = str | Path | Tensor | np.ndarray
 _COLUMNS = ("x", "label", "context", "mask")
+_WHOLE, _BYTES = 2**31, 2**28
+"""Size in bytes up to which all values are looked at before the first step; of uint8 less, since
+all that is asked of them is whether they are 0 and 1 alone."""
+
 _LARGEST = 1e18
 """Of values: sums of squares of larger ones overflow in float32."""
 
@@ -28,8 +34,9 @@ class Arrays(DataModule):
 
     Files are read without running code that they may hold: NumPy's without pickles, torch's with
     `weights_only`. An `.npz` or `.pt` of several arrays holds them under the names x, label,
-    context and mask. A lone `.npy` is mapped into memory, not read. uint8 values 0 to 255 (or 0
-    and 1 alone) become x from 0 to 1; other values are taken as they are, in any type of numbers.
+    context and mask. A lone `.npy` is mapped into memory, not read; of one above 2 GiB a thousand
+    rows are looked at, and the others when they come. uint8 values 0 to 255 (or 0 and 1 alone)
+    become x from 0 to 1; other values are taken as they are, in any type of numbers.
 
     Where a row has several entries (an image and a column, say), x is a dict with a source for
     each, or one file whose arrays have names such as `x.image`; so are mask and data_range.
@@ -125,6 +132,10 @@ class Arrays(DataModule):
                 f"{tuple(context.shape)}."
             )
         top = each(_top, x)
+        tops = entries_of(top)
+        self.looked_at = all(  # of bytes from 0 to 255 there is nothing to see
+            _spread(leaf) is None or tops[entry] == 255 for entry, leaf in entries_of(x).items()
+        )
         self._find_ranges(x, mask, top)
         rows = Rows(**columns, top=top)
         return split(rows, *self.shares, seed=self.seed)
@@ -205,10 +216,17 @@ def _top(x: Tensor) -> float | None:
         return 1
     if x.dtype != torch.uint8:
         return None
-    # Every row; of what is too large to be read whole, a thousand spread over it.
-    step = 1 if x.numel() < 2**28 else max(1, len(x) // 1000)
-    binary = bool(x[::step].max() <= 1)
+    at = _spread(x)
+    binary = bool((x if at is None else x[at]).max() <= 1)
     return 1 if binary else 255
+
+
+def _spread(x: Tensor) -> Tensor | None:
+    """A thousand rows spread over what is too large to be read whole; None for all."""
+    size = x.numel() * x.element_size()
+    if size <= (_BYTES if x.dtype == torch.uint8 else _WHOLE) or len(x) <= 1000:
+        return None
+    return torch.linspace(0, len(x) - 1, 1000, dtype=torch.float64).long()
 
 
 def _checked_range(name: str, declared: Any) -> tuple[float, float] | None:
@@ -237,7 +255,7 @@ def _measured(
                 f"got {list(declared)}."
             )
         return (0.0, 1.0), 256 if top == 255 else 2
-    found = span(x, mask)
+    found = span(x, mask, _spread(x))
     if found is None:  # the narrowest there is
         return declared or (0.0, 1.0), None
     low, high, binary = found
@@ -305,8 +323,17 @@ def _read(source: Source) -> Tensor | dict[str, Tensor]:
 
 
 def _read_npy(path: Path) -> Tensor:
-    # Mapped copy-on-write: torch wants writable memory, and nothing is ever written to the file.
-    return _of_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+    if path.stat().st_size <= _WHOLE:
+        # Mapped copy-on-write: torch wants writable memory, and nothing is written to the file.
+        return _of_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+    # A private copy of what is larger than memory is refused by the system.
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    if hasattr(mmap, "MADV_RANDOM"):
+        # Rows come in random order: a system that reads on beside each reads ten times as much.
+        mapped.base.madvise(mmap.MADV_RANDOM)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return _of_numpy(mapped)
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:

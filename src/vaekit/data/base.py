@@ -41,6 +41,8 @@ class DataModule(LightningDataModule):
     """
 
     levels: int | dict[str, int | None] | None = None
+    looked_at = True
+    """Whether all rows have been held to what is declared of them; else each batch is."""
     _init: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -259,8 +261,8 @@ class DataModule(LightningDataModule):
     def _converted(self, batch: Batch, split: str, dtype: torch.dtype) -> Batch:
         """The batch with x as the model sees it."""
 
-        def scaled(x: Tensor, top: float | None) -> Tensor:
-            return x.to(dtype) if top is None else x.to(dtype) / top
+        def scaled(x: Tensor, top: float | None, stored: Tensor) -> Tensor:
+            return _apart(x.to(dtype), stored) if top is None else x.to(dtype) / top
 
         def spread(x: Tensor, top: float | None, span: Any, levels: int) -> Tensor:
             low, high = span
@@ -275,7 +277,7 @@ class DataModule(LightningDataModule):
             with self._noise_of(batch, split):
                 batch.x = each(spread, batch.x, top, spans, levels)
         else:
-            batch.x = each(scaled, batch.x, top)
+            batch.x = each(scaled, batch.x, top, self._splits[split].x)
         if self.binarize == "dynamic" and split == "train":
             # What a mask hides may be no probability.
             seen = like(batch.x, batch.mask)
@@ -320,6 +322,12 @@ class DataModule(LightningDataModule):
             rows = rows.subset(slice(0, limit))
         for batch in Batches(rows, batch_size, shuffle=False):
             yield self._converted(batch, split, torch.get_default_dtype())
+
+
+def _apart(x: Tensor, stored: Tensor) -> Tensor:
+    """x in memory of its own: the stored rows may be a file that no part can write to."""
+    same = x.untyped_storage().data_ptr() == stored.untyped_storage().data_ptr()
+    return x.clone() if same else x
 
 
 def _path_as_text(value: Any) -> Any:

@@ -68,7 +68,7 @@ class Rows:
 def gathered(x: Tensor, at: Tensor | slice) -> Tensor:
     """The rows of x at these places."""
     # index_select copies rows whole, which indexing does element by element.
-    return x.index_select(0, at) if isinstance(at, Tensor) else x[at]
+    return x.index_select(0, at.to(x.device)) if isinstance(at, Tensor) else x[at]
 
 
 def split(rows: Rows, val: float, test: float, seed: int) -> dict[str, Rows]:

@@ -1,0 +1,45 @@
+"""What measures runs: a benchmark for a GPU on the CPU, with tiny sizes."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module("gpu")
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "by hand",
+        "by hand, graph",
+        "vaekit",
+        *(
+            pytest.param(f"{name}compiled", marks=pytest.mark.slow)
+            for name in ("by hand, ", "vaekit, ")
+        ),
+        pytest.param("vaekit, reduce-overhead", marks=pytest.mark.slow),
+    ],
+)
+def test_the_runs_of_a_gpu_run_on_a_cpu(gpu: Any, run: str) -> None:
+    seconds, memory, rate = map(float, gpu.one(gpu.CASES["tiny"], run).split())
+    assert seconds > 0
+    assert memory == 0 or gpu.torch.cuda.is_available()
+    assert rate > 0
+
+
+def test_the_operations_are_those_of_the_layers(gpu: Any) -> None:
+    # Forward once and backward twice, but for the first layer, whose input needs no gradient.
+    first, others = 64 * 4, 4 * 4 + 2 * 4 + 4 * 64
+    expected = 2 * gpu.CASES["tiny"].batch * (2 * first + 3 * others)
+    x = gpu.torch.from_numpy(gpu.CASES["tiny"].rows(None))
+    assert gpu.operations(gpu.CASES["tiny"], x) == expected
