@@ -11,7 +11,6 @@ into benchmarks/results.md. Without a GPU it runs on the CPU, which says whether
 from __future__ import annotations
 
 import argparse
-import datetime
 import logging
 import subprocess
 import sys
@@ -21,8 +20,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from reference import Case, Plain, second_epoch
-from reproduce import machine, write
+from reference import ALONE, Case, Plain, second_epoch, step_of
+from reproduce import publish
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -48,15 +47,11 @@ def _device() -> torch.device:
 
 
 def _step(model: Plain, optimizer: Any) -> Any:
-    def step(x: Tensor) -> None:
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(x.device.type, torch.bfloat16):
-            distortion, rate = model(x)
-        loss = distortion + rate
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+            return model(x)
 
-    return step
+    return step_of(forward, optimizer)
 
 
 def by_hand(case: Case, x: Tensor, compiled: bool = False) -> float:
@@ -107,16 +102,13 @@ def ours(case: Case, x: Tensor, compile: Any = False) -> float:
     rows = data.Arrays(x, batch_size=case.batch, val=0, test=0)
     torch.manual_seed(0)
     clock = Clock()
-    off: dict[str, Any] = dict.fromkeys(
-        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
-    )
     trainer = pl.Trainer(
         max_epochs=2,
         precision="bf16-mixed",
         accelerator="auto",
         devices=1,
         callbacks=[clock],
-        **off,
+        **ALONE,
     )
     trainer.fit(VAEModule(Model(rows, **case.parts()), compile=compile), rows)
     return clock.seconds / case.steps
@@ -180,14 +172,7 @@ def main() -> None:
             share = f"{rate / top:.1%}" if top else ""
             lines.append(f"| {name} | {run} | {ms:.3f} | {peak:.0f} | {share} |")
             print(lines[-1], file=sys.stderr, flush=True)
-    table = "\n".join(lines)
-    text = (
-        f"## On a GPU\n\n`python benchmarks/gpu.py`, on {card}, {datetime.date.today()}, "
-        f"{machine()}.\n\n{table}\n"
-    )
-    print(text)
-    if not args.dry:
-        write("On a GPU", text)
+    publish("On a GPU", f"`python benchmarks/gpu.py`, on {card}.", lines, args.dry)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ and steps a second; each run is a process of its own. Goes into benchmarks/resul
 from __future__ import annotations
 
 import argparse
-import datetime
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-from reproduce import machine, write
+from reference import ALONE
+from reproduce import publish
 
 from vaekit import Model, VAEModule, data
 
@@ -77,10 +77,7 @@ def one(kind: str, path: Path, steps: int) -> None:
         decoder={"class_path": "MLPDecoder", "init_args": small},
     )
     ready = time.perf_counter() - start
-    off: dict[str, Any] = dict.fromkeys(
-        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
-    )
-    trainer = pl.Trainer(accelerator="cpu", max_steps=steps, limit_val_batches=10, **off)
+    trainer = pl.Trainer(accelerator="cpu", max_steps=steps, limit_val_batches=10, **ALONE)
     start = time.perf_counter()
     trainer.fit(VAEModule(model), rows)
     rate = steps / (time.perf_counter() - start)
@@ -119,16 +116,12 @@ def main() -> None:
             print(lines[-1], file=sys.stderr, flush=True)
     finally:
         path.unlink()
-    name, table = "Large data", "\n".join(lines)
-    text = (
-        f"## {name}\n\n`python benchmarks/large.py`: {args.steps} steps of 12288-32-8-32-12288, "
-        f"uint8 rows 3x64x64, batch 100; memory beside what the process had before the data, the "
-        f"1 GB of its rows included. Measured on {datetime.date.today()}, {machine()}.\n\n"
-        f"{table}\n"
+    how = (
+        f"`python benchmarks/large.py`: {args.steps} steps of 12288-32-8-32-12288, uint8 rows "
+        "3x64x64, batch 100; memory beside what the process had before the data, the 1 GB of its "
+        "rows included."
     )
-    print(text)
-    if not args.dry:
-        write(name, text)
+    publish("Large data", how, lines, args.dry)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ its `no_grad`.
 from __future__ import annotations
 
 import argparse
-import datetime
 import subprocess
 import tempfile
 import time
@@ -21,8 +20,8 @@ from statistics import median
 
 import numpy as np
 import torch
-from reference import Case, Plain
-from reproduce import machine, write
+from reference import Case, Plain, ratio
+from reproduce import publish
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -92,22 +91,16 @@ def main() -> None:
         if args.pythae:
             times["pythae"].append(pythae(args.pythae, x, args.samples))
     error = (values["by hand"] - values["vaekit"]).abs().mean()
-    medians = {name: median(seconds) for name, seconds in times.items()}
     lines = ["| | images a second | seconds / vaekit's |", "|---|---|---|"]
-    for name, seconds in medians.items():
-        each = [s / v for s, v in zip(times[name], times["vaekit"], strict=True)]
-        spread = f"{seconds / medians['vaekit']:.2f} ({min(each):.2f}-{max(each):.2f})"
-        lines.append(f"| {name} | {args.images / seconds:.1f} | {spread} |")
-    name, table = "The importance-weighted likelihood", "\n".join(lines)
-    text = (
-        f"## {name}\n\n`python benchmarks/nll.py`: {args.images} rows, {args.samples} draws each, "
-        f"medians of {args.rounds} interleaved rounds, and the least and the largest ratio of a "
-        f"round. Measured on {datetime.date.today()}, {machine()}. The two estimates of a row "
-        f"differ by {error:.3f} nats, with noise of their own.\n\n{table}\n"
+    for name, seconds in times.items():
+        spread = ratio(seconds, times["vaekit"])
+        lines.append(f"| {name} | {args.images / median(seconds):.1f} | {spread} |")
+    how = (
+        f"`python benchmarks/nll.py`: {args.images} rows, {args.samples} draws each, medians of "
+        f"{args.rounds} interleaved rounds, and the least and the largest ratio of a round. The "
+        f"two estimates of a row differ by {error:.3f} nats, with noise of their own."
     )
-    print(text)
-    if not args.dry:
-        write(name, text)
+    publish("The importance-weighted likelihood", how, lines, args.dry)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,31 @@ class Plain(nn.Module):
         distortion = binary_cross_entropy_with_logits(logits, target, reduction="sum")
         kl = (mean**2 + log_variance.exp() - 1 - log_variance).sum() / 2
         return distortion / (self.samples * len(x)), kl / len(x)
+
+
+ALONE: dict[str, Any] = dict.fromkeys(
+    ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+)
+"""Settings of a trainer that does nothing beside training."""
+
+
+def ratio(above: list[float], below: list[float]) -> str:
+    """The ratio of the medians, and the least and the largest of a round."""
+    each = [a / b for a, b in zip(above, below, strict=True)]
+    return f"{median(above) / median(below):.2f} ({min(each):.2f}-{max(each):.2f})"
+
+
+def step_of(forward: Callable[[Tensor], tuple[Tensor, Tensor]], optimizer: Any) -> Any:
+    """A step of training by hand, as a function of its rows."""
+
+    def step(rows: Tensor) -> None:
+        distortion, rate = forward(rows)
+        loss = distortion + rate
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
 
 
 def second_epoch(

@@ -104,6 +104,15 @@ def write(name: str, text: str) -> None:
     RESULTS.write_text(f"{without}\n\n{text}")
 
 
+def publish(name: str, how: str, lines: list[str], dry: bool = False) -> None:
+    """Prints a table and how it was measured, and puts both into the results unless it is dry."""
+    when = f"Measured on {datetime.date.today()}, {machine()}."
+    text = f"## {name}\n\n{how} {when}\n\n" + "\n".join(lines) + "\n"
+    print(text)
+    if not dry:
+        write(name, text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=sorted(PUBLISHED))

@@ -12,7 +12,6 @@ The medians go into benchmarks/results.md.
 from __future__ import annotations
 
 import argparse
-import datetime
 import logging
 import subprocess
 import sys
@@ -27,8 +26,8 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from reference import Case, Plain, second_epoch
-from reproduce import machine, write
+from reference import Case, Plain, ratio, second_epoch, step_of
+from reproduce import publish
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -53,15 +52,7 @@ def by_hand(case: Case, x: Tensor, compiled: bool = False) -> float:
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     if compiled:
         model.compile()
-
-    def step(rows: Tensor) -> None:
-        distortion, rate = model(rows)
-        loss = distortion + rate
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return second_epoch(case, x.float() / 255, step)
+    return second_epoch(case, x.float() / 255, step_of(model, optimizer))
 
 
 def compiled_by_hand(case: Case, x: Tensor) -> float:
@@ -216,12 +207,8 @@ _RATIOS = (
 def row(name: str, times: dict[str, list[float]]) -> str:
     cells = [f"{1e3 * median(times['R1']):.2f}" if "R1" in times else ""]
     for above, below in _RATIOS:
-        if above not in times or below not in times:
-            cells.append("")
-            continue
-        each = [a / b for a, b in zip(times[above], times[below], strict=True)]
-        ratio = median(times[above]) / median(times[below])
-        cells.append(f"{ratio:.2f} ({min(each):.2f}-{max(each):.2f})")
+        known = above in times and below in times
+        cells.append(ratio(times[above], times[below]) if known else "")
     return f"| {name} | {' | '.join(cells)} |"
 
 
@@ -253,16 +240,11 @@ def main() -> None:
         for run, t in times.items():
             print(f"{run}: {' '.join(f'{1e3 * s:.2f}' for s in t)}", file=sys.stderr)
         print(lines[-1], file=sys.stderr, flush=True)
-    name = "Speed of a training step"
-    table = "\n".join(lines)
-    text = (
-        f"## {name}\n\n`python benchmarks/speed.py`: medians of {args.rounds} interleaved rounds, "
-        "each run in a process of its own, and the least and the largest ratio of a round. "
-        f"Measured on {datetime.date.today()}, {machine()}.\n\n{table}\n"
+    how = (
+        f"`python benchmarks/speed.py`: medians of {args.rounds} interleaved rounds, each run in "
+        "a process of its own, and the least and the largest ratio of a round."
     )
-    print(text)
-    if not args.dry:
-        write(name, text)
+    publish("Speed of a training step", how, lines, args.dry)
 
 
 if __name__ == "__main__":

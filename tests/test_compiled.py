@@ -115,6 +115,7 @@ def test_a_number_that_is_not_finite_is_found_in_a_compiled_model() -> None:
         ({"mode": "fastest"}, "Expected a mode of compile out of default, .* but got 'fastest'"),
         ({"backend": "os.system"}, "Expected a backend of compile out of .*aot_eager"),
         ({"options": {"cpp.cxx": ["/tmp/evil"]}}, "others may name programs that are run"),
+        ({"options": "cpp.cxx"}, "others may name programs that are run, but got 'cpp.cxx'"),
     ],
 )
 def test_arguments_of_torch_compile_are_looked_at(wanted: Any, words: str) -> None:
@@ -150,7 +151,8 @@ def test_a_part_that_cannot_be_compiled_whole_is_said_in_one_line() -> None:
 def test_it_is_compiled_in_pieces_where_that_is_wanted() -> None:
     rows = data.Digits(binarize="static", batch_size=512)
     model = Model(rows, latent_shape=2, encoder=Breaking((1, 8, 8), hidden=4))
-    fit(VAEModule(model, compile={**QUICK, "fullgraph": False}), rows, max_epochs=1)
+    pieces = VAEModule(model, compile={**QUICK, "fullgraph": False})
+    assert fit(pieces, rows, max_epochs=1).global_step == 3
 
 
 def test_a_schedule_is_a_tensor_only_where_a_model_is_compiled() -> None:

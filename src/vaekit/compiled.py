@@ -37,10 +37,13 @@ def accepted(wanted: bool | Mapping[str, Any] | None) -> dict[str, Any] | None:
             f"{wanted!r}."
         )
     options = given.get("options") or {}
-    if not all(isinstance(value, bool | int | float) for value in options.values()):
+    numbers = isinstance(options, Mapping) and all(
+        isinstance(value, bool | int | float) for value in options.values()
+    )
+    if not numbers:
         raise ValueError(
             "Expected options of compile that are numbers or true or false, since others may name "
-            f"programs that are run, but got {dict(options)!r}."
+            f"programs that are run, but got {options!r}."
         )
     for name, choices in _CHOICES.items():
         if given.get(name) is not None and given[name] not in choices():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from math import log
 from typing import Any, NamedTuple
 
@@ -137,7 +136,8 @@ def _bytes_of_a_draw(core: Core, row: Batch) -> int:
     sizes: list[int] = []
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
-        sizes.extend(x.numel() * x.element_size() for x in _tensors(output))
+        given = [x for x in leaves(output) if isinstance(x, Tensor)]
+        sizes.extend(x.numel() * x.element_size() for x in given)
 
     parts = [module for module in core.modules() if next(module.children(), None) is None]
     handles = [module.register_forward_hook(note) for module in parts]
@@ -149,10 +149,3 @@ def _bytes_of_a_draw(core: Core, row: Batch) -> int:
         for handle in handles:
             handle.remove()
     return sum(sizes) + sum(4 * x.numel() * x.element_size() for x in leaves(row.x))
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, dict):
-        yield from output.values()
