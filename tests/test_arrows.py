@@ -16,8 +16,11 @@ BLOCKS = BASE | {"nn", "schedules"}
 LAUNCH = {"model", "checkpoints", "plugins", "specs", "data"}
 ARROWS = {
     "": {"plugins", "callbacks", "data", "batch", "model", "module", "checkpoints"}
-    | {"importance"},
-    "__main__": {"", "cli", "commands", "doctor", "plugins"},
+    | {"importance", "testing"},
+    "__main__": {"", "cli", "commands", "doctor", "new_plugin", "plugins"},
+    "new_plugin": set(),
+    "testing": BASE
+    | {"compiled", "data", "importance", "model", "noise", "plugins", "schedules", "specs"},
     "doctor": {"", "commands", "loggers", "plugins"},
     "cli": LAUNCH
     | {"module", "callbacks", "commands", "parsing", "quiet", "resume", "summary", "trainer"}

@@ -15,7 +15,7 @@ from vaekit import load, loggers
 from vaekit.__main__ import main
 from vaekit.arguments import LOOKS
 from vaekit.cli import CLI
-from vaekit.commands import COMMANDS
+from vaekit.commands import ASIDE, COMMANDS
 
 Cli = Callable[..., Path]
 FAST = ("--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
@@ -187,7 +187,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_command_is_in_the_help() -> None:
-    assert set(COMMANDS) == {*LightningCLI.subcommands(), *LOOKS, "plugins", "doctor"}
+    assert set(COMMANDS) == {*LightningCLI.subcommands(), *LOOKS, *ASIDE}
 
 
 def test_help_of_a_part_shows_its_own_arguments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vaekit import callbacks, data
+    from vaekit import callbacks, data, testing
     from vaekit.batch import Batch, DataInfo
     from vaekit.checkpoints import load
     from vaekit.importance import log_likelihood
@@ -24,6 +24,7 @@ __all__ = [
     "load",
     "log_likelihood",
     "register",
+    "testing",
 ]
 
 __version__ = version("vaekit")
@@ -43,6 +44,6 @@ def __getattr__(name: str) -> Any:
     # Lazily: `vaekit --version` and `vaekit plugins` must not wait for torch.
     if name in _HOME:
         return getattr(import_module(f"vaekit.{_HOME[name]}"), name)
-    if name in ("callbacks", "data"):
+    if name in ("callbacks", "data", "testing"):
         return import_module(f"vaekit.{name}")
     raise AttributeError(f"module 'vaekit' has no attribute {name!r}")

@@ -25,6 +25,8 @@ def main(args: list[str] | None = None) -> None:
         print(f"vaekit {__version__}")
     elif args[0] == "plugins":
         _list_plugins(args[1:])
+    elif args[0] == "new-plugin":
+        _write_plugin(args[1:])
     elif args[0] == "doctor":
         from vaekit.doctor import doctor
 
@@ -63,6 +65,21 @@ def _help() -> None:
     print("\n  vaekit COMMAND --help      all options of a command")
     print("  vaekit fit --print_config  the resolved configuration")
     print("  vaekit --version")
+
+
+def _write_plugin(args: list[str]) -> None:
+    from vaekit.new_plugin import new_plugin
+
+    names = [arg for arg in args if arg != "--debug"]
+    try:
+        if len(names) != 1:
+            raise ValueError(f"Expected one name but got {' '.join(names) or 'none'}.")
+        files = new_plugin(names[0])
+    except (ValueError, OSError) as error:
+        print(f"vaekit: error: new-plugin: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(*(f"  {path}" for path in files), sep="\n")
+    print(f"Next: pip install -e './{names[0]}[test]' && pytest {names[0]}")
 
 
 def _list_plugins(args: list[str]) -> None:

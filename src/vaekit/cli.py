@@ -19,7 +19,7 @@ from vaekit import plugins, resume, specs, summary
 from vaekit.arguments import LOOKS, Options
 from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, PredictionWriter, Progress
 from vaekit.checkpoints import describe, load, missing, read_checkpoint, restored
-from vaekit.commands import COMMANDS
+from vaekit.commands import ASIDE, COMMANDS
 from vaekit.data.base import DataModule
 from vaekit.finite import NonFiniteError
 from vaekit.guard import Interrupted, exit_code, guard_of
@@ -49,7 +49,7 @@ class CLI(Options):
     """The command line: LightningCLI with a kind of plugin behind each part of the model."""
 
     def __init__(self, args: list[str]) -> None:
-        self.asked = COMMANDS.keys() & set(args) - {"plugins", "doctor"}
+        self.asked = COMMANDS.keys() & set(args) - ASIDE
         own: dict[str, Any] = {
             name: {"description": COMMANDS[name]} for name in self.subcommands()
         }

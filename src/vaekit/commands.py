@@ -1,6 +1,6 @@
 """The commands, for the help, the command line and README."""
 
-__all__ = ["COMMANDS"]
+__all__ = ["ASIDE", "COMMANDS"]
 
 COMMANDS = {
     "fit": "train a model; bare, a VAE on handwritten digits",
@@ -10,6 +10,10 @@ COMMANDS = {
     "sample": "rows from the prior, to samples.png and samples.npz",
     "reconstruct": "held-out rows and their reconstructions, to reconstructions.png",
     "encode": "what stands for q(z|x) of rows, its mean by default, to codes.npz and latent.png",
+    "new-plugin": "write a package with a part of your own and its test into a new folder",
     "plugins": "list the plugins that are installed; --check imports them",
     "doctor": "what is installed and whether it works, for a report of a fault",
 }
+
+ASIDE = {"new-plugin", "plugins", "doctor"}
+"""Those that take no options and look at no model."""

@@ -136,6 +136,13 @@ class Model(nn.Module):
         """Whether what chooses the best checkpoint counts bits, of rows that no mask hides."""
         return self.objective.bound and self.core.likelihood.gives_bits(self.info)
 
+    def overriding(self, method: str) -> list[Part]:
+        """The parts with a method of their own, such as `start` or `after_step`, each once.
+
+        One speaks for the parts inside it, but a core for itself alone.
+        """
+        return list(dict.fromkeys(_overriding(self, method)))
+
     # Use
 
     def sample(self, n: int, context: Tensor | None = None, sample: bool = False) -> Tree:
@@ -265,6 +272,15 @@ class Model(nn.Module):
 
     def _moved(self, tree: Tree) -> Tree:
         return each(lambda leaf: leaf.to(self.device), tree)
+
+
+def _overriding(module: nn.Module, method: str) -> Iterator[Part]:
+    for child in module.children():
+        found = isinstance(child, Part) and getattr(type(child), method) != getattr(Part, method)
+        if found:
+            yield child  # type: ignore[misc]
+        if not found or isinstance(child, Core):
+            yield from _overriding(child, method)
 
 
 def _known_of(data: Any) -> DataInfo:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, Self
@@ -12,17 +12,15 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelSummary
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.profilers import PassThroughProfiler
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaekit import checkpoints, compiled, optim
 from vaekit.batch import Batch, each
-from vaekit.contracts import Core
 from vaekit.guard import Guard
 from vaekit.importance import log_likelihood
 from vaekit.metrics.means import RowMeans
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
-from vaekit.part import Part
 from vaekit.quiet import Unwatched, quieten
 from vaekit.table import in_place_of
 
@@ -89,8 +87,8 @@ class VAEModule(LightningModule):
         """In a test, of how many draws log p(x) is estimated; 0 for none."""
         self._looked = self._masked = False
         self._bits = model.has_bits
-        self._stepped = list(dict.fromkeys(_overriding(model, "after_step")))
-        self._started = list(dict.fromkeys(_overriding(model, "start")))
+        self._stepped = model.overriding("after_step")
+        self._started = model.overriding("start")
         model.core.keep_draw = bool(self._stepped)
 
     # Training
@@ -329,13 +327,3 @@ class VAEModule(LightningModule):
         for name, value in values.items():
             # The value is that of all ranks already: the mean over them is itself.
             self.log(f"{split}/{name}", value, prog_bar=name == best, sync_dist=True)
-
-
-def _overriding(module: nn.Module, method: str) -> Iterator[Part]:
-    """The parts that override a method; one that does speaks for the parts inside it."""
-    for child in module.children():
-        found = isinstance(child, Part) and getattr(type(child), method) != getattr(Part, method)
-        if found:
-            yield child  # type: ignore[misc]
-        if not found or isinstance(child, Core):
-            yield from _overriding(child, method)

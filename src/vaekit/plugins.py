@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -26,6 +27,7 @@ __all__ = [
     "conflicts",
     "find",
     "find_any",
+    "known",
     "line_in",
     "load",
     "nearest",
@@ -321,6 +323,20 @@ def register(cls: C) -> C:
     value = f"{cls.__module__}:{cls.__qualname__}"
     _registered[kind, name] = (Plugin(kind, name, value, _HERE, "-"), cls)
     return cls
+
+
+@contextmanager
+def known(cls: type) -> Iterator[None]:
+    """Registers a class for the time of a block, unless it leads to a plugin already."""
+    path = f"{cls.__module__}.{cls.__qualname__}"
+    before = dict(_registered)
+    if not any(plugin.path == path for plugin in plugins()):
+        register(cls)
+    try:
+        yield
+    finally:
+        _registered.clear()
+        _registered.update(before)
 
 
 def find_any(name: str) -> Plugin:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vaekit.batch import Batch
 from vaekit.contracts import Core, Objective
 from vaekit.part import frozen
+from vaekit.precision import full_precision
 
 
 class FactorVAE(Objective):
@@ -36,12 +37,16 @@ class FactorVAE(Objective):
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
         draw = model.draw(batch)
         z, terms = draw.z[0], draw.bound()
-        joint, product = frozen(self.critic)(z).unbind(1)
+        with full_precision(z):  # as a density, which its difference is the ratio of
+            joint, product = frozen(self.critic)(z).unbind(1)
+            critic = self._taught(z.detach())
         tc = joint - product  # log of the density ratio
-        free = z.detach()
-        apart = torch.stack([column[torch.randperm(len(z))] for column in free.unbind(1)], 1)
-        rows = torch.cat([free, apart])
-        kinds = torch.arange(2, device=z.device).repeat_interleave(len(z))
-        critic = nn.functional.cross_entropy(self.critic(rows), kinds)
         loss = terms["distortion"] + terms["rate"] + self.gamma * tc + critic
         return {**terms, "tc": tc, "critic": critic, "loss": sum(draw.losses.values(), loss)}
+
+    def _taught(self, free: Tensor) -> Tensor:
+        """The critic's own loss, on draws that send nothing back."""
+        apart = torch.stack([column[torch.randperm(len(free))] for column in free.unbind(1)], 1)
+        rows = torch.cat([free, apart])
+        kinds = torch.arange(2, device=free.device).repeat_interleave(len(free))
+        return nn.functional.cross_entropy(self.critic(rows), kinds)

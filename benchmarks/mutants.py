@@ -1,0 +1,127 @@
+"""Plants faults in vaekit's own parts, core and module, and looks whether the tests see them.
+
+    python benchmarks/mutants.py [--dry]
+
+Each fault is one change of one line, in a copy of the repository; the tests run until the first
+that fails, the laws first. What caught each goes into benchmarks/results.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from reproduce import ROOT, publish
+
+FIRST = ["conformance", "vae", "objectives", "distributions", "likelihoods", "importance", "means"]
+
+FAULTS = {
+    "the decoder gets no context": (
+        "vae.py",
+        "self.decoder(z.flatten(0, 1), flat)",
+        "self.decoder(z.flatten(0, 1), None if flat is None else 0 * flat)",
+    ),
+    "another row's context": (
+        "vae.py",
+        "context.expand(*samples, -1)",
+        "context.flip(0).expand(*samples, -1)",
+    ),
+    "`stop` without effect": ("vae.py", "if stop:", "if False:"),
+    "a prior without `infer`": (
+        "vae.py",
+        "Level.of(z, q, self.prior(context, self.infer)",
+        "Level.of(z, q, self.prior(context)",
+    ),
+    "rows generated from the prior's mean": (
+        "vae.py",
+        "prior.sample(torch.Size((n,) if not prior.batch_shape else ()))",
+        "prior.mean.expand(n, *prior.event_shape)",
+    ),
+    "KL(p || q) for KL(q || p)": (
+        "distributions.py",
+        "return kl_divergence(q, p)",
+        "return kl_divergence(p, q).expand(q.batch_shape)",
+    ),
+    "the standard deviation for the variance": (
+        "posteriors.py",
+        "(soft_clamp(log_variance) / 2).exp()",
+        "soft_clamp(log_variance).exp().clamp(max=1e9).sqrt().sqrt()",
+    ),
+    "the rate counted twice": (
+        "draw.py",
+        '"elbo": -(distortion + rate)',
+        '"elbo": -(distortion + 2 * rate)',
+    ),
+    "a mean over pixels for the sum": (
+        "likelihoods.py",
+        "-terms.flatten(-len(self.output_shape)).sum(-1)",
+        "-terms.flatten(-len(self.output_shape)).mean(-1)",
+    ),
+    "beta squared": ("objectives/elbo.py", "weight_at(self.beta, step) *", "self.beta**2 *"),
+    "log K left out of the likelihood": ("importance.py", " - log(samples)", ""),
+    "evaluation in training mode": ("model.py", "        self.eval()\n", ""),
+    "the training loss reported as the bound": (
+        "contracts.py",
+        "return model.draw(batch).bound()",
+        "return {**self(model, batch, 0), 'elbo': -self(model, batch, 0)['loss']}",
+    ),
+    "a scheduler ignored": (
+        "module.py",
+        "if self.lr_scheduler is None:",
+        "if True:",
+    ),
+    "a last batch of any size counts as a whole one": (
+        "metrics/means.py",
+        ".sum(1, dtype=self.rows.dtype)\n        self.rows = self.rows + rows",
+        ".mean(1, dtype=self.rows.dtype)\n        self.rows = self.rows + 1",
+    ),
+    "a mask that the encoder ignores": ("encoders.py", "fill(x, mask)", "x.nan_to_num()"),
+}
+
+
+def caught_by(file: str, old: str, new: str) -> str:
+    """The first test that fails with a change; nothing where all pass."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "vaekit")
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", "runs", "data"))
+        path = copy / "src" / "vaekit" / file
+        text = path.read_text()
+        if old not in text:
+            raise ValueError(f"Expected {old!r} in {file}, to change it, but it is not there.")
+        path.write_text(text.replace(old, new))
+        env = {**os.environ, "PYTHONPATH": str(copy / "src")}
+        first = [f"tests/test_{name}.py" for name in FIRST]
+        others = sorted(f"tests/{p.name}" for p in (copy / "tests").glob("test_*.py"))
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+        files = dict.fromkeys([*first, *others])
+        done = subprocess.run(
+            [*command, *files], cwd=copy, env=env, capture_output=True, text=True
+        )
+        failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.M)
+        return failed[1] if failed else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
+    args = parser.parse_args()
+    lines, seen = ["| fault | first test that fails |", "|---|---|"], 0
+    for name, change in FAULTS.items():
+        test = caught_by(*change)
+        seen += bool(test)
+        lines.append(f"| {name} | {f'`{test}`' if test else 'none'} |")
+        print(lines[-1], flush=True)
+    how = (
+        f"`python benchmarks/mutants.py`: {len(FAULTS)} faults planted one by one, {seen} caught."
+    )
+    publish("Planted faults", how, lines, args.dry)
+
+
+if __name__ == "__main__":
+    main()

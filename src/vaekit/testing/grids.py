@@ -1,0 +1,105 @@
+"""Grids over the support of distributions, dense where they have their mass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+from torch.nn.functional import softplus
+
+from vaekit.testing.subject import Excused
+
+__all__ = ["Grid", "grid_of", "product_of", "support_of"]
+
+
+@dataclass
+class Grid:
+    """Points (N, F, d), for each of F distributions, and the log of the volume of each (N, F)."""
+
+    points: Tensor
+    log_volume: Tensor
+
+
+class _Line(NamedTuple):
+    """A map of the real line onto a support: there, back, and the logarithm of its slope."""
+
+    onto: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor], Tensor]
+    log_slope: Callable[[Tensor], Tensor]
+    end: float
+
+
+def support_of(p: Distribution) -> Any:
+    """Where each element of p lies; the real line where it does not say."""
+    support: Any
+    try:
+        support = p.support
+    except NotImplementedError:
+        support = None
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return constraints.real if support is None else support
+
+
+def grid_of(support: Any, draws: Tensor) -> Grid:
+    """The grid for densities on a support, of which there are draws (n, F, d).
+
+    Its points lie as sinh does around the median of the draws, in units of the middle half of
+    them, after the support is mapped onto the real line.
+
+    Raises:
+        Excused: If the support is no product of intervals or of integers.
+    """
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    if support is constraints.boolean:
+        return product_of(torch.tensor([0.0, 1.0]).double(), draws)
+    if support.is_discrete and low is not None:
+        last = int(low) + (3000 if draws.shape[2] == 1 else 400) if high is None else int(high)
+        return product_of(torch.arange(int(low), last + 1).double(), draws)
+    if support.is_discrete or (low is None and high is None and support is not constraints.real):
+        raise Excused("its support is no product of intervals")
+    line = _line(low, high)
+    y = line.back(draws).clamp(-line.end, line.end)
+    middle = y.median(0).values  # (F, d)
+    first, third = y.quantile(torch.tensor([0.25, 0.75]).to(y), dim=0)
+    width = (third - first).clamp(min=1e-6)
+    u = torch.linspace(-11, 11, 4001 if draws.shape[2] == 1 else 401).double()
+    step, u = log(float(u[1] - u[0])), u[:, None, None]
+    y = (middle + width * u.sinh()).clamp(-line.end, line.end)  # (n, F, d)
+    return _product(line.onto(y), line.log_slope(y) + width.log() + u.cosh().log() + step)
+
+
+def product_of(values: Tensor, draws: Tensor) -> Grid:
+    """The grid of these values of each element, of draws (n, F, d)."""
+    points = values[:, None, None].expand(-1, *draws.shape[1:])
+    return _product(points, torch.zeros_like(points))
+
+
+def _line(low: Any, high: Any) -> _Line:
+    if low is None and high is None:
+        return _Line(lambda y: y, lambda x: x, torch.zeros_like, 1e100)
+    if low is not None and high is not None:
+        width = torch.as_tensor(high - low).double()
+        return _Line(
+            lambda y: low + width * y.sigmoid(),
+            lambda x: ((x - low) / width).logit(),
+            lambda y: width.log() - softplus(y) - softplus(-y),
+            33.0,
+        )
+    if high is None:
+        return _Line(lambda y: low + y.exp(), lambda x: (x - low).log(), lambda y: y, 300.0)
+    return _Line(lambda y: high - y.exp(), lambda x: (high - x).log(), lambda y: y, 300.0)
+
+
+def _product(points: Tensor, log_volume: Tensor) -> Grid:
+    """The product of d axes (n, F, d)."""
+    n, _, d = points.shape
+    at = torch.cartesian_prod(*[torch.arange(n)] * d).view(-1, d)
+    columns = [points[at[:, k], :, k] for k in range(d)]
+    volumes = [log_volume[at[:, k], :, k] for k in range(d)]
+    return Grid(torch.stack(columns, 2), torch.stack(volumes).sum(0))
