@@ -7,7 +7,8 @@ all that lies between one batch of a fit and the next; an evaluation is a batch 
 its likelihood by importance sampling included; a start is all from the rows to the first step.
 Plots go into growth_step.png, growth_evaluation.png and growth_start.png beside this file, the
 slopes into results.md: that of log cost against log size over the three largest sizes. A slope of
-1 is a cost that grows as the size does; nothing here has more work than that.
+1 is a cost that grows as the size does, which is how the work grows: with depth and draws, with
+the rows of a batch and, in the outer layers, with the sizes of the latents and of the event.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def measured(sizes: Sizes, steps: int = STEPS) -> dict[str, float]:
     x = np.random.default_rng(0).integers(256, size=(n, sizes.event), dtype=np.uint8)
     watch, hidden = Watch(), {"hidden": [256] * sizes.depth}
     begin = time.perf_counter()
-    rows = data.Arrays(x, batch_size=sizes.batch, val=0, test=held)
+    rows = data.Arrays(x, batch_size=sizes.batch, val=0, test=held / n)
     model = Model(
         rows,
         latent_shape=sizes.latent,

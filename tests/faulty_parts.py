@@ -138,7 +138,8 @@ class AutocastLeaks(ELBO):
         draw = model.draw(batch)
         critic = self.critic(draw.z[0]).squeeze(1)
         terms = draw.bound()
-        return {**terms, "critic": critic, "loss": terms["distortion"] + terms["rate"] + critic**2}
+        loss = terms["distortion"] + terms["rate"] + critic**2
+        return {**terms, "critic": critic, "loss": sum(draw.losses.values(), loss)}
 
 
 class RandomNotTorchs(MLPEncoder):

@@ -360,6 +360,7 @@ def test_bfloat16_from_the_command_line(cli: Cli) -> None:
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_conv_networks_on_files_in_mnist_s_format(cli: Cli, tmp_path: Path) -> None:
     write_mnist(tmp_path / "mnist", train=150)
     arguments = ("-c", "mnist", "--data.root", tmp_path, "--data.val", 50)

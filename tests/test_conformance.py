@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from vaekit import plugins, testing
-from vaekit.testing.others import Made
-from vaekit.testing.ranks import two_ranks_end_with_one_model
-from vaekit.testing.subject import Subject
+from vaekit.testing.ranks import OF_RANKS
+from vaekit.testing.subject import Made, Subject
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "Cyclical": {"steps": 10},
@@ -47,8 +46,9 @@ def subject(plugin: plugins.Plugin) -> Subject | Made:
 def test_a_part_obeys_the_laws_of_its_kind(plugin: plugins.Plugin) -> None:
     if plugin.name in FILES and plugin.package == "vaekit":
         pytest.skip("its files are tried in the slow set")
-    ours = () if plugin.kind in ("schedule", "data") else (two_ranks_end_with_one_model.__name__,)
-    testing.check(subject(plugin), without=ours)
+    found = subject(plugin)
+    ours = [law.__name__ for law in OF_RANKS if law in testing.laws(plugin.kind)]
+    testing.check(found, without=ours)
 
 
 @pytest.mark.slow
@@ -56,12 +56,12 @@ def test_a_part_obeys_the_laws_of_its_kind(plugin: plugins.Plugin) -> None:
     "plugin", [p for p in installed() if p.values[0].kind not in ("schedule", "data")]
 )
 def test_two_ranks_end_with_one_model(plugin: plugins.Plugin) -> None:
-    testing.check(subject(plugin), only=[two_ranks_end_with_one_model])
+    testing.check(subject(plugin), only=OF_RANKS)
 
 
 def test_two_ranks_end_with_one_likelihood_whose_scale_is_shared() -> None:
     part = Subject("likelihood", "Gaussian", {"scale": "optimal"})
-    testing.check(part, only=[two_ranks_end_with_one_model])
+    testing.check(part, only=OF_RANKS)
 
 
 @pytest.mark.slow

@@ -341,6 +341,7 @@ def test_the_trainer_s_clipping_holds_for_each_group_apart(algorithm: str, most:
 # Processes and noise
 
 
+@pytest.mark.slow
 def test_the_objective_compiles_whole_in_a_fresh_process() -> None:
     code = (
         "import torch; from vaekit import Model, DataInfo, Batch\n"

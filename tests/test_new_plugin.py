@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from vaekit import testing
 from vaekit.__main__ import main
 from vaekit.plugins import KINDS
 
@@ -54,6 +56,14 @@ def test_a_new_plugin_is_a_package_of_one_part_and_its_test(
     )
 
 
+def test_its_part_obeys_the_laws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["new-plugin", "acme-law"])
+    monkeypatch.syspath_prepend(tmp_path / "acme-law")
+    part = importlib.import_module("acme_law").AcmeLawEncoder
+    testing.check_encoder(part, without=["two_ranks_end_with_one_model"])
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -62,6 +72,8 @@ def test_a_new_plugin_is_a_package_of_one_part_and_its_test(
         (["Acme VAE"], "Expected the name of a package, such as acme-vae .* but got 'Acme VAE'"),
         (["../acme"], "Expected the name of a package"),
         (["taken"], "Expected a new folder, but taken exists"),
+        (["torch"], "Expected a name of its own, but torch is taken"),
+        (["class"], "Expected a name of its own, but class is taken"),
     ],
 )
 def test_what_is_no_new_package_is_refused(
@@ -122,9 +134,9 @@ def test_the_page_s_package_installs_obeys_the_laws_and_trains(tmp_path: Path) -
     assert "7 passed" in said
     Path(tmp_path, "my_parts.py").write_text(
         "import vaekit\n"
-        + FILES["acme-vae/acme_vae/encoders.py"]
-        .replace("class Sine", "@vaekit.register\nclass Own")
-        .replace("from __future__", "")
+        + FILES["acme-vae/acme_vae/encoders.py"].replace(
+            "class Sine", "@vaekit.register\nclass Own"
+        )
     )
     for command in COMMANDS:
         if "--import" in command:

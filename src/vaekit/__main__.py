@@ -71,6 +71,9 @@ def _write_plugin(args: list[str]) -> None:
     from vaekit.new_plugin import new_plugin
 
     names = [arg for arg in args if arg != "--debug"]
+    if {"-h", "--help"} & set(names):
+        print("usage: vaekit new-plugin NAME\n\nwrites a package NAME with a part and its test")
+        return
     try:
         if len(names) != 1:
             raise ValueError(f"Expected one name but got {' '.join(names) or 'none'}.")

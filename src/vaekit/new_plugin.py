@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import keyword
 import re
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 __all__ = ["new_plugin"]
@@ -17,7 +20,7 @@ name = "{name}"
 version = "0.1.0"
 description = "Parts for vaekit"
 requires-python = ">=3.11"
-dependencies = ["vaekit"]
+dependencies = ["vaekit>={version}"]
 
 [project.optional-dependencies]
 test = ["pytest"]
@@ -89,7 +92,7 @@ def new_plugin(name: str) -> list[Path]:
     """Writes a package into a new folder of that name, and returns its files.
 
     Raises:
-        ValueError: If that is no name of a package, or the folder exists.
+        ValueError: If that is no name of a package, or is taken.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name):
         raise ValueError(
@@ -97,6 +100,10 @@ def new_plugin(name: str) -> list[Path]:
             f"hyphens), but got {name!r}."
         )
     folder, module = Path(name), name.replace("-", "_")
+    if keyword.iskeyword(module) or find_spec(module) is not None:
+        raise ValueError(
+            f"Expected a name of its own, but {module} is taken: choose another name."
+        )
     if folder.exists():
         raise ValueError(f"Expected a new folder, but {name} exists: choose another name.")
     part = "".join(word.capitalize() for word in re.split("[-_]", name)) + "Encoder"
@@ -109,5 +116,6 @@ def new_plugin(name: str) -> list[Path]:
     for path, text in texts.items():
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text.format(name=name, module=module, part=part))
+        names = {"name": name, "module": module, "part": part, "version": version("vaekit")}
+        file.write_text(text.format(**names))
     return [folder / path for path in texts]

@@ -5,29 +5,40 @@
     def test_the_encoder_obeys_the_laws():
         check_encoder(SineEncoder)
 
-Each `check_*` takes a part's name, its class, or an instance of it, looks at every law of its kind
-and raises a `LawError` that names those that it breaks. Random numbers of the caller are left as
-they were. `laws(kind)` gives the laws themselves, one function each.
+Each `check_*` takes a part's name, its class, or an instance of it, checks every law of its kind
+and raises a `LawError` that names those that it breaks; it returns why others do not concern it.
+The caller's random numbers are left as they were. `laws(kind)` gives the laws themselves, one
+function each.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Protocol
 
 from vaekit.batch import DataInfo
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
-from vaekit.plugins import blame
-from vaekit.testing import densities, kinds, models, others
-from vaekit.testing.others import Made
-from vaekit.testing.ranks import two_ranks_end_with_one_model
-from vaekit.testing.subject import Choice, Excused, Subject
+from vaekit.plugins import RegistryError, blame
+from vaekit.testing.data import OF_DATA
+from vaekit.testing.densities import OF_DENSITIES, OF_POSTERIORS, OF_PRIORS
+from vaekit.testing.kinds import (
+    OF_CORES,
+    OF_LIKELIHOODS,
+    OF_OBJECTIVES,
+    rates_agree_with_the_draws,
+)
+from vaekit.testing.models import FIRST, OF_ALL, OF_PARTS
+from vaekit.testing.ranks import OF_RANKS
+from vaekit.testing.schedules import OF_SCHEDULES
+from vaekit.testing.subject import Choice, Excused, Law, Made, Subject, UsageError
 
 __all__ = [
     "LawError",
+    "Made",
+    "Subject",
+    "UsageError",
     "check",
     "check_data",
     "check_decoder",
@@ -41,20 +52,17 @@ __all__ = [
     "laws",
 ]
 
-Law = Callable[[Any], None]
-
-_RANKS = (two_ranks_end_with_one_model,)
 _LAWS: dict[str, tuple[Law, ...]] = {
-    "encoder": (*models.EVERY, *_RANKS),
-    "posterior": (*models.EVERY, *densities.POSTERIOR, *_RANKS),
-    "prior": (*models.EVERY, *densities.PRIOR, *_RANKS),
-    "decoder": (*models.EVERY, *_RANKS),
-    "likelihood": (*models.EVERY, *kinds.LIKELIHOOD, *densities.DENSITY, *_RANKS),
-    "objective": (*models.OBJECTIVE, *kinds.BOUND, *_RANKS),
-    "core": (*models.EVERY, *kinds.CORE, *_RANKS),
-    "model": (*models.EVERY, kinds.rates_agree_with_the_draws, *_RANKS),
-    "schedule": others.SCHEDULE,
-    "data": others.DATA,
+    "encoder": (*FIRST, *OF_PARTS, *OF_RANKS),
+    "posterior": (*FIRST, *OF_PARTS, *OF_POSTERIORS, *OF_RANKS),
+    "prior": (*FIRST, *OF_PARTS, *OF_PRIORS, *OF_RANKS),
+    "decoder": (*FIRST, *OF_PARTS, *OF_RANKS),
+    "likelihood": (*FIRST, *OF_PARTS, *OF_LIKELIHOODS, *OF_DENSITIES, *OF_RANKS),
+    "objective": (*FIRST, *OF_ALL, *OF_OBJECTIVES, *OF_RANKS),
+    "core": (*FIRST, *OF_PARTS, *OF_CORES, *OF_RANKS),
+    "model": (*FIRST, *OF_PARTS, rates_agree_with_the_draws, *OF_RANKS),
+    "schedule": OF_SCHEDULES,
+    "data": OF_DATA,
 }
 
 
@@ -68,34 +76,40 @@ class LawError(AssertionError):
     def __init__(self, who: str, broken: Mapping[str, str]) -> None:
         self.laws = tuple(broken)
         count = "a law" if len(broken) == 1 else f"{len(broken)} laws"
-        lines = [f"{who} breaks {count} of its kind:"]
-        super().__init__("\n  ".join([*lines, *(f"{n}: {told}" for n, told in broken.items())]))
+        told = [f"{name}: {text}" for name, text in broken.items()]
+        super().__init__("\n  ".join([f"{who} breaks {count} of its kind:", *told]))
 
 
 def laws(kind: str) -> tuple[Law, ...]:
-    """The laws of a kind of part, in the order in which they are looked at.
+    """The laws of a kind of part, in the order in which they are checked.
 
-    Each takes what `check` looks at, and raises an AssertionError, or the part's own error, where
-    the part breaks it.
+    Each takes a `Subject`, or `Made` of a schedule or a data module, and raises an error where
+    that breaks it.
+
+    Raises:
+        ValueError: If there is no such kind.
     """
-    first = models.FIRST if kind not in ("schedule", "data") else ()
-    return (*first, *_LAWS[kind])
+    if kind not in _LAWS:
+        raise ValueError(f"Expected a kind out of {', '.join(_LAWS)} but got {kind!r}.")
+    return _LAWS[kind]
 
 
 def check(
     subject: Subject | Made, without: Collection[str] = (), only: Iterable[Law] = ()
-) -> None:
-    """Looks at the laws of a part.
+) -> dict[str, str]:
+    """Checks the laws of a part.
 
     Arguments:
-        without: Names of laws that are not looked at.
-        only: The laws that are, in the place of all of its kind.
+        without: Names of laws that are left out.
+        only: The laws that are checked, in the place of all of its kind.
+
+    Returns:
+        The names of laws that do not concern it, and why.
 
     Raises:
         LawError: If it breaks any of them.
-        ValueError: If `without` names no law of its kind.
+        ValueError: If `without` names no law of its kind, or it cannot be checked as it was given.
     """
-    chosen = tuple(only) or laws(subject.kind)
     names = [law.__name__ for law in laws(subject.kind)]
     if unknown := set(without) - set(names):
         raise ValueError(
@@ -103,131 +117,97 @@ def check(
             f"{', '.join(sorted(unknown))}."
         )
     broken: dict[str, str] = {}
-    with subject.known() if isinstance(subject, Subject) else nullcontext():
-        for law in chosen:
+    excused: dict[str, str] = {}
+    cause: Exception | None = None
+    with subject.known():
+        for law in tuple(only) or laws(subject.kind):
             if law.__name__ in without:
                 continue
-            if told := _told(law, subject):
-                broken[law.__name__] = told
-                if law in models.FIRST:
-                    break  # what comes after could not be looked at
+            error = _error_of(law, subject)
+            if isinstance(error, Excused):
+                excused[law.__name__] = str(error)
+            elif error is not None:
+                broken[law.__name__] = _told(error)
+                cause = cause or error
+                if law in FIRST:
+                    break  # what comes after could not be checked
     if broken:
-        raise LawError(f"The {subject.kind} {_name(subject)}", broken)
+        who = subject.part if isinstance(subject.part, str) else subject.cls.__name__
+        raise LawError(f"The {subject.kind} {who}", broken) from cause
+    return excused
 
 
-def _told(law: Law, subject: Any) -> str:
-    """How a part breaks a law; nothing where it does not."""
+def _error_of(law: Law, subject: Subject | Made) -> Exception | None:
+    """What a law raises."""
     with fixed_noise(0), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             law(subject)
-        except Excused:
-            return ""
-        except AssertionError as error:
-            return str(error) or "an assertion failed"
+        except UsageError:
+            raise
         except Exception as error:  # noqa: BLE001 - of whatever the part does
-            return blame(error) or f"{type(error).__name__}: {error}"
-    return ""
+            return error
+    return None
 
 
-def _name(subject: Subject | Made) -> str:
-    if isinstance(subject.part, str):
-        return subject.part
-    return subject.part.__name__ if isinstance(subject.part, type) else type(subject.part).__name__
+def _told(error: Exception) -> str:
+    if isinstance(error, AssertionError | RegistryError):
+        return str(error)
+    return blame(error) or f"{type(error).__name__}: {error}"
 
 
-def _check_part(
-    kind: str,
-    part: Choice,
-    init_args: Mapping[str, Any] | None,
-    data: DataInfo | None,
-    without: Collection[str],
-    around: Mapping[str, Any],
-) -> None:
-    check(Subject(kind, part, init_args or {}, data, around), without)
+class _Check(Protocol):
+    def __call__(
+        self,
+        part: Choice,
+        init_args: Mapping[str, Any] | None = None,
+        data: DataInfo | None = None,
+        without: Collection[str] = (),
+        **around: Any,
+    ) -> dict[str, str]: ...
 
 
-def check_encoder(
-    part: Choice,
-    init_args: Mapping[str, Any] | None = None,
-    data: DataInfo | None = None,
-    without: Collection[str] = (),
-    **around: Any,
-) -> None:
-    """Looks at every law of an encoder. The arguments are those of each of these functions.
+def _checker(kind: str) -> _Check:
+    def check_part(
+        part: Choice,
+        init_args: Mapping[str, Any] | None = None,
+        data: DataInfo | None = None,
+        without: Collection[str] = (),
+        **around: Any,
+    ) -> dict[str, str]:
+        return check(Subject(kind, part, init_args or {}, data, around), without)
+
+    article = "an" if kind[0] in "eo" else "a"
+    check_part.__name__ = check_part.__qualname__ = f"check_{kind}"
+    check_part.__doc__ = f"""Checks every law of {article} {kind}.
 
     Arguments:
         part: Its name, its class, or an instance (which needs `data`).
         init_args: Arguments of its own, where it is no instance.
-        data: What is known of the rows that it is tried on; by default small binary rows, an
-            image and a plain one, as far as it accepts them.
+        data: What is known of the rows that it is tried on; by default small binary rows, an image
+            or a plain one, as it accepts them. A likelihood for other values needs it; with rows
+            of one element or two its sum or integral is checked too.
         without: Names of laws that it is excused from.
-        around: Arguments of `Model`: the parts around it, where it needs others than the usual,
-            or another `latent_shape`.
+        around: Arguments of `Model`: the parts around it, where it needs others than the usual, or
+            another `latent_shape`, with which no density is integrated.
+
+    Returns:
+        The names of laws that do not concern it, and why.
 
     Raises:
         LawError: If it breaks a law.
+        ValueError: If it cannot be checked as it was given.
     """
-    _check_part("encoder", part, init_args, data, without, around)
+    return check_part
 
 
-def check_posterior(
-    part: Choice,
-    init_args: Mapping[str, Any] | None = None,
-    data: DataInfo | None = None,
-    without: Collection[str] = (),
-    **around: Any,
-) -> None:
-    """Looks at every law of a posterior; as `check_encoder`."""
-    _check_part("posterior", part, init_args, data, without, around)
-
-
-def check_prior(
-    part: Choice,
-    init_args: Mapping[str, Any] | None = None,
-    data: DataInfo | None = None,
-    without: Collection[str] = (),
-    **around: Any,
-) -> None:
-    """Looks at every law of a prior; as `check_encoder`."""
-    _check_part("prior", part, init_args, data, without, around)
-
-
-def check_decoder(
-    part: Choice,
-    init_args: Mapping[str, Any] | None = None,
-    data: DataInfo | None = None,
-    without: Collection[str] = (),
-    **around: Any,
-) -> None:
-    """Looks at every law of a decoder; as `check_encoder`."""
-    _check_part("decoder", part, init_args, data, without, around)
-
-
-def check_likelihood(
-    part: Choice,
-    init_args: Mapping[str, Any] | None = None,
-    data: DataInfo | None = None,
-    without: Collection[str] = (),
-    **around: Any,
-) -> None:
-    """Looks at every law of a likelihood; as `check_encoder`.
-
-    One for other values than 0 and 1 needs `data`; with rows of one element, or of two, its sum
-    or integral is looked at too.
-    """
-    _check_part("likelihood", part, init_args, data, without, around)
-
-
-def check_objective(
-    part: Choice,
-    init_args: Mapping[str, Any] | None = None,
-    data: DataInfo | None = None,
-    without: Collection[str] = (),
-    **around: Any,
-) -> None:
-    """Looks at every law of an objective; as `check_encoder`."""
-    _check_part("objective", part, init_args, data, without, around)
+check_encoder = _checker("encoder")
+check_posterior = _checker("posterior")
+check_prior = _checker("prior")
+check_decoder = _checker("decoder")
+check_likelihood = _checker("likelihood")
+check_objective = _checker("objective")
+_check_core = _checker("core")
 
 
 def check_model(
@@ -236,27 +216,32 @@ def check_model(
     data: DataInfo | None = None,
     without: Collection[str] = (),
     **around: Any,
-) -> None:
-    """Looks at every law of a core, or of a whole `Model`, on rows of its kind."""
-    if isinstance(part, Model):
-        check(Subject("model", part, data=part.info), without)
-    else:
-        _check_part("core", part, init_args, data, without, around)
+) -> dict[str, str]:
+    """Checks every law of a core; or of a whole `Model`, on rows of its kind, with no further
+    argument but `without`. As `check_encoder`."""
+    if not isinstance(part, Model):
+        return _check_core(part, init_args, data, without, **around)
+    if init_args or data or around:
+        raise UsageError("Expected nothing but laws to leave out, beside a whole model.")
+    return check(Subject("model", part, data=part.info), without)
 
 
 def check_schedule(
-    part: Choice, init_args: Mapping[str, Any] | None = None, without: Collection[str] = ()
-) -> None:
-    """Looks at every law of a schedule: its name or its class with `init_args`, or an instance.
+    part: Any, init_args: Mapping[str, Any] | None = None, without: Collection[str] = ()
+) -> dict[str, str]:
+    """Checks every law of a schedule: its name or its class with `init_args`, or an instance.
+
+    Returns:
+        The names of laws that do not concern it, and why.
 
     Raises:
         LawError: If it breaks a law.
     """
-    check(Made("schedule", part, dict(init_args or {})), without)
+    return check(Made("schedule", part, init_args or {}), without)
 
 
 def check_data(
-    part: Choice, init_args: Mapping[str, Any] | None = None, without: Collection[str] = ()
-) -> None:
-    """Looks at every law of a data module; as `check_schedule`."""
-    check(Made("data", part, dict(init_args or {})), without)
+    part: Any, init_args: Mapping[str, Any] | None = None, without: Collection[str] = ()
+) -> dict[str, str]:
+    """Checks every law of a data module; as `check_schedule`."""
+    return check(Made("data", part, init_args or {}), without)

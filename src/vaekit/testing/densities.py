@@ -1,4 +1,4 @@
-"""The laws of distributions, by quadrature: p of one and of two dimensions, in float64."""
+"""The laws of distributions, by quadrature: densities in one and two dimensions, in float64."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution, constraints, kl_divergence
 
 from vaekit import plugins
-from vaekit.batch import DataInfo, each, shapes_of
+from vaekit.batch import Batch, DataInfo, each, shapes_of
 from vaekit.distributions import normal
 from vaekit.model import Model
 from vaekit.testing.grids import Grid, grid_of, product_of, support_of
-from vaekit.testing.subject import Excused, Subject, few, require, retyped
+from vaekit.testing.subject import Excused, Law, Subject, few, require, retyped
 
-__all__ = ["DENSITY", "POSTERIOR", "PRIOR"]
+__all__ = ["OF_DENSITIES", "OF_POSTERIORS", "OF_PRIORS"]
 
 _FAMILIES = 3  # distributions of a part that are looked at
 _SAMPLES = 20_000
@@ -39,13 +39,48 @@ class Family:
     event: tuple[int, ...]
     grid: Grid
 
-    def log_density(self) -> Tensor:
-        """At each point of the grid, (N, F)."""
-        return self.log_prob(self.grid.points.unflatten(2, self.event))
+    def log_density(self, grid: Grid | None = None) -> Tensor:
+        """At each point of a grid, by default its own, (N, F).
+
+        Raises:
+            Excused: If there is no density but that of the draws themselves.
+        """
+        points = (grid or self.grid).points.unflatten(2, self.event)
+        try:
+            return self.log_prob(points)
+        except NotImplementedError as error:
+            raise Excused("it has no log_prob") from error
 
     def terms(self) -> Tensor:
         """The logarithm of density times volume at each point, (N, F)."""
         return self.log_density() + self.grid.log_volume
+
+    @classmethod
+    def of(cls, p: Distribution, size: int, grid: Grid | None = None, fineness: int = 1) -> Family:
+        """The distributions of p, of batch shape (F,) or (), which counts as one."""
+        own: Any = p
+        ways = [lambda n: p.sample(torch.Size((n,)))]
+        if hasattr(p, "rsample_and_log_prob"):
+            ways = [lambda n: own.rsample_and_log_prob(torch.Size((n,)))[0]]
+        elif p.has_rsample:
+            ways.append(lambda n: p.rsample(torch.Size((n,))))
+
+        def drawn(way: Callable[[int], Tensor]) -> Callable[[int], Tensor]:
+            @torch.no_grad()
+            def sample(n: int) -> Tensor:
+                return way(n) if p.batch_shape else way(n).unsqueeze(1)
+
+            return sample
+
+        def log_prob(points: Tensor) -> Tensor:
+            if p.batch_shape:
+                return p.log_prob(points)
+            return torch.stack([p.log_prob(column) for column in points.unbind(1)], 1)
+
+        samples = [drawn(way) for way in ways]
+        if grid is None:
+            grid = grid_of(support_of(p), samples[0](2000), fineness)
+        return cls(log_prob, samples, (size,), grid)
 
 
 def a_density_integrates_to_one(s: Subject) -> None:
@@ -81,10 +116,12 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def a_draw_s_own_density_is_right(s: Subject) -> None:
     """Where a q draws z together with l: E[r(z) exp(-l)] = 1 for every density r."""
     for size in (1, 2):
-        model = _latent_model(s, size)
-        q: Any = _q(model, _features(s, model))
+        model, batch = _latent_model(s, size)
+        q: Any = _q(model, _features(model, batch), batch)
         if not hasattr(q, "rsample_and_log_prob"):
             raise Excused("its draws bring no density")
+        if support_of(q) is not constraints.real:
+            raise Excused("its support is not the real line")
         with torch.no_grad():
             z, log_q = q.rsample_and_log_prob(torch.Size((_SAMPLES,)))
             r = normal(z.mean(0), 0.6 * z.std(0), z.dim() - 2)
@@ -97,18 +134,18 @@ def a_draw_s_own_density_is_right(s: Subject) -> None:
 def gradients_go_through_the_draws(s: Subject) -> None:
     """The gradient of E f(z) in the features is that of the integral of f(z) q(z|x)."""
     for size in (1, 2):
-        model = _latent_model(s, size)
-        h = _features(s, model)
-        q = _q(model, h)
+        model, batch = _latent_model(s, size)
+        h = _features(model, batch)
+        q = _q(model, h, batch)
         if not isinstance(h, Tensor):
             raise Excused("its features are a dict")
         if not (q.has_rsample or hasattr(q, "rsample_and_log_prob")):
             raise Excused("its draws have no gradient")
-        family = _family_of(q, size)
+        grid = _settled(q, size).grid
         h.requires_grad_()
-        weights = _family_of(_q(model, h), size, family.grid).terms().softmax(0)  # (N, F)
-        (wanted,) = torch.autograd.grad((weights * _smooth(family.grid.points)).sum(), h)
-        found = torch.stack([_gradient_of_draws(_q(model, h), h) for _ in range(24)])
+        terms = Family.of(_q(model, h, batch), size, grid).terms()
+        (wanted,) = torch.autograd.grad((terms.softmax(0) * _smooth(grid.points)).sum(), h)
+        found = torch.stack([_gradient_of_draws(_q(model, h, batch), h) for _ in range(24)])
         error = found.std(0) / len(found) ** 0.5
         away = (found.mean(0) - wanted).abs()
         told = f"{few(found.mean(0))} over draws but {few(wanted)} by quadrature"
@@ -133,15 +170,16 @@ def a_registered_kl_is_the_integral(s: Subject) -> None:
     """KL(q || p) in closed form is the integral of q (log q - log p), where one is registered."""
     tried = False
     for size in (1, 2):
-        model = _latent_model(s, size)
-        q, p = _q(model, _features(s, model)), _p(model)
+        model, batch = _latent_model(s, size)
+        q, p = _q(model, _features(model, batch), batch), _p(model, batch)
         try:
             closed = kl_divergence(q, p)
         except NotImplementedError:
             continue
-        tried, own = True, _family_of(q, size)
-        whole = _family_of(p, size)  # each over its own grid, to be free of a factor
-        log_p = _family_of(p, size, own.grid).log_density() - whole.terms().logsumexp(0)
+        tried = True
+        own, whole = _settled(q, size), _settled(p, size)
+        # Each is divided by its own integral, so that a factor of either is told by its own law.
+        log_p = whole.log_density(own.grid) - whole.terms().logsumexp(0)
         log_q = own.log_density() - own.terms().logsumexp(0)
         weight = (log_q + own.grid.log_volume).exp()
         wanted = torch.where(weight > 0, weight * (log_q - log_p), 0.0).sum(0)
@@ -159,55 +197,57 @@ def _families(s: Subject) -> Iterator[Family]:
         yield from _of_rows(s)
         return
     for size in (1, 2):
-        model = _latent_model(s, size)
-        p = _p(model) if s.kind == "prior" else _q(model, _features(s, model))
-        with torch.no_grad():
-            yield _family_of(p, size)
+        model, batch = _latent_model(s, size)
+        prior = s.kind == "prior"
+        yield _settled(
+            _p(model, batch) if prior else _q(model, _features(model, batch), batch), size
+        )
 
 
-def _family_of(p: Distribution, size: int, grid: Grid | None = None) -> Family:
-    """The distributions of p, of batch shape (F,) or (), which counts as one."""
+@torch.no_grad()
+def _settled(p: Distribution, size: int) -> Family:
+    """The distributions of p on a grid so fine that a finer one gives the same integral.
 
-    def drawn(way: Any) -> Callable[[int], Tensor]:
-        def sample(n: int) -> Tensor:
-            with torch.no_grad():
-                z: Tensor = way(torch.Size((n,)))
-            return z if p.batch_shape else z.unsqueeze(1)
-
-        return sample
-
-    def log_prob(points: Tensor) -> Tensor:
-        if p.batch_shape:
-            return p.log_prob(points)
-        return torch.stack([p.log_prob(column) for column in points.unbind(1)], 1)
-
-    samples = [drawn(way) for way in [p.sample, *([p.rsample] if p.has_rsample else [])]]
-    grid = grid or grid_of(support_of(p), samples[0](2000))
-    return Family(log_prob, samples, (size,), grid)
+    Raises:
+        Excused: If there is none of a size that memory holds.
+    """
+    family = Family.of(p, size)
+    before = family.terms().logsumexp(0)
+    for fineness in (2, 4):
+        finer = Family.of(p, size, fineness=fineness)
+        now = finer.terms().logsumexp(0)
+        if torch.allclose(before, now, rtol=0, atol=5e-4):
+            return family
+        family, before = finer, now
+    raise Excused("its density is too narrow for a grid")
 
 
 def _of_rows(s: Subject) -> Iterator[Family]:
-    if s.given:
+    if s.is_instance:
         raise Excused("it was made for rows of one shape")
     found = False
     for info in [s.data] if s.data else [DataInfo((n,), (0.0, 1.0), levels=2) for n in (1, 2)]:
         event = info.event_shape
-        if not isinstance(event, dict) and torch.Size(event).numel() < 3 and s.cls.accepts(event):
+        if not isinstance(event, dict) and torch.Size(event).numel() < 3 and s.accepts(event):
             found = True
             with torch.no_grad():
-                yield _of_likelihood(s.model(info).double().eval().core.likelihood, info)
+                yield _of_likelihood(s.model(info).double().eval().core.likelihood, s, info)
     if not found:
         raise Excused("it accepts no rows of one or two elements")
 
 
-def _of_likelihood(likelihood: Any, info: DataInfo) -> Family:
+def _of_likelihood(likelihood: Any, s: Subject, info: DataInfo) -> Family:
     if likelihood.discrete is None:
         raise Excused("it says that it is no probability of its rows")
     shapes = shapes_of(likelihood.output_shape)
     y = each(lambda shape: torch.randn(_FAMILIES, *shape).double(), shapes)
+    context = retyped(s.batch(info, _FAMILIES), torch.float64).context
 
     def at(rows: slice, n: int) -> Distribution:  # batch (F, n)
-        return likelihood(each(lambda leaf: leaf[rows, None].expand(-1, n, *leaf.shape[1:]), y))
+        def wide(leaf: Tensor) -> Tensor:
+            return leaf[rows, None].expand(-1, n, *leaf.shape[1:])
+
+        return likelihood(each(wide, y), None if context is None else wide(context))
 
     def sample(n: int) -> Tensor:
         return at(slice(None), n).sample().transpose(0, 1)
@@ -224,12 +264,13 @@ def _of_likelihood(likelihood: Any, info: DataInfo) -> Family:
         low, high = info.data_range
         grid = product_of(torch.linspace(low, high, info.levels).double(), drawn)
     else:
-        grid = grid_of(support_of(at(slice(None), 1)), drawn)
+        grid = grid_of(support_of(at(slice(None), 1)), drawn, fineness=2)
     return Family(log_prob, [sample], tuple(info.event_shape), grid)
 
 
-def _latent_model(s: Subject, size: int) -> Model:
-    if s.given or s.kind == "model" or "latent_shape" in s.around:
+def _latent_model(s: Subject, size: int) -> tuple[Model, Batch]:
+    """A model of so many latents, in float64, and rows, one for each distribution."""
+    if s.is_instance or s.kind == "model" or "latent_shape" in s.around:
         raise Excused("its latents are of one size alone")
     try:
         model = s.model(latent_shape=size).double().eval()
@@ -237,29 +278,31 @@ def _latent_model(s: Subject, size: int) -> Model:
         raise Excused(f"it is not built for {size} latents") from error
     if not s.dense(model.core):
         raise Excused("q declares that it has no density")
-    return model
+    return model, retyped(s.batch(model.info, _FAMILIES), torch.float64)
 
 
-def _features(s: Subject, model: Model) -> Any:
-    """What the encoder makes of some rows."""
+@torch.no_grad()
+def _features(model: Model, batch: Batch) -> Any:
     encoder: Any = model.core.encoder
-    batch = retyped(s.batch(model.info, rows=_FAMILIES), torch.float64)
-    with torch.no_grad():
-        return encoder(batch.x, batch.context)
+    return encoder(batch.x, batch.context)
 
 
-def _p(model: Model) -> Distribution:
+def _p(model: Model, batch: Batch) -> Distribution:
     prior: Any = model.core.prior
-    return prior(None, model.core.infer)
+    return prior(batch.context, model.core.infer)
 
 
-def _q(model: Model, h: Any) -> Distribution:
+def _q(model: Model, h: Any, batch: Batch) -> Distribution:
     def log_joint(z: Tensor) -> Tensor:
         return -z.flatten(2).square().sum(-1) / 2
 
-    return model.core.posterior(h, None, log_joint)
+    return model.core.posterior(h, batch.context, log_joint)
 
 
-DENSITY = (a_density_integrates_to_one, draws_agree_with_the_density)
-PRIOR = (*DENSITY, a_registered_kl_is_the_integral)
-POSTERIOR = (*PRIOR, a_draw_s_own_density_is_right, gradients_go_through_the_draws)
+OF_DENSITIES: tuple[Law, ...] = (a_density_integrates_to_one, draws_agree_with_the_density)
+OF_PRIORS: tuple[Law, ...] = (*OF_DENSITIES, a_registered_kl_is_the_integral)
+OF_POSTERIORS: tuple[Law, ...] = (
+    *OF_PRIORS,
+    a_draw_s_own_density_is_right,
+    gradients_go_through_the_draws,
+)

@@ -46,32 +46,42 @@ def support_of(p: Distribution) -> Any:
     return constraints.real if support is None else support
 
 
-def grid_of(support: Any, draws: Tensor) -> Grid:
+def grid_of(support: Any, draws: Tensor, fineness: int = 1) -> Grid:
     """The grid for densities on a support, of which there are draws (n, F, d).
 
     Its points lie as sinh does around the median of the draws, in units of the middle half of
     them, after the support is mapped onto the real line.
 
+    Arguments:
+        fineness: How many times as many points as usual each axis has.
+
     Raises:
-        Excused: If the support is no product of intervals or of integers.
+        Excused: If the support is no product of intervals or of integers, or the draws lie at its
+            ends, as close as numbers come.
     """
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    flat = draws.shape[2] == 1
     if support is constraints.boolean:
         return product_of(torch.tensor([0.0, 1.0]).double(), draws)
     if support.is_discrete and low is not None:
-        last = int(low) + (3000 if draws.shape[2] == 1 else 400) if high is None else int(high)
+        last = int(low) + (3000 if flat else 400) if high is None else int(high)
         return product_of(torch.arange(int(low), last + 1).double(), draws)
     if support.is_discrete or (low is None and high is None and support is not constraints.real):
         raise Excused("its support is no product of intervals")
     line = _line(low, high)
-    y = line.back(draws).clamp(-line.end, line.end)
+    y = line.back(draws)
+    if (y.abs() >= line.end).double().mean() > 0.01:
+        raise Excused("its draws lie at the ends of its support")
+    y = y.clamp(-line.end, line.end)
     middle = y.median(0).values  # (F, d)
     first, third = y.quantile(torch.tensor([0.25, 0.75]).to(y), dim=0)
     width = (third - first).clamp(min=1e-6)
-    u = torch.linspace(-11, 11, 4001 if draws.shape[2] == 1 else 401).double()
+    u = torch.linspace(-11, 11, (2000 if flat else 300) * fineness + 1).double()
     step, u = log(float(u[1] - u[0])), u[:, None, None]
-    y = (middle + width * u.sinh()).clamp(-line.end, line.end)  # (n, F, d)
-    return _product(line.onto(y), line.log_slope(y) + width.log() + u.cosh().log() + step)
+    y = middle + width * u.sinh()  # (n, F, d)
+    log_volume = line.log_slope(y) + width.log() + u.cosh().log() + step
+    log_volume = torch.where(y.abs() < line.end, log_volume, -torch.inf)
+    return _product(line.onto(y.clamp(-line.end, line.end)), log_volume)
 
 
 def product_of(values: Tensor, draws: Tensor) -> Grid:

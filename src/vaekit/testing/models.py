@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaekit import plugins, specs
 from vaekit.batch import Batch, DataInfo, each, flat
@@ -17,72 +19,61 @@ from vaekit.draw import Draw
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
 from vaekit.testing.subject import (
-    CONTEXT,
     DRAWS,
     ROWS,
     Excused,
+    Law,
     Subject,
     few,
-    rebuilt,
     require,
     retyped,
 )
 
-__all__ = ["EVERY", "FIRST", "OBJECTIVE", "excuse_without_masks", "state_of", "take_step"]
-
-Law = Callable[[Subject], None]
+__all__ = ["FIRST", "OF_ALL", "OF_PARTS", "finish_step", "masked", "state_of"]
 
 
-# What must hold before anything else can be looked at
+# What must hold before anything else can be checked
 
 
 def it_is_built_for_the_rows_it_accepts(s: Subject) -> None:
-    """A part is built for every shape of rows that `accepts` allows, and for no other."""
+    """A part is built for every shape of rows that `accepts` allows."""
     s.model()
-    if s.data is not None or s.given:
+    if s.data is not None or s.is_instance:
         return
     for event in ((4,), (2, 3), (3, 8, 8), (2, 3, 4, 5)):
-        accepted = s.cls.accepts(event)
-        try:
-            s.model(DataInfo(event, (0.0, 1.0), levels=2))
-        except plugins.RegistryError as error:
-            require(not accepted, f"it accepts rows of shape {event} but: {error}")
-        else:
-            require(accepted, f"it accepts no rows of shape {event} but is built for them")
+        if s.accepts(event):
+            try:
+                s.model(DataInfo(event, (0.0, 1.0), levels=2, data_size=100))
+            except plugins.RegistryError as error:
+                raise AssertionError(f"it accepts rows of shape {event} but: {error}") from error
 
 
 def terms_have_one_value_per_draw_and_row(s: Subject) -> None:
-    """Every term of K draws of B rows is finite and (K, B), also with a context."""
+    """Every term of K draws of B rows is finite and (K, B), also of one draw, of one row, and with
+    a context."""
     for info in s.infos():
-        for context in {info.context_features, CONTEXT} if s.data is None else {None}:
-            own = info if context is None else _with_context(info, context)
-            _look_at_shapes(s, s.model(own), s.batch(own))
+        for own in [info] if s.data is not None else [info, s.conditional(info)]:
+            model = s.model(own)
+            _check_shapes(s, model.train(), s.batch(own), DRAWS)
+            for draws, rows in ((DRAWS, ROWS), (1, ROWS), (DRAWS, 1), (1, 1)):
+                _check_shapes(s, model.eval(), s.batch(own, rows), draws)
 
 
-def _with_context(info: DataInfo, features: int) -> DataInfo:
-    return DataInfo(info.event_shape, info.data_range, info.levels, context_features=features)
-
-
-def _look_at_shapes(s: Subject, model: Model, batch: Batch) -> None:
-    draw = model.core.draw(batch, DRAWS)
-    require(
-        draw.z.shape[:2] == (DRAWS, ROWS),
-        f"z of {DRAWS} draws of {ROWS} rows has shape {tuple(draw.z.shape)}",
-    )
+def _check_shapes(s: Subject, model: Model, batch: Batch, draws: int) -> None:
+    draw, rows = model.core.draw(batch, draws), len(batch)
+    told = f"of {draws} draws of {rows} rows"
+    require(draw.z.shape[:2] == (draws, rows), f"z {told} has shape {tuple(draw.z.shape)}")
     for name, term in _terms(s, model.core, draw):
-        wide = (term.shape == (1, ROWS)) if name == "the rate" else False
-        require(
-            wide or term.shape == (DRAWS, ROWS),
-            f"{name} has shape {tuple(term.shape)}, not (K, B)",
-        )
-        require(term.isfinite().all(), f"{name} is not finite")
-    one = (*draw.p.batch_shape,)
-    require(one == (DRAWS, ROWS), f"p(x|z) has batch shape {one}, not (K, B)")
-    shapes = each(tuple, model.info.event_shape)
+        shapes = [(draws, rows), *([(1, rows)] if name == "the rate" else [])]
+        require(term.shape in shapes, f"{name} {told} has shape {tuple(term.shape)}")
+        require(term.isfinite().all(), f"{name} {told} is not finite")
+    found = tuple(draw.p.batch_shape)
+    require(found == (draws, rows), f"p(x|z) {told} has batch shape {found}")
+    wanted = each(tuple, model.info.event_shape)
     for sample in (False, True):
-        made = model.sample(ROWS, batch.context, sample)
+        made = model.sample(rows, batch.context, sample)
         got = each(lambda x: tuple(x.shape[1:]), made)
-        require(got == shapes, f"generated rows have shape {got}, not {shapes}")
+        require(got == wanted, f"generated rows have shape {got}, not {wanted}")
     for terms in (model.objective(model.core, batch, 0), model.evaluate(batch)):
         for name, term in terms.items():
             require(term.isfinite().all(), f"the term {name} is not finite")
@@ -96,81 +87,57 @@ def _terms(s: Subject, core: Core, draw: Draw) -> Iterator[tuple[str, Tensor]]:
         yield "the rate", draw.rate
 
 
-# Laws of every part
+# Laws of all kinds
 
 
 def every_parameter_gets_a_gradient(s: Subject) -> None:
-    """No weight is left out of what is minimised."""
+    """Every weight has a part in what is minimised, with a mask or without."""
     model = s.model().train()
-    batch = s.batch()
-    if s.kind == "objective" or not s.dense(model.core):
-        model.objective(model.core, batch, 0)["loss"].mean().backward()
-        looked: nn.Module = model
-    else:
-        s.weight(model.core, model.core.draw(batch)).sum().backward()
-        looked = model.core
-    idle = [n for n, p in looked.named_parameters() if p.requires_grad and p.grad is None]
+    for batch in _with_and_without_mask(s, model):
+        loss = model.objective(model.core, batch, 0)["loss"].mean()
+        if s.dense(model.core):
+            loss = loss + s.weight(model.core, model.core.draw(batch)).sum()
+        loss.backward()
+    idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     require(not idle, f"no gradient reaches {', '.join(idle)}")
 
 
-def a_row_depends_on_no_other(s: Subject) -> None:
-    """What is said of a row is the same alone and among others, with its own context."""
-    for info in [s.info] if s.data is not None else [_with_context(s.info, CONTEXT)]:
-        model = s.model(info).double().eval()
-        core = model.core
-        if core.likelihood.couples_rows:
-            raise Excused("its likelihood says that it couples rows")
-        batch = retyped(s.batch(info), torch.float64)
-        noise = s.noise(core, batch)
-        for row in range(ROWS):
-            at = slice(row, row + 1)
-            for name, whole, alone in _both(s, core, batch, at, noise):
-                require(
-                    torch.allclose(whole, alone, rtol=1e-9, atol=1e-9),
-                    f"{name} of row {row} is {few(whole)} among {ROWS} rows but {few(alone)} "
-                    "alone",
-                )
+def _with_and_without_mask(s: Subject, model: Model) -> Iterator[Batch]:
+    batch = s.batch(model.info)
+    yield batch
+    try:
+        yield masked(model.core, batch)
+    except Excused:
+        return
 
 
-def _both(
-    s: Subject, core: Core, batch: Batch, at: slice, noise: object
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """What is said of a row among the others, and alone."""
-    own = batch[at]
+def masked(core: Core, batch: Batch) -> Batch:
+    """The batch with a mask, drawn; excuses a likelihood that refuses masks, as it may."""
+    mask = each(lambda x: torch.rand(x.shape) > 0.3, batch.x)
     with torch.no_grad():
-        if noise is not None:
-            levels = noise if isinstance(noise, tuple) else (noise,)
-            cut = tuple(level[:, at] for level in levels)
-            alone = cut if isinstance(noise, tuple) else cut[0]
-            draws = [core.draw(batch, DRAWS, noise=noise), core.draw(own, DRAWS, noise=alone)]  # type: ignore[arg-type]
-            weights = [s.weight(core, draw) for draw in draws]
-            yield "log p(x, z) - log q(z|x)", weights[0][:, at], weights[1]
-            return
-        many, one = (core.infer(b.x, b.context, b.mask) for b in (batch, own))
-        point = core.posterior.point(many)
-        yield "the point of q(z|x)", point[at], core.posterior.point(one)
-        if s.dense(core):
-            yield "log q(z|x)", many.log_prob(point)[at], one.log_prob(point[at])
-        whole = core.likelihood.log_prob(core.decode(point[None], batch.context), batch.x)
-        part = core.likelihood.log_prob(core.decode(point[at][None], own.context), own.x)
-        yield "log p(x|z)", whole[:, at], part
+        p = core.draw(batch).p
+        try:
+            core.likelihood.log_prob(p, batch.x, mask)
+        except ValueError as error:
+            raise Excused(f"its likelihood refuses masks: {error}") from error
+    return Batch(batch.x, batch.context, mask, batch.label)
 
 
-def a_context_that_is_asked_for_counts(s: Subject) -> None:
-    """A part whose `__init__` asks for `context_features` gives something else for another."""
-    if s.given or "context_features" not in specs.arguments(s.cls):
-        raise Excused("it asks for no context_features")
-    info = s.info if s.data is not None else _with_context(s.info, CONTEXT)
-    if not info.context_features:
-        raise Excused("these rows have no context")
-    model = s.model(info).eval()
-    batch, found = s.batch(info), []
-    for shift in (0.0, 1.0):
-        assert batch.context is not None
-        own = Batch(batch.x, batch.context + shift, batch.mask, batch.label)
-        with fixed_noise(1), torch.no_grad():
-            found.append(s.weight(model.core, model.core.draw(own, DRAWS)))
-    require(not torch.equal(*found), "another context gives the same terms")
+def what_is_hidden_does_not_matter(s: Subject) -> None:
+    """Elements that a mask hides may hold anything, NaN too."""
+    for info in s.infos():
+        model = s.model(info).eval()
+        core, batch = model.core, masked(model.core, s.batch(info))
+        noise, found = s.noise(core, batch), []
+        for value in (0.0, 1.0, torch.nan):
+            x = each(lambda leaf, m: torch.where(m, leaf, value), batch.x, batch.mask)  # noqa: B023
+            own = Batch(x, batch.context, batch.mask, batch.label)
+            with fixed_noise(1):
+                weight = s.weight(core, core.draw(own, DRAWS, noise=noise))
+                found.append(torch.cat([weight.flatten(), _flat(model.objective(core, own, 0))]))
+        for other, name in zip(found[1:], ("1", "NaN"), strict=True):
+            same = torch.equal(found[0], other)
+            require(same, f"hidden elements change the terms: {name} in the place of 0")
 
 
 def terms_are_float32_under_autocast(s: Subject) -> None:
@@ -191,6 +158,199 @@ def terms_are_float32_under_autocast(s: Subject) -> None:
             require(term.dtype == torch.float32, f"the term {name} is {term.dtype} under autocast")
 
 
+def it_compiles_whole(s: Subject) -> None:
+    """torch.compile takes core and objective as one region, and the numbers stay the same."""
+    model, batch = s.model(), s.batch()
+    compiled = Compiled(model, {"backend": "aot_eager"})
+    with fixed_noise(1):
+        expected = model.objective(model.core, batch, 3)
+    with fixed_noise(1):
+        found = compiled.terms(batch, 3)
+    for name, term in expected.items():
+        same = torch.allclose(found[name], term, rtol=1e-4, atol=1e-5)
+        require(same, f"{name} is {few(found[name])} compiled but {few(term)} otherwise")
+
+
+def its_state_comes_back(s: Subject) -> None:
+    """A model made again from its description and its state gives the same terms."""
+    model, batch = s.model().train(), s.batch()
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    model.core.keep_draw = True
+    for step in range(2):
+        optimizer.zero_grad()
+        model.objective(model.core, batch, step)["loss"].mean().backward()
+        optimizer.step()
+        finish_step(model)
+    with fixed_noise(99):  # what a part draws in its __init__ has to be in its state
+        again = s.rebuilt(model)
+    again.load_state_dict(model.state_dict())
+    found = []
+    for one in (model.eval(), again.eval()):
+        with fixed_noise(1), torch.no_grad():
+            noise = s.noise(one.core, batch)
+            weight = s.weight(one.core, one.core.draw(batch, DRAWS, noise=noise))
+            found.append(torch.cat([weight.flatten(), _flat(one.objective(one.core, batch, 2))]))
+    before, after = found
+    same = torch.allclose(before, after, rtol=0, atol=0, equal_nan=True)
+    require(same, f"terms were {few(before)} but are {few(after)} in a model made again")
+
+
+def finish_step(model: Model) -> None:
+    """What parts do after a step of the optimizer."""
+    draw, model.core.last_draw = model.core.last_draw, None
+    if draw is not None:
+        with torch.no_grad():
+            for part in model.overriding("after_step"):
+                part.after_step(draw)
+
+
+def forward_changes_no_state(s: Subject) -> None:
+    """Buffers change in `after_step` alone; torch's batch norm and parametrizations are exempt."""
+    model, batch = s.model().train(), s.batch()
+    before = state_of(model)
+    model.core.draw(batch, DRAWS)
+    model.objective(model.core, batch, 0)
+    _unchanged(before, model, "drawing in training")
+    model.evaluate(batch)
+    model.reconstruct(batch.x, batch.context)
+    model.sample(3, None if batch.context is None else batch.context[:3])
+    require(model.training, "evaluation leaves the model in another mode")
+    _unchanged(before, model, "evaluation")
+
+
+def state_of(model: Model) -> dict[str, Tensor]:
+    """Weights and buffers by name, without those that torch's own modules update in forward."""
+    norms = [name for name, m in model.named_modules() if hasattr(m, "num_batches_tracked")]
+    return {
+        name: value.clone()
+        for name, value in [*model.named_parameters(), *model.named_buffers()]
+        if ".parametrizations." not in name
+        and not any(name.startswith(f"{norm}.") for norm in norms)
+    }
+
+
+def _unchanged(before: dict[str, Tensor], model: Model, by: str) -> None:
+    now = dict([*model.named_parameters(), *model.named_buffers()])
+    changed = [name for name, value in before.items() if not torch.equal(value, now[name])]
+    require(not changed, f"{by} changes {', '.join(changed)}")
+
+
+def evaluation_repeats_itself(s: Subject) -> None:
+    """Nothing is random in reconstructing a row through the points of q and p."""
+    model, batch = s.model(), s.batch()
+    once, twice = (flat("x", model.reconstruct(batch.x, batch.context)) for _ in range(2))
+    same = all(torch.equal(x, twice[name]) for name, x in once.items())
+    require(same, "the same rows are reconstructed in two ways")
+
+
+def random_numbers_are_torchs(s: Subject) -> None:
+    """The same seed of torch gives the same terms, and no other generator is used."""
+    model, batch, found = s.model().train(), s.batch(), []
+    before = _other_generators()
+    for one in (deepcopy(model), model):
+        with fixed_noise(1):
+            found.append(_flat(one.objective(one.core, batch, 0)))
+    require(torch.equal(*found), "the terms change from one run with a seed of torch to the next")
+    same = _other_generators() == before
+    require(same, "it draws from Python's or NumPy's generator")
+
+
+def _other_generators() -> tuple[object, ...]:
+    name, keys, *rest = np.random.get_state()
+    return random.getstate(), name, np.asarray(keys).tobytes(), *rest
+
+
+def _flat(terms: dict[str, Tensor]) -> Tensor:
+    return torch.cat([terms[name].detach().reshape(-1) for name in sorted(terms)])
+
+
+# Laws of parts, but not of objectives
+
+
+def a_row_depends_on_no_other(s: Subject) -> None:
+    """The terms of a row are the same alone and among others, with its own context."""
+    info = s.conditional(s.info)
+    model = s.model(info).double().eval()
+    if model.core.likelihood.couples_rows:
+        raise Excused("its likelihood says that it couples rows")
+    batch = retyped(s.batch(info), torch.float64)
+    noise = s.noise(model.core, batch)
+    _compare_rows(s, model.core, batch, noise)
+    model.train()
+    fixed = noise is not None and _is_fixed(s, model.core, batch, noise)
+    if fixed and not any(hasattr(m, "num_batches_tracked") for m in model.modules()):
+        _compare_rows(s, model.core, batch, noise)
+
+
+def _is_fixed(s: Subject, core: Core, batch: Batch, noise: Any) -> bool:
+    """Whether nothing is random in training but the noise that is given."""
+    with torch.no_grad():
+        found = [s.weight(core, core.draw(batch, DRAWS, noise=noise)) for _ in range(2)]
+    return torch.equal(*found)
+
+
+def _compare_rows(s: Subject, core: Core, batch: Batch, noise: Any) -> None:
+    mode = "training" if core.training else "evaluation"
+    for row in range(ROWS):
+        for name, whole, alone in _both(s, core, batch, slice(row, row + 1), noise):
+            same = torch.allclose(whole, alone, rtol=1e-9, atol=1e-9)
+            told = f"{few(whole)} among {ROWS} rows but {few(alone)} alone, in {mode}"
+            require(same, f"{name} of row {row} is {told}")
+
+
+def _both(
+    s: Subject, core: Core, batch: Batch, at: slice, noise: Any
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Each term of a row among the others, and alone."""
+    own = batch[at]
+    with torch.no_grad():
+        if noise is not None:
+            cut = tuple(level[:, at] for level in (noise if isinstance(noise, tuple) else [noise]))
+            alone = cut if isinstance(noise, tuple) else cut[0]
+            draws = core.draw(batch, DRAWS, noise=noise), core.draw(own, DRAWS, noise=alone)
+            whole, single = (s.weight(core, draw) for draw in draws)
+            yield "log p(x, z) - log q(z|x)", whole[:, at], single
+            return
+        many, one = (core.infer(b.x, b.context, b.mask) for b in (batch, own))
+        point = core.posterior.point(many)
+        yield "the point of q(z|x)", point[at], core.posterior.point(one)
+        if s.dense(core):
+            yield "log q(z|x)", many.log_prob(point)[at], one.log_prob(point[at])
+        if prior := getattr(core, "prior", None):
+            of_all, of_one = (prior(b.context, core.infer) for b in (batch, own))
+            yield "log p(z)", of_all.log_prob(point)[at], of_one.log_prob(point[at])
+        whole = core.likelihood.log_prob(core.decode(point[None], batch.context), batch.x)
+        single = core.likelihood.log_prob(core.decode(point[at][None], own.context), own.x)
+        yield "log p(x|z)", whole[:, at], single
+
+
+_PLACE_OF_CONTEXT = {"encoder": 1, "posterior": 1, "prior": 0, "decoder": 1, "likelihood": 1}
+
+
+def a_context_that_is_asked_for_counts(s: Subject) -> None:
+    """A part whose `__init__` asks for `context_features` gives something else for another
+    context."""
+    asks = not s.is_instance and "context_features" in specs.arguments(s.cls)
+    if s.kind not in _PLACE_OF_CONTEXT or not asks:
+        raise Excused("it asks for no context_features")
+    info = s.conditional(s.info)
+    if not info.context_features:
+        raise Excused("these rows have no context")
+    model, batch, found = s.model(info).eval(), s.batch(info), []
+    noise, place = s.noise(model.core, batch), _PLACE_OF_CONTEXT[s.kind]
+
+    def shift(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (*args[:place], args[place] + 1, *args[place + 1 :])
+
+    for shifted in (False, True):
+        if shifted:
+            getattr(model.core, s.kind).register_forward_pre_hook(shift)
+        with fixed_noise(1), torch.no_grad():
+            draw = model.core.draw(batch, DRAWS, noise=noise)
+            found.append(s.weight(model.core, draw))
+    require(not torch.equal(*found), "another context of its own gives the same terms")
+
+
 def weights_of_any_type_give_float32_terms(s: Subject) -> None:
     """Terms of a model that was cast to a half type are float32, and of float64 float64."""
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
@@ -202,150 +362,23 @@ def weights_of_any_type_give_float32_terms(s: Subject) -> None:
             require(term.isfinite().all(), f"{name} is not finite where weights are {dtype}")
 
 
-def what_is_hidden_does_not_matter(s: Subject) -> None:
-    """Elements that a mask hides may hold anything, NaN too."""
-    for info in s.infos():
-        core = s.model(info).eval().core
-        batch = s.batch(info)
-        mask = each(lambda x: torch.rand(x.shape) > 0.3, batch.x)
-        excuse_without_masks(core, batch, mask)
-        noise, found = s.noise(core, batch), []
-        for hidden in (0.0, 1.0, torch.nan):
-            x = each(lambda leaf, m: torch.where(m, leaf, hidden), batch.x, mask)  # noqa: B023
-            own = Batch(x, batch.context, mask, batch.label)
-            with fixed_noise(1):
-                found.append(s.weight(core, core.draw(own, DRAWS, noise=noise)))
-        for other, held in zip(found[1:], ("1", "NaN"), strict=True):
-            same = torch.equal(found[0], other)
-            require(same, f"with {held} in the place of 0 where a mask hides, terms are others")
-
-
-def excuse_without_masks(core: Core, batch: Batch, mask: object) -> None:
-    """Excuses a likelihood that says that it cannot leave elements out."""
-    p = core.draw(batch).p
-    try:
-        core.likelihood.log_prob(p, batch.x, mask)
-    except ValueError as error:
-        if "factorises over elements" in str(error):
-            raise Excused("its likelihood does not factorise over elements") from error
-        raise
-
-
-def it_compiles_whole(s: Subject) -> None:
-    """torch.compile takes core and objective as one region, and the numbers are the same."""
-    model, batch = s.model(), s.batch()
-    compiled = Compiled(model, {"backend": "aot_eager"})
-    with fixed_noise(1):
-        expected = model.objective(model.core, batch, 3)
-    with fixed_noise(1):
-        found = compiled.terms(batch, 3)
-    for name, term in expected.items():
-        require(torch.allclose(found[name], term, rtol=1e-4, atol=1e-5), f"{name} is another")
-
-
-def its_state_comes_back(s: Subject) -> None:
-    """A model made again from its description and its state says what it said."""
-    model, batch = s.model().train(), s.batch()
-    for step in range(2):
-        take_step(model, batch, step)
-    with fixed_noise(99):  # what a part draws in its __init__ has to be in its state
-        again = rebuilt(s, model)
-    again.load_state_dict(model.state_dict())
-    found = []
-    for one in (model.eval(), again.eval()):
-        with fixed_noise(1), torch.no_grad():
-            noise = s.noise(one.core, batch)
-            found.append(s.weight(one.core, one.core.draw(batch, DRAWS, noise=noise)))
-    require(torch.equal(*found), f"terms were {few(found[0])} and are {few(found[1])} again")
-
-
-def take_step(model: Model, batch: Batch, step: int) -> None:
-    """A step of plain gradient descent, with what parts do after it."""
-    model.core.keep_draw = True
-    loss = model.objective(model.core, batch, step)["loss"].mean()
-    weights = [p for p in model.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-    with torch.no_grad():
-        for p, g in zip(weights, gradients, strict=True):
-            if g is not None:
-                p.sub_(0.01 * g)
-        draw, model.core.last_draw = model.core.last_draw, None
-        if draw is not None:
-            for part in model.overriding("after_step"):
-                part.after_step(draw)
-
-
-def forward_changes_no_state(s: Subject) -> None:
-    """Buffers change in `after_step` alone; torch's own batch norm may as it is used to."""
-    model, batch = s.model().train(), s.batch()
-    before = state_of(model)
-    model.core.draw(batch, DRAWS)
-    model.objective(model.core, batch, 0)
-    _unchanged(before, model, "drawing in training")
-    model.eval()
-    model.evaluate(batch)
-    model.sample(3, None if batch.context is None else batch.context[:3])
-    model.train()
-    once, twice = (
-        flat("x", model.reconstruct(batch.x, batch.context)),
-        flat("x", model.reconstruct(batch.x, batch.context)),
-    )
-    same = all(torch.equal(x, twice[name]) for name, x in once.items())
-    require(same, "rows are reconstructed in another way the second time")
-    require(model.training, "evaluation leaves the model in another mode")
-    _unchanged(before, model, "evaluation")
-
-
-def state_of(model: Model) -> dict[str, Tensor]:
-    """Weights and buffers by name, without those of torch's batch norm."""
-    norms = [name for name, m in model.named_modules() if hasattr(m, "num_batches_tracked")]
-    return {
-        name: value.clone()
-        for name, value in [*model.named_parameters(), *model.named_buffers()]
-        if not any(name.startswith(f"{norm}.") for norm in norms)
-    }
-
-
-def _unchanged(before: dict[str, Tensor], model: Model, by: str) -> None:
-    now = dict([*model.named_parameters(), *model.named_buffers()])
-    changed = [name for name, value in before.items() if not torch.equal(value, now[name])]
-    require(not changed, f"{by} changes {', '.join(changed)}")
-
-
-def random_numbers_are_torchs(s: Subject) -> None:
-    """The same seed of torch gives the same terms, and no other generator is used."""
-    model, batch, found = s.model().train(), s.batch(), []
-    before = _other_generators()
-    for _ in range(2):
-        with fixed_noise(1):
-            terms = model.objective(model.core, batch, 0)
-            found.append(torch.cat([terms[name].reshape(-1) for name in sorted(terms)]))
-    require(torch.equal(*found), "after the same torch.manual_seed the terms are others")
-    same = _other_generators() == before
-    require(same, "it draws from Python's or NumPy's generator")
-
-
-def _other_generators() -> tuple[object, ...]:
-    name, keys, *rest = np.random.get_state()
-    return random.getstate(), name, np.asarray(keys).tobytes(), *rest
-
-
 FIRST: tuple[Law, ...] = (
     it_is_built_for_the_rows_it_accepts,
     terms_have_one_value_per_draw_and_row,
 )
-OBJECTIVE: tuple[Law, ...] = (
+OF_ALL: tuple[Law, ...] = (
     every_parameter_gets_a_gradient,
+    what_is_hidden_does_not_matter,
     terms_are_float32_under_autocast,
     it_compiles_whole,
     its_state_comes_back,
     forward_changes_no_state,
+    evaluation_repeats_itself,
     random_numbers_are_torchs,
 )
-EVERY: tuple[Law, ...] = (
-    *OBJECTIVE,
+OF_PARTS: tuple[Law, ...] = (
+    *OF_ALL,
     a_row_depends_on_no_other,
     a_context_that_is_asked_for_counts,
     weights_of_any_type_give_float32_terms,
-    what_is_hidden_does_not_matter,
 )

@@ -1,11 +1,12 @@
-"""A part, and the small models and rows that the laws look at it in."""
+"""What is held to the laws: a part in small models, or a schedule or data module by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
 
@@ -14,22 +15,24 @@ from torch import Tensor, nn
 
 from vaekit import plugins
 from vaekit.batch import Batch, DataInfo, each
-from vaekit.contracts import Core
+from vaekit.contracts import Core, Posterior
 from vaekit.distributions import takes_noise
 from vaekit.draw import Draw
 from vaekit.model import Model
+from vaekit.noise import fixed_noise
 from vaekit.part import Noise
 
 __all__ = [
     "CONTEXT",
     "DRAWS",
-    "EVENTS",
     "ROWS",
     "Choice",
     "Excused",
+    "Law",
+    "Made",
     "Subject",
+    "UsageError",
     "few",
-    "rebuilt",
     "require",
     "retyped",
 ]
@@ -37,9 +40,11 @@ __all__ = [
 Choice = str | type | nn.Module
 """A part by its name, its class, or an instance."""
 
+Law = Callable[[Any], None]
+"""Raises an error where what it is given breaks the law."""
+
 ROWS, DRAWS, CONTEXT = 5, 3, 2
-EVENTS = ((1, 13, 10), (7,))
-"""The shapes of rows that a part is tried on, as far as it accepts them."""
+_EVENTS = ((1, 13, 10), (7,), (3, 16, 16))
 
 _SMALL: dict[str, Any] = {
     "latent_shape": 4,
@@ -52,15 +57,47 @@ class Excused(Exception):
     """Raised by a law that does not concern a part; the text says why."""
 
 
+class UsageError(ValueError):
+    """A part cannot be checked as it was given."""
+
+
 def require(holds: object, told: str) -> None:
     """Raises an AssertionError with this text unless something holds."""
     if not holds:
         raise AssertionError(told)
 
 
+class _Named:
+    """What has a part by its name, its class or an instance."""
+
+    kind: str
+    part: Any
+
+    @property
+    def cls(self) -> Any:
+        """Its class."""
+        if isinstance(self.part, str):
+            return plugins.load(plugins.find(self.kind, self.part))
+        return self.part if isinstance(self.part, type) else type(self.part)
+
+    @property
+    def is_instance(self) -> bool:
+        """Whether it was given as an instance."""
+        return not isinstance(self.part, str | type)
+
+    @contextmanager
+    def known(self) -> Iterator[None]:
+        """Registers its class for the time of a block, where no package did."""
+        if isinstance(self.part, type):
+            with plugins.known(self.part):
+                yield
+        else:
+            yield
+
+
 @dataclass
-class Subject:
-    """A part whose laws are looked at.
+class Subject(_Named):
+    """A part that stands in models.
 
     Arguments:
         kind: Its kind; "model" for a whole model.
@@ -76,70 +113,80 @@ class Subject:
     data: DataInfo | None = None
     around: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def cls(self) -> Any:
-        """Its class."""
-        if isinstance(self.part, str):
-            return plugins.load(plugins.find(self.kind, self.part))
-        return self.part if isinstance(self.part, type) else type(self.part)
-
-    @property
-    def given(self) -> bool:
-        """Whether it was given as an instance, which fits rows of one kind alone."""
-        return not isinstance(self.part, str | type)
-
-    @contextmanager
-    def known(self) -> Iterator[None]:
-        """Registers its class meanwhile, where no package did."""
-        with plugins.known(self.part) if isinstance(self.part, type) else _nothing():
-            yield
-
     def choice(self) -> Any:
         """It, as an argument of `Model`."""
-        if self.given:
+        if self.is_instance:
             return deepcopy(self.part)
-        cls = self.cls
-        path = f"{cls.__module__}.{cls.__qualname__}"
+        path = f"{self.cls.__module__}.{self.cls.__qualname__}"
         return {"class_path": path, "init_args": dict(self.init_args)}
 
     # The small models
 
     def infos(self) -> list[DataInfo]:
-        """What is known of the rows that it is tried on."""
+        """What is known of the rows that it is tried on, one shape of rows or two.
+
+        Raises:
+            UsageError: If it accepts none of the usual rows, or is an instance, for which nobody
+                knows the rows.
+        """
         if self.data is not None:
             return [self.data]
-        if self.given:
-            raise ValueError(
-                "Expected data=DataInfo(...), what is known of the rows that an instance was made "
-                "for, beside the instance."
+        usual = [DataInfo(e, (0.0, 1.0), 2, data_size=100) for e in _EVENTS if self.accepts(e)]
+        if self.is_instance or not usual:
+            why = "was made for" if self.is_instance else "accepts"
+            raise UsageError(
+                f"Expected data=DataInfo(...), what is known of rows that the {self.kind} {why}."
             )
-        return [DataInfo(e, (0.0, 1.0), levels=2) for e in EVENTS if self.cls.accepts(e)]
+        return usual[:2]
+
+    def accepts(self, event: tuple[int, ...]) -> bool:
+        """Whether its class is for rows of this shape."""
+        return bool(self.cls.accepts(event))
 
     @property
     def info(self) -> DataInfo:
-        """The first of them."""
-        return next(iter(self.infos()))
+        """The first of `infos`."""
+        return self.infos()[0]
+
+    def conditional(self, info: DataInfo) -> DataInfo:
+        """The same with a context, unless it was said what the rows are."""
+        return info if self.data is not None else replace(info, context_features=CONTEXT)
 
     def model(self, info: DataInfo | None = None, **changes: Any) -> Model:
-        """A small model with it in, made anew."""
+        """A small model with it in, made anew, whose parts have looked at rows."""
+        info = info or self.info
         if isinstance(self.part, Model):
             return deepcopy(self.part)
         chosen = {**_SMALL, **self.around, self.kind: self.choice(), **changes}
-        return Model(info or self.info, **chosen)
+        model = Model(info, **chosen)
+        starting = model.overriding("start")
+        if starting:
+            with fixed_noise(5), torch.no_grad():
+                batch = self.batch(info, 20)
+                for part in starting:
+                    part.start(iter([batch]))
+        return model
 
-    # Rows and noise
+    def rebuilt(self, model: Model) -> Model:
+        """A model of the same description, which was text in between."""
+        if model.instances:
+            return self.model(model.info)
+        return Model(**json.loads(json.dumps(model.spec)))
+
+    # Rows, noise and terms
 
     def batch(self, info: DataInfo | None = None, rows: int = ROWS) -> Batch:
         """Rows of that kind, with contexts and labels where they have any."""
         info = info or self.info
-        drawn = {name: _rows(entry, rows) for name, entry in info.entries().items()}
+        whole = self.kind == "likelihood" and self.cls.discrete is True
+        drawn = {name: _rows(entry, rows, whole) for name, entry in info.entries().items()}
         x = drawn if isinstance(info.event_shape, dict) else drawn["x"]
         context = torch.randn(rows, info.context_features) if info.context_features else None
         label = None if info.classes is None else torch.randint(info.classes, (rows,))
         return Batch(x, context, label=label)
 
     def noise(self, core: Core, batch: Batch, samples: int = DRAWS) -> Noise | None:
-        """Noise to draw with, where q's map from noise is registered at every level."""
+        """Noise to draw with; None where q's map from noise is not registered at every level."""
         with torch.no_grad():
             levels = core.draw(batch, samples).levels
         if not all(takes_noise(level.q) for level in levels):
@@ -149,7 +196,7 @@ class Subject:
 
     def dense(self, core: Core) -> bool:
         """Whether every posterior has a density."""
-        return all(getattr(part, "density", True) for part in core.modules())
+        return all(part.density for part in core.modules() if isinstance(part, Posterior))
 
     def weight(self, core: Core, draw: Draw) -> Tensor:
         """log p(x, z) - log q(z|x); without the last where q has no density. (K, B)."""
@@ -157,21 +204,37 @@ class Subject:
         return joint - draw.log_posterior if self.dense(core) else joint
 
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+@dataclass
+class Made(_Named):
+    """A schedule or a data module, made anew each time.
+
+    Arguments:
+        kind: "schedule" or "data".
+        part: Its name, its class or an instance.
+        init_args: Its arguments.
+    """
+
+    kind: str
+    part: Any
+    init_args: Mapping[str, Any] = field(default_factory=dict)
+
+    def make(self) -> Any:
+        """It, as if nobody had used it."""
+        return deepcopy(self.part) if self.is_instance else self.cls(**self.init_args)
 
 
-def _rows(info: DataInfo, rows: int) -> Tensor:
-    """Values from all over the range, or of its levels."""
-    low, high = (
-        end if isfinite(end) else end_of_infinite
-        for end, end_of_infinite in zip(info.data_range, (-2.0, 2.0), strict=True)
-    )
+def _rows(info: DataInfo, rows: int, whole: bool) -> Tensor:
+    """Values from all over the range, or of its levels; of an open end, up to 4 away."""
+    low, high = info.data_range
+    if not isfinite(low):
+        low = high - 4 if isfinite(high) else -2.0
+    if not isfinite(high):
+        high = low + 4
     shape = (rows, *info.event_shape)
     if isinstance(info.levels, int):
         return low + (high - low) * torch.randint(info.levels, shape) / (info.levels - 1)
-    return low + (high - low) * torch.rand(shape)
+    x = low + (high - low) * torch.rand(shape)
+    return x.round() if whole else x
 
 
 def retyped(batch: Batch, dtype: torch.dtype) -> Batch:
@@ -179,11 +242,6 @@ def retyped(batch: Batch, dtype: torch.dtype) -> Batch:
     context = None if batch.context is None else batch.context.to(dtype)
     x = each(lambda leaf: leaf.to(dtype), batch.x)
     return Batch(x, context, batch.mask, batch.label)
-
-
-def rebuilt(subject: Subject, model: Model) -> Model:
-    """A model of the same description; where it holds instances, made of fresh copies."""
-    return subject.model(model.info) if model.instances else Model(**model.spec)
 
 
 def few(x: Tensor) -> str:

@@ -1,113 +1,52 @@
-"""The laws of schedules and of data modules."""
+"""The laws of data modules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
-from copy import deepcopy
-from dataclasses import dataclass, field
-from math import isfinite
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vaekit import specs
-from vaekit.batch import Batch, Tree, each, flat, within
+from vaekit.batch import Batch, DataInfo, Tree, each, first, flat, leaves, within
 from vaekit.data.base import DataModule
 from vaekit.noise import fixed_noise
-from vaekit.schedules import Schedule, weight_at
-from vaekit.testing.subject import Excused, require
+from vaekit.testing.subject import Excused, Law, Made, require
 
-__all__ = ["DATA", "SCHEDULE", "Made"]
+__all__ = ["OF_DATA"]
 
-_STEPS = (0, 1, 2, 10, 1000, 10**6)
-
-
-@dataclass
-class Made:
-    """A schedule or a data module whose laws are looked at, made anew each time.
-
-    Arguments:
-        kind: "schedule" or "data".
-        part: Its name, its class or an instance.
-        init_args: Its arguments.
-    """
-
-    kind: str
-    part: Any
-    init_args: dict[str, Any] = field(default_factory=dict)
-
-    def make(self) -> Any:
-        if isinstance(self.part, str):
-            return specs.build(self.kind, {"class_path": self.part, "init_args": self.init_args})
-        return self.part(**self.init_args) if isinstance(self.part, type) else deepcopy(self.part)
-
-
-# Schedules
-
-
-def weights_are_finite_numbers(s: Made) -> None:
-    """A schedule gives a finite number for every step from 0 on."""
-    schedule: Schedule = s.make()
-    for step in _STEPS:
-        weight = schedule(step)
-        told = f"at step {step} it gives {weight!r}"
-        require(isinstance(weight, int | float) and isfinite(weight), told)
-
-
-def a_weight_depends_on_the_step_alone(s: Made) -> None:
-    """Steps in any order give the same weights, as a fit that goes on needs it."""
-    one, other = s.make(), s.make()
-    forwards = [one(step) for step in _STEPS]
-    backwards = [other(step) for step in reversed(_STEPS)][::-1]
-    require(forwards == backwards, f"in order {forwards} but backwards {backwards}")
-
-
-def a_compiled_weight_is_the_same(s: Made) -> None:
-    """In a compiled model its weight is a tensor of the same value, and no step is compiled
-    again."""
-    schedule: Schedule = s.make()
-
-    def weighed(x: Tensor) -> Tensor:
-        return x * weight_at(schedule, 0)
-
-    region: Any = torch.compile(weighed, backend="eager", fullgraph=True)
-    for step in _STEPS:
-        schedule.place(step, torch.device("cpu"))
-        found = float(region(torch.ones(1, dtype=torch.float64)))
-        require(found == schedule(step), f"at step {step} {found} for {schedule(step)}")
-
-
-# Data
+_SEEN = 2000  # rows of a split, at most, whose values are checked
 
 
 def rows_are_as_declared(s: Made) -> None:
-    """Shape, range, levels, labels and contexts of every row are those of `info`."""
+    """The first rows of each split have the shape, range, levels and classes that `info` says."""
     data: DataModule = s.make()
     info = data.info
     for split in data.splits:
-        for batch in data.rows(split, 2000):
+        for batch in data.rows(split, _SEEN):
             shapes = each(lambda x: tuple(x.shape[1:]), batch.x)
             told = f"rows of the {split} split have shape {shapes}"
             require(shapes == info.event_shape, f"{told} but {info.event_shape} is declared")
             for name, entry in info.entries().items():
-                _look_at_values(batch, name, entry)
+                _check_values(batch, name, entry)
             features = 0 if batch.context is None else batch.context.shape[1]
             require(features == info.context_features, f"contexts have {features} columns")
             if info.classes is not None and batch.label is not None:
                 least, most = int(batch.label.min()), int(batch.label.max())
                 require(least >= -1 and most < info.classes, f"labels span {least} to {most}")
-    rows = sum(len(batch) for batch in data.rows("train"))
+    rows = len(data.numbers("train"))
     require(rows == info.data_size, f"it declares {info.data_size} training rows but has {rows}")
 
 
-def _look_at_values(batch: Batch, name: str, entry: Any) -> None:
+def _check_values(batch: Batch, name: str, entry: DataInfo) -> None:
     x: Tensor = batch.x[name] if isinstance(batch.x, dict) else batch.x
     mask = batch.mask[name] if isinstance(batch.mask, dict) else batch.mask
     if mask is not None:
         require(mask.shape == x.shape and mask.dtype == torch.bool, "a mask is unlike x")
         x = x[mask]
+    if not x.numel():
+        return
     require(x.isfinite().all(), f"{name} has values that are not finite")
     low, high = float(x.min()), float(x.max())
     told = f"{name} spans [{low:g}, {high:g}] but {entry.data_range} is declared"
@@ -119,10 +58,17 @@ def _look_at_values(batch: Batch, name: str, entry: Any) -> None:
 
 
 def splits_share_no_row(s: Made) -> None:
-    """No row is in two splits."""
+    """No row in memory is in two splits, whether by number or as a view."""
     data: DataModule = s.make()
-    numbers = torch.cat([data.numbers(split) for split in data.splits])
-    require(len(numbers) == len(numbers.unique()), "a row is in two splits")
+    data.prepare_data()
+    places = []
+    for rows in data.load().values():
+        x = first(rows.x)
+        step = x.stride(0) * x.element_size() if x.dim() else 0
+        at = torch.arange(len(x)) if rows.index is None else rows.index
+        places.append(x.data_ptr() + step * at)
+    every = torch.cat(places)
+    require(len(every) == len(every.unique()), "a row is in two splits, or twice in one")
 
 
 def the_same_arguments_give_the_same_rows(s: Made) -> None:
@@ -130,7 +76,7 @@ def the_same_arguments_give_the_same_rows(s: Made) -> None:
     one, other = s.make(), s.make()
     for split in one.splits:
         same = _equal(_rows(one, split), _rows(other, split))
-        require(same, f"the {split} rows of a second module are others")
+        require(same, f"the {split} rows of a second module differ")
 
 
 def held_out_rows_stay(s: Made) -> None:
@@ -142,17 +88,32 @@ def held_out_rows_stay(s: Made) -> None:
         for seed, size in enumerate(sizes):
             with fixed_noise(seed):
                 found.append(_rows(data, split, size))
-        require(_equal(*found), f"the {split} rows are others the second time")
+        require(_equal(*found), f"the {split} rows differ the second time")
 
 
 def every_training_row_is_in_one_batch(s: Made) -> None:
     """An epoch gives each training row once, in batches of at most `batch_size`."""
     data: DataModule = s.make()
     size = data.info.data_size
-    lengths = [len(batch) for batch in data.train_dataloader()]
+    batches = list(data.train_dataloader())
+    lengths = [len(batch) for batch in batches]
     require(sum(lengths) == size, f"an epoch has {sum(lengths)} rows of {size}")
     told = f"a batch has {max(lengths)} rows where {data.batch_size} are wanted"
     require(max(lengths) <= data.batch_size, told)
+    if data.binarize != "dynamic" and not data.dequantize:
+        # What becomes of a value is one-to-one, so that as many rows differ before as after.
+        given, whole = _different(batches), _different(data.rows("train"))
+        require(given == whole, f"{given} different rows are given of {whole}")
+
+
+def _different(batches: Iterator[Batch] | list[Batch]) -> int:
+    return len(
+        {
+            b"".join(leaf[row].contiguous().numpy().tobytes() for leaf in leaves(batch.x))
+            for batch in batches
+            for row in range(len(batch))
+        }
+    )
 
 
 def its_description_makes_it_again(s: Made) -> None:
@@ -162,15 +123,14 @@ def its_description_makes_it_again(s: Made) -> None:
         raise Excused("it was made from what no checkpoint can note")
     again = specs.build("data", data.spec)
     require(again.info == data.info, "it declares something else")
-    require(_equal(_rows(again, "train"), _rows(data, "train")), "its training rows are others")
+    require(_equal(_rows(again, "train"), _rows(data, "train")), "its training rows differ")
 
 
 def _rows(data: DataModule, split: str, batch_size: int = 1000) -> dict[str, Tensor]:
-    """The first rows of a split, by name."""
+    """The first rows of a split, by column."""
     limit = min(200, len(data.numbers(split)))
     with fixed_noise(0) if split == "train" else nullcontext():
-        batches = list(data.rows(split, limit, batch_size))
-    columns = [{n: x for n, x in _columns(batch)} for batch in batches]
+        columns = [dict(_columns(batch)) for batch in data.rows(split, limit, batch_size)]
     return {name: torch.cat([c[name] for c in columns]) for name in columns[0]}
 
 
@@ -192,12 +152,7 @@ def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     )
 
 
-SCHEDULE: tuple[Callable[[Made], None], ...] = (
-    weights_are_finite_numbers,
-    a_weight_depends_on_the_step_alone,
-    a_compiled_weight_is_the_same,
-)
-DATA: tuple[Callable[[Made], None], ...] = (
+OF_DATA: tuple[Law, ...] = (
     rows_are_as_declared,
     splits_share_no_row,
     the_same_arguments_give_the_same_rows,
