@@ -17,6 +17,18 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("gpu")
 
 
+def test_the_slope_is_that_of_the_last_three_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    growth = importlib.import_module("growth")
+    sizes = [1, 10, 100, 1000]
+    assert growth.slope(sizes, [7.0, 2.0, 8.0, 32.0]) == pytest.approx(
+        growth.log(4) / growth.log(10)
+    )
+    found = growth.measured(growth.Sizes(batch=4, latent=2, event=8, depth=2), steps=5)
+    assert found.keys() == set(growth.COSTS)
+    assert all(seconds > 0 for seconds in found.values())
+
+
 @pytest.mark.parametrize(
     "run",
     [
