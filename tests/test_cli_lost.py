@@ -138,6 +138,7 @@ def test_a_stranger_in_a_checkpoint_s_settings_is_not_imported(
     assert not Path("marker").exists()
 
 
+@pytest.mark.slow
 def test_a_model_below_the_baseline_is_called_so(
     cli: Cli, capsys: pytest.CaptureFixture[str]
 ) -> None:

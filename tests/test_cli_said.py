@@ -55,6 +55,7 @@ def test_what_was_said_of_a_fit_is_not_said_again(
     assert "warning" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_is_said_is_what_a_user_of_vaekit_wants_to_know(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vaekit", "fit", *map(str, FAST)]
     grey = [*command, "--data.binarize", "none"]

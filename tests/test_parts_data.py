@@ -93,6 +93,7 @@ def test_a_product_of_experts_is_the_posterior_of_the_entries_that_are_shown() -
     assert draw.log_likelihood[0, 3] == 0
 
 
+@pytest.mark.slow
 def test_an_entry_s_likelihood_keeps_its_running_state(tmp_path: Path) -> None:
     # The optimal scale is that of its own entry, of the elements that its mask shows.
     module = two_modalities(tmp_path)
@@ -115,6 +116,7 @@ def test_an_entry_s_likelihood_keeps_its_running_state(tmp_path: Path) -> None:
     assert error < 0.9 * batch.x["code"][batch.mask["code"]].var()
 
 
+@pytest.mark.slow
 def test_a_missing_modality_is_filled_in_from_the_other(tmp_path: Path) -> None:
     module = two_modalities(tmp_path)
     model = Model(module, latent_shape=8, **PARTS["poe"])

@@ -232,6 +232,7 @@ def test_plugins_are_listed_from_metadata_without_imports(
     assert not (tmp_path / "marker").exists()
 
 
+@pytest.mark.slow
 def test_plugins_check_says_what_is_broken_and_why(vaekit: Callable[..., str]) -> None:
     listing = vaekit("plugins", "--check", code=1)
     assert "One linear layer and a sine." in listing

@@ -11,7 +11,7 @@ from torch import Tensor
 from vaekit.batch import Batch, DataInfo, each
 from vaekit.importance import log_likelihood
 from vaekit.noise import fixed_noise
-from vaekit.testing.models import masked
+from vaekit.testing.models import PLACE_OF_CONTEXT, masked
 from vaekit.testing.subject import DRAWS, Excused, Law, Subject, few, require, retyped
 
 __all__ = ["OF_CORES", "OF_LIKELIHOODS", "OF_OBJECTIVES", "rates_agree_with_the_draws"]
@@ -138,10 +138,40 @@ def no_elements_have_probability_one(s: Subject) -> None:
     require((log_p.abs() < 1e-3).all(), f"it is {few(log_p)}")
 
 
+def every_part_gets_its_rows_context(s: Subject) -> None:
+    """Encoder, posterior, prior, decoder and likelihood are called with the contexts of the rows
+    they work on, also for each of several draws."""
+    info = s.conditional(s.info)
+    if not info.context_features:
+        raise Excused("these rows have no context")
+    core, batch = s.model(info).eval().core, s.batch(info)
+    parts = {kind: getattr(core, kind, None) for kind in PLACE_OF_CONTEXT}
+    given: dict[str, list[Any]] = {kind: [] for kind, part in parts.items() if part is not None}
+    for kind in given:
+
+        def note(module: Any, args: tuple[Any, ...], kind: str = kind) -> None:
+            given[kind].append(args[PLACE_OF_CONTEXT[kind]])
+
+        parts[kind].register_forward_pre_hook(note)  # type: ignore[union-attr]
+    with torch.no_grad():
+        s.weight(core, core.draw(batch, DRAWS))
+    assert batch.context is not None
+    rows = {
+        "decoder": batch.context.repeat(DRAWS, 1),
+        "likelihood": batch.context.expand(DRAWS, -1, -1),
+    }
+    for kind, contexts in given.items():
+        wanted = rows.get(kind, batch.context)
+        for context in contexts:
+            same = context is not None and torch.equal(context, wanted)
+            require(same, f"the {kind} gets {'none' if context is None else few(context)}")
+
+
 OF_LIKELIHOODS: tuple[Law, ...] = (shown_and_hidden_add_up, no_elements_have_probability_one)
 OF_OBJECTIVES: tuple[Law, ...] = (what_it_calls_a_bound_is_one, losses_of_q_are_minimised)
 OF_CORES: tuple[Law, ...] = (
     all_rows_together_have_probability_one,
     rates_agree_with_the_draws,
     stopping_leaves_the_value_and_the_path,
+    every_part_gets_its_rows_context,
 )

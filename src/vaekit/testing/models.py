@@ -29,7 +29,15 @@ from vaekit.testing.subject import (
     retyped,
 )
 
-__all__ = ["FIRST", "OF_ALL", "OF_PARTS", "finish_step", "masked", "state_of"]
+__all__ = [
+    "FIRST",
+    "OF_ALL",
+    "OF_PARTS",
+    "PLACE_OF_CONTEXT",
+    "finish_step",
+    "masked",
+    "state_of",
+]
 
 
 # What must hold before anything else can be checked
@@ -324,20 +332,21 @@ def _both(
         yield "log p(x|z)", whole[:, at], single
 
 
-_PLACE_OF_CONTEXT = {"encoder": 1, "posterior": 1, "prior": 0, "decoder": 1, "likelihood": 1}
+PLACE_OF_CONTEXT = {"encoder": 1, "posterior": 1, "prior": 0, "decoder": 1, "likelihood": 1}
+"""Where among its arguments a part receives the context."""
 
 
 def a_context_that_is_asked_for_counts(s: Subject) -> None:
     """A part whose `__init__` asks for `context_features` gives something else for another
     context."""
     asks = not s.is_instance and "context_features" in specs.arguments(s.cls)
-    if s.kind not in _PLACE_OF_CONTEXT or not asks:
+    if s.kind not in PLACE_OF_CONTEXT or not asks:
         raise Excused("it asks for no context_features")
     info = s.conditional(s.info)
     if not info.context_features:
         raise Excused("these rows have no context")
     model, batch, found = s.model(info).eval(), s.batch(info), []
-    noise, place = s.noise(model.core, batch), _PLACE_OF_CONTEXT[s.kind]
+    noise, place = s.noise(model.core, batch), PLACE_OF_CONTEXT[s.kind]
 
     def shift(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (*args[:place], args[place] + 1, *args[place + 1 :])
