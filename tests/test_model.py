@@ -17,6 +17,7 @@ from vaekit import Model, VAEModule, plugins, register
 from vaekit.batch import Batch, DataInfo
 from vaekit.contracts import Encoder, Likelihood, Prior
 from vaekit.likelihoods import Gaussian
+from vaekit.noise import fixed_noise
 from vaekit.plugins import RegistryError
 from vaekit.vae import VAE
 
@@ -188,6 +189,20 @@ def test_use_leaves_each_module_in_its_mode() -> None:
     assert model.training
     assert model.core.decoder.training
     assert not any(module.training for module in model.core.encoder.modules())
+
+
+def test_a_model_in_training_mode_is_evaluated_as_any_other() -> None:
+    model = Model(DataInfo((6,), (0.0, 1.0), levels=2), latent_shape=2)
+    model.core.encoder.net.append(nn.Dropout(0.5))
+    x = torch.ones(4, 6)
+    seen = [model.eval().encode(x), model.train().encode(x)]
+    assert torch.equal(*seen)
+    terms = []
+    for mode in (False, True):
+        with fixed_noise(1):
+            terms.append(model.train(mode).evaluate(Batch(x))["elbo"])
+    assert torch.equal(*terms)
+    assert model.training
 
 
 def test_parameters_are_made_in_float32_at_least() -> None:
