@@ -42,7 +42,7 @@ CASES = {
     "MLP, batch 1,000": Case((1, 28, 28), 1000, 100),
     "MLP, batch 100, 50 samples": Case((1, 28, 28), 100, 30, samples=50),
     "conv 1x28x28, batch 100": Case((1, 28, 28), 100, 150, conv=True),
-    "conv 3x64x64, batch 100": Case((3, 64, 64), 100, 30, conv=True),
+    "conv 3x64x64, batch 100": Case((3, 64, 64), 100, 120, conv=True),
 }
 
 
