@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,7 @@ def masked(core: Core, batch: Batch) -> Batch:
             core.likelihood.log_prob(p, batch.x, mask)
         except ValueError as error:
             raise Excused(f"its likelihood refuses masks: {error}") from error
-    return Batch(batch.x, batch.context, mask, batch.label)
+    return replace(batch, mask=mask)
 
 
 def what_is_hidden_does_not_matter(s: Subject) -> None:
@@ -139,7 +140,7 @@ def what_is_hidden_does_not_matter(s: Subject) -> None:
         noise, found = s.noise(core, batch), []
         for value in (0.0, 1.0, torch.nan):
             x = each(lambda leaf, m: torch.where(m, leaf, value), batch.x, batch.mask)  # noqa: B023
-            own = Batch(x, batch.context, batch.mask, batch.label)
+            own = replace(batch, x=x)
             with fixed_noise(1):
                 weight = s.weight(core, core.draw(own, DRAWS, noise=noise))
                 found.append(torch.cat([weight.flatten(), _flat(model.objective(core, own, 0))]))

@@ -23,7 +23,6 @@ from vaekit.noise import fixed_noise
 from vaekit.part import Noise
 
 __all__ = [
-    "CONTEXT",
     "DRAWS",
     "ROWS",
     "Choice",
@@ -43,7 +42,7 @@ Choice = str | type | nn.Module
 Law = Callable[[Any], None]
 """Raises an error where what it is given breaks the law."""
 
-ROWS, DRAWS, CONTEXT = 5, 3, 2
+ROWS, DRAWS, _CONTEXT = 5, 3, 2
 _EVENTS = ((1, 13, 10), (7,), (3, 16, 16))
 
 _SMALL: dict[str, Any] = {
@@ -150,7 +149,7 @@ class Subject(_Named):
 
     def conditional(self, info: DataInfo) -> DataInfo:
         """The same with a context, unless it was said what the rows are."""
-        return info if self.data is not None else replace(info, context_features=CONTEXT)
+        return info if self.data is not None else replace(info, context_features=_CONTEXT)
 
     def model(self, info: DataInfo | None = None, **changes: Any) -> Model:
         """A small model with it in, made anew, whose parts have looked at rows."""
@@ -240,8 +239,7 @@ def _rows(info: DataInfo, rows: int, whole: bool) -> Tensor:
 def retyped(batch: Batch, dtype: torch.dtype) -> Batch:
     """The batch with x and context of another type."""
     context = None if batch.context is None else batch.context.to(dtype)
-    x = each(lambda leaf: leaf.to(dtype), batch.x)
-    return Batch(x, context, batch.mask, batch.label)
+    return replace(batch, x=each(lambda leaf: leaf.to(dtype), batch.x), context=context)
 
 
 def few(x: Tensor) -> str:
