@@ -132,8 +132,8 @@ def interrupted(
     run = own / "runs/version_0"
     number = stop(process, run, draw, aim=result.faults % 2 == 0)
     code = process.wait()
-    # A signal that comes while the last pictures are drawn ends at once.
-    ends_well = (0, 143, 130, -signal.SIGKILL, -signal.SIGTERM)
+    # A signal ends it at once while the last pictures are drawn, or as the interpreter ends.
+    ends_well = (0, 143, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
     assert code in ends_well, (own / "said.txt").read_text()
     result.faults += number is not None
     result.during_saves += code == -signal.SIGKILL and _part(run)
