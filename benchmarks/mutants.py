@@ -73,7 +73,7 @@ FAULTS = {
     "log K left out of the likelihood": ("importance.py", " - log(samples)", ""),
     "evaluation in training mode": ("model.py", "        self.eval()\n", ""),
     "the training loss reported as the bound": (
-        "contracts.py",
+        "contracts/model.py",
         "return model.draw(batch).bound()",
         "return {**self(model, batch, 0), 'elbo': -self(model, batch, 0)['loss']}",
     ),

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from test_frey import write_frey
 from test_idx import write_mnist
 from vaekit import load
 from vaekit.parsing import config_path
@@ -23,6 +24,7 @@ def test_a_configuration_trains_a_step_and_reloads(
     path: Path, cli: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_mnist(tmp_path / "data" / "mnist", train=10_100)
+    write_frey(tmp_path / "data" / "freyfaces")
     monkeypatch.setenv("VAEKIT_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("WANDB_MODE", "offline")
     limits = ("--trainer.limit_train_batches", 1, "--trainer.limit_val_batches", 1)

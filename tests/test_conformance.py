@@ -4,25 +4,89 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from vaekit import plugins, testing
+from vaekit import DataInfo, plugins, testing
+from vaekit.testing.models import it_compiles_whole
 from vaekit.testing.ranks import OF_RANKS
 from vaekit.testing.subject import Made, Subject
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "Cyclical": {"steps": 10},
-    "Linear": {"steps": 10},
-    "Sigmoid": {"steps": 10},
-    "Arrays": {"x": torch.rand(90, 5)},
-}
-"""Arguments of those that need some."""
+Case = tuple[dict[str, Any], dict[str, Any]]
+"""Arguments of a part's own, and of the check."""
 
-FILES = ("MNIST", "FashionMNIST", "KMNIST")  # which no test downloads
+
+def rows(event: Any, span: Any = (0.0, 1.0), levels: Any = None, **known: Any) -> dict[str, Any]:
+    return {"data": DataInfo(event, span, levels, data_size=100, **known)}
+
+
+TABLE = rows(
+    {"a": (2,), "b": (1,), "c": (1,)},
+    {"a": (-inf, inf), "b": (0, 5), "c": (0, 3)},
+    {"a": None, "b": 6, "c": 4},
+)
+LIBRARY = rows((2,), (0, inf), context_features=2)
+TOKENS = {**rows((9,), (0, 4), 5), "likelihood": "Categorical"}
+SMALL = {"width": 8}
+OF_TABLE = {"class_path": "Mixed", "init_args": {"others": "Gaussian"}}
+DENSE = {"class_path": "MLPEncoder", "init_args": {"hidden": [8]}}
+
+CASES: dict[str, list[Case]] = {
+    "Cyclical": [({"steps": 10}, {})],
+    "Linear": [({"steps": 10}, {})],
+    "Sigmoid": [({"steps": 10}, {})],
+    "Arrays": [({"x": torch.rand(90, 5)}, {})],
+    "Bernoulli": [({}, {}), ({"from_baseline": True}, {})],
+    "ContinuousBernoulli": [({}, rows((2,))), ({"from_baseline": True}, {})],
+    "Gaussian": [({}, {}), ({"scale": "learned"}, {}), ({"scale": "elementwise"}, {})],
+    "Laplace": [({"scale": "elementwise", "from_baseline": True}, {}), ({"scale": "learned"}, {})],
+    "StudentT": [({}, {}), ({"scale": "elementwise", "df": 2.5}, {})],
+    "LogCosh": [({"scale": "learned"}, {}), ({"scale": "elementwise"}, {})],
+    "LogNormal": [({}, rows((2,), (0.5, 4.0))), ({"scale": 0.5}, rows((2,), (0.5, 4.0)))],
+    "Beta": [({}, {}), ({"from_baseline": True}, rows((2,)))],
+    "Categorical": [({}, rows((2,), (0, 4), 5)), ({}, {})],
+    "DiscretizedLogistic": [
+        ({}, rows((2,), (0, 1), 16)),
+        ({"scale": "learned"}, rows((1,), (-1, 1), 256)),
+    ],
+    "DiscretizedLogisticMixture": [
+        ({"components": 3}, rows((2, 1, 1), (0, 1), 16)),
+        ({}, rows((7,), (0, 1), 16)),
+    ],
+    "Poisson": [({}, {}), ({"library": 0}, LIBRARY)],
+    "NegativeBinomial": [({}, {}), ({"dispersion": "elementwise", "library": 0}, LIBRARY)],
+    "ZeroInflatedNegativeBinomial": [
+        ({}, {}),
+        ({"dispersion": "elementwise", "library": 1}, LIBRARY),
+    ],
+    "Mixed": [({"columns": {"c": "Categorical", "b": "Poisson"}, "others": "Gaussian"}, TABLE)],
+    "MSSSIM": [({}, {}), ({}, rows((1, 24, 24)))],
+    "FeatureSpace": [({"network": DENSE}, {}), ({}, {})],
+    "MLPEncoder": [({}, {}), ({"activation": "GLU"}, {})],
+    "GRUEncoder": [(SMALL, {}), ({"tokens": True, "layers": 2, **SMALL}, TOKENS)],
+    "TransformerEncoder": [(SMALL, {}), ({"tokens": True, **SMALL}, TOKENS)],
+    "Conv1dEncoder": [({"channels": [8]}, {}), ({"tokens": True, "channels": [8]}, TOKENS)],
+    "DeepSets": [({"inner": [8]}, {}), ({"pool": "max"}, {}), ({"pool": "sum"}, {})],
+    "EmbeddingEncoder": [
+        ({"categorical": ["c"]}, {**TABLE, "likelihood": OF_TABLE}),
+        ({}, TOKENS),
+    ],
+    "GRUDecoder": [(SMALL, {}), ({"layers": 2, **SMALL}, TOKENS)],
+    "TransformerDecoder": [(SMALL, {})],
+    "Conv1dDecoder": [({"channels": [8]}, {})],
+    "ResNetEncoder": [({"channels": [8]}, {})],
+    "ResNetDecoder": [({"channels": [8]}, {}), ({"channels": [8], "blocks": 2}, {})],
+}
+"""What parts are tried with that need some, or have several ways; the first in the quick set."""
+
+WITHOUT = dict.fromkeys(("GRUEncoder", "GRUDecoder"), ("it_compiles_whole",))
+"""Laws that a part of ours is excused from: torch.compile cannot follow recurrent units."""
+
+FILES = ("MNIST", "FashionMNIST", "KMNIST", "FreyFaces")  # which no test downloads
 
 
 def installed() -> list[Any]:
@@ -35,20 +99,57 @@ def installed() -> list[Any]:
     return found
 
 
-def subject(plugin: plugins.Plugin) -> Subject | Made:
-    settings = SETTINGS.get(plugin.name, {})
+def subject(plugin: plugins.Plugin, case: Case | None = None) -> Subject | Made:
+    init_args, around = case or CASES.get(plugin.name, [({}, {})])[0]
     if plugin.kind in ("schedule", "data"):
-        return Made(plugin.kind, plugin.path, settings)
-    return Subject(plugin.kind, plugin.path, settings)
+        return Made(plugin.kind, plugin.path, init_args)
+    around = dict(around)
+    return Subject(plugin.kind, plugin.path, init_args, around.pop("data", None), around)
+
+
+COMPILED = ("Gaussian", "ConvEncoder", "MLPDecoder")
+"""Those encoders, decoders and likelihoods that are compiled in the quick set."""
+
+
+def obeys(plugin: plugins.Plugin, case: Case | None = None, quick: bool = False) -> None:
+    left = {law.__name__ for law in OF_RANKS} | set(WITHOUT.get(plugin.name, ()))
+    later = plugin.kind in ("encoder", "decoder", "likelihood") and plugin.name not in COMPILED
+    if quick and later:
+        left.add("it_compiles_whole")
+    known = {law.__name__ for law in testing.laws(plugin.kind)}
+    testing.check(subject(plugin, case), without=left & known)
 
 
 @pytest.mark.parametrize("plugin", installed())
 def test_a_part_obeys_the_laws_of_its_kind(plugin: plugins.Plugin) -> None:
     if plugin.name in FILES and plugin.package == "vaekit":
         pytest.skip("its files are tried in the slow set")
-    found = subject(plugin)
-    ours = [law.__name__ for law in OF_RANKS if law in testing.laws(plugin.kind)]
-    testing.check(found, without=ours)
+    obeys(plugin, quick=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "plugin", [p for p in installed() if p.values[0].kind in ("encoder", "decoder", "likelihood")]
+)
+def test_a_part_compiles_whole(plugin: plugins.Plugin) -> None:
+    if plugin.name in WITHOUT:
+        pytest.skip("torch.compile cannot follow it")
+    testing.check(subject(plugin), only=(it_compiles_whole,))
+
+
+def others() -> list[Any]:
+    """Every part with each further way in which it is tried."""
+    return [
+        pytest.param(p.values[0], case, id=f"{p.id}-{number}")
+        for p in installed()
+        for number, case in enumerate(CASES.get(p.values[0].name, [])[1:], start=2)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("plugin", "case"), others())
+def test_a_part_obeys_the_laws_in_its_other_ways(plugin: plugins.Plugin, case: Case) -> None:
+    obeys(plugin, case)
 
 
 @pytest.mark.slow

@@ -141,7 +141,10 @@ def test_wrong_use_says_what_was_expected(use: Any, words: str) -> None:
     ("arguments", "words"),
     [
         ({"prior": Gaussian((3,))}, "Expected prior to be .*contracts.Prior but got a Gaussian"),
-        ({"encoder": nn.Linear(2, 2)}, "contracts.Encoder but got a Linear"),
+        (
+            {"encoder": nn.Linear(2, 2)},
+            "encoder Linear: Expected Linear to take a batch",
+        ),
         ({"optimizer": {"class_path": "Adam", "init_args": {"lr": -1}}}, "Invalid learning rate"),
     ],
 )

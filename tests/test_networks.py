@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 import torch
 
-from vaekit.decoders import ConvDecoder, MLPDecoder
-from vaekit.encoders import ConvEncoder, MLPEncoder
+from vaekit import DataInfo
+from vaekit.decoders import ConvDecoder, MLPDecoder, ResNetDecoder
+from vaekit.encoders import ConvEncoder, MLPEncoder, ResNetEncoder
+from vaekit.nn import Residual
+from vaekit.sets import EmbeddingEncoder
 
 
 @pytest.mark.parametrize("height", [5, 6, 7, 28, 33])
@@ -75,3 +80,50 @@ def test_pythaes_sigmoid_at_the_end_of_the_default_decoder_is_not_here() -> None
         y = decoder(100 * torch.randn(500, 2))
         assert y.min() < -1
         assert y.max() > 2
+
+
+def test_counts_are_read_by_their_logarithm() -> None:
+    x = torch.tensor([[0.0, 10.0, 4000.0]])
+    for kind, info in ((MLPEncoder, {"data": DataInfo((3,), (0, inf))}), (MLPEncoder, {})):
+        h = kind(event_shape=(3,), hidden=[], **info)(x)
+        assert torch.equal(h, x.log1p() if info else x)
+    table = DataInfo({"a": (2,), "b": (3,)}, {"a": (0, 1), "b": (0, inf)})
+    rows = {"a": torch.rand(1, 2), "b": x}
+    expected = torch.cat([rows["a"], x.log1p()], 1)
+    for encoder in (
+        MLPEncoder(table.event_shape, data=table, hidden=[]),
+        EmbeddingEncoder(table, hidden=[]),
+    ):
+        assert torch.equal(encoder(rows), expected)
+
+
+def test_gated_layers_are_products_of_a_line_and_a_sigmoid() -> None:
+    encoder = MLPEncoder((3,), hidden=[4], activation="GLU")
+    x = torch.randn(5, 3)
+    y = encoder.net[0](x)
+    assert torch.allclose(encoder(x), y[:, :4] * y[:, 4:].sigmoid())
+    decoder = MLPDecoder((3,), (2,), hidden=[4, 6], activation="GLU")
+    assert [m.out_features for m in decoder.net if hasattr(m, "out_features")] == [8, 12, 2]
+    with pytest.raises(ValueError, match="'GLU'"):
+        ConvEncoder((1, 8, 8), activation="GLU")
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_residual_blocks_add_nothing_at_first(blocks: int) -> None:
+    torch.manual_seed(0)
+    with_blocks = ResNetEncoder((3, 9, 8), channels=[4], blocks=blocks)
+    without = ConvEncoder((3, 9, 8), channels=[4], activation="SiLU")
+    own, others = with_blocks.state_dict(), without.state_dict()
+    without.conv[0].load_state_dict(with_blocks.conv[0].state_dict())
+    without.linear.load_state_dict(with_blocks.linear.state_dict())
+    x = torch.randn(2, 3, 9, 8)
+    residuals = [m for m in with_blocks.modules() if isinstance(m, Residual)]
+    assert len(residuals) == blocks
+    assert len(own) > len(others)
+    for block in residuals:
+        torch.nn.init.zeros_(block.branch[3].bias)
+    assert torch.allclose(with_blocks(x), without(x), atol=1e-6)
+    decoder = ResNetDecoder((2,), (3, 9, 8), channels=[4, 5], blocks=blocks)
+    assert sum(isinstance(m, Residual) for m in decoder.modules()) == 2 * blocks
+    with pytest.raises(ValueError, match="blocks to be at least 0"):
+        ResNetEncoder((3, 9, 8), blocks=-1)

@@ -104,7 +104,7 @@ class BestCheckpoint(ModelCheckpoint):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(pl_module, VAEModule):
             if self.monitor is None:
-                name, self.mode = pl_module.model.objective.best
+                name, self.mode = pl_module.model.best
                 self.monitor = f"val/{name}"
                 self.kth_value = torch.tensor(-torch.inf if self.mode == "max" else torch.inf)
             if not pl_module.validates:

@@ -247,7 +247,7 @@ class CLI(Options):
         trainer = self._get(self.config_init, "trainer")
         if "val" not in self.datamodule.splits or trainer.get("limit_val_batches") in (0, 0.0):
             del terms["val"]
-        best = model.objective.best[0]
+        best = model.best[0]
         bits = {f"{split}/bpd" for split in terms if model.has_bits and best in terms[split]}
         found = {f"{split}/{name}" for split in terms for name in terms[split]}
         return found | bits | {f"step/{name}" for name in terms["train"]}
@@ -324,7 +324,7 @@ class CLI(Options):
             return
         if trainer.is_global_zero:
             best: Any = checkpoint.best_model_score
-            name = f"val/{self.model.model.objective.best[0]}"
+            name = f"val/{self.model.model.best[0]}"
             share = trainer.limit_val_batches  # a whole number counts batches
             whole = isinstance(share, float) and share == 1
             chosen = checkpoint.monitor == name and whole

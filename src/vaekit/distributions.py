@@ -32,6 +32,7 @@ __all__ = [
     "rate",
     "sample_and_log_prob",
     "soft_clamp",
+    "soft_unclamp",
     "sum_over_ranks",
     "takes_noise",
     "transport",
@@ -55,6 +56,18 @@ def soft_clamp(x: Tensor, bound: float = 10.0) -> Tensor:
     """
     excess = softshrink(x, bound)
     return x.clamp(-bound, bound) + excess.detach().sign() * excess.abs().log1p()
+
+
+def soft_unclamp(y: Tensor, bound: float = 10.0) -> Tensor:
+    """The x whose `soft_clamp` is y.
+
+    Example:
+        >>> import torch
+        >>> soft_clamp(soft_unclamp(torch.tensor([-12.0, 3.0])))
+        tensor([-12.,   3.])
+    """
+    excess = softshrink(y, bound)
+    return y.clamp(-bound, bound) + excess.sign() * excess.abs().expm1()
 
 
 class Normal(_TorchNormal):

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from math import prod
-
 from torch import Tensor, nn
 
-from vaekit.batch import Shapes
+from vaekit.batch import DataInfo, Shapes, Tree
 from vaekit.contracts import Encoder
-from vaekit.nn import activation_class, conv_sizes, fill, mlp, widths, with_context
+from vaekit.nn import (
+    activation_class,
+    beside,
+    conv_sizes,
+    count,
+    fill,
+    logged,
+    mlp,
+    residual,
+    unbounded,
+    widths,
+    with_context,
+)
 
-__all__ = ["ConvEncoder", "MLPEncoder"]
+__all__ = ["ConvEncoder", "MLPEncoder", "ResNetEncoder"]
 
 
 class MLPEncoder(Encoder):
-    """A multilayer perceptron over the flattened event.
+    """A multilayer perceptron over the flattened event; of a dict, over its entries side by side.
+
+    Of data from 0 to infinity, counts for example, it reads log(1 + x).
 
     Arguments:
         hidden: Widths of the hidden layers, a number for one; none gives the event itself, so that
             posterior heads are linear.
-        activation: Name of an activation in torch.nn.
+        activation: Name of an activation in torch.nn; GLU gates the layers.
 
     Raises:
         ValueError: If a width is not positive or the activation has no such name.
@@ -32,20 +44,24 @@ class MLPEncoder(Encoder):
 
     def __init__(
         self,
-        event_shape: tuple[int, ...],
+        event_shape: Shapes,
         context_features: int = 0,
         hidden: int | list[int] = [256],  # noqa: B006 - read only, and shown as it is by --help
         activation: str = "ReLU",
+        data: DataInfo | None = None,
     ) -> None:
         super().__init__()
-        sizes = [prod(event_shape) + context_features, *widths(hidden)]
+        self.unbounded = unbounded(data)
+        sizes = [count(event_shape) + context_features, *widths(hidden)]
         self.features = sizes[-1]
         self.net = mlp(sizes, activation, last=True)
 
-    def forward(
-        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        return self.net(with_context(fill(x, mask).flatten(1), context))
+    @classmethod
+    def accepts(cls, event_shape: Shapes) -> bool:
+        return True
+
+    def forward(self, x: Tree, context: Tensor | None = None, mask: Tree | None = None) -> Tensor:
+        return self.net(with_context(beside(logged(fill(x, mask), self.unbounded)), context))
 
 
 class ConvEncoder(Encoder):
@@ -57,6 +73,7 @@ class ConvEncoder(Encoder):
         channels: Channels after each convolution, a number for one.
         hidden: Width of the linear layer, which also sees the context.
         activation: Name of an activation in torch.nn.
+        blocks: Residual blocks after each convolution.
 
     Raises:
         ValueError: If the event is no image (C, H, W), or too small for so many halvings.
@@ -74,6 +91,7 @@ class ConvEncoder(Encoder):
         channels: int | list[int] = [32, 64],  # noqa: B006
         hidden: int = 256,
         activation: str = "ReLU",
+        blocks: int = 0,
     ) -> None:
         super().__init__()
         channels = widths(channels)
@@ -82,7 +100,8 @@ class ConvEncoder(Encoder):
         act = activation_class(activation)
         layers: list[nn.Module] = []
         for before, after in zip(stages, channels, strict=False):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), act()]
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1)]
+            layers += [*residual(after, blocks, act), act()]
         self.conv = nn.Sequential(*layers, nn.Flatten())
         self.linear = mlp([stages[-1] * h * w + context_features, hidden], activation, last=True)
         self.features = hidden
@@ -95,3 +114,37 @@ class ConvEncoder(Encoder):
         self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         return self.linear(with_context(self.conv(fill(x, mask)), context))
+
+
+class ResNetEncoder(ConvEncoder):
+    """A `ConvEncoder` with residual blocks: strided convolutions, each followed by some.
+
+    Arguments:
+        channels: Channels after each strided convolution, a number for one.
+        hidden: Width of the linear layer, which also sees the context.
+        activation: Name of an activation in torch.nn.
+        blocks: Residual blocks after each strided convolution.
+
+    Raises:
+        ValueError: If the event is no image (C, H, W), or too small for so many halvings.
+
+    References:
+        Identity Mappings in Deep Residual Networks (He et al., 2016),
+        https://arxiv.org/abs/1603.05027, without its batch norm, which couples rows.
+
+    Example:
+        >>> import torch
+        >>> ResNetEncoder(event_shape=(3, 28, 20), blocks=2)(torch.rand(5, 3, 28, 20)).shape
+        torch.Size([5, 256])
+    """
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...],
+        context_features: int = 0,
+        channels: int | list[int] = [32, 64],  # noqa: B006
+        hidden: int = 256,
+        activation: str = "SiLU",
+        blocks: int = 1,
+    ) -> None:
+        super().__init__(event_shape, context_features, channels, hidden, activation, blocks)

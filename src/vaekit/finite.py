@@ -111,7 +111,7 @@ def cause(model: Model, batch: Batch, step: int) -> Cause | None:
             handle.remove()
         model.core.last_draw = None
     module = seen[0] if seen else None
-    sums = (model.objective.best[0], "loss")  # made of the others, which are looked at first
+    sums = (model.best[0], "loss")  # made of the others, which are looked at first
     for name in sorted(terms, key=lambda name: name in sums):
         if _is_bad(terms[name]):
             return Cause(f"the term {name}", bad_rows(terms[name]), module)

@@ -78,6 +78,9 @@ def log_likelihood(
         )
     if not all(getattr(part, "density", True) for part in core.modules()):
         raise ValueError("Expected a posterior with a density, to weigh its draws by.")
+    for part in core.modules():
+        if not getattr(part, "normalized", True):
+            raise ValueError(f"Expected a likelihood but {type(part).__name__} is a score.")
     rows = len(batch)
     for level in _levels(noise):
         if level.shape[:2] != (samples, rows):

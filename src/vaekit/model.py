@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from vaekit import specs
 from vaekit.batch import Batch, DataInfo, Tree, each, entries_of, first, flat, within
-from vaekit.contracts import Core, Objective
+from vaekit.contracts import Core, Objective, OutOfRange
+from vaekit.contracts.model import named
 from vaekit.part import Part
 from vaekit.precision import parameters_in_full_precision
 
@@ -36,7 +37,9 @@ class Model(nn.Module):
     """A core and an objective, made of the parts that are named here.
 
     A part is `Name`, or `{"class_path": Name, "init_args": {...}}`, or a module, which then has to
-    be passed again when the model is loaded from a checkpoint.
+    be passed again when the model is loaded from a checkpoint. Encoder and decoder may be any
+    torch module: from x, with what a mask hides 0, to features, and from z to what the likelihood
+    needs.
 
     Arguments:
         data: What is known of the data, or a data module, which knows it.
@@ -91,10 +94,10 @@ class Model(nn.Module):
         }
         self.latent_shape = tuple(sizes)
         self.info = _known_of(data)
-        with parameters_in_full_precision():
+        with parameters_in_full_precision(), _naming_likelihoods():
             self.core = self._part("core")
             self.objective = self._part("objective")
-        self.core.likelihood.check(self.info)
+            self.core.likelihood.check(self.info)
         self.objective.check(self.core)
 
     def _part(self, kind: str, spec: Any = None, **changes: Any) -> Any:
@@ -124,7 +127,7 @@ class Model(nn.Module):
     @property
     def instances(self) -> dict[str, nn.Module]:
         """The parts that were given as modules, which no checkpoint can make again."""
-        return {kind: part for kind, part in self.parts.items() if isinstance(part, Part)}
+        return {kind: part for kind, part in self.parts.items() if isinstance(part, nn.Module)}
 
     @property
     def device(self) -> torch.device:
@@ -134,7 +137,18 @@ class Model(nn.Module):
     @property
     def has_bits(self) -> bool:
         """Whether what chooses the best checkpoint counts bits, of rows that no mask hides."""
-        return self.objective.bound and self.core.likelihood.gives_bits(self.info)
+        return self.has_bound and self.core.likelihood.gives_bits(self.info)
+
+    @property
+    def has_bound(self) -> bool:
+        """Whether what chooses the best checkpoint is a lower bound of log p(x)."""
+        return self.objective.bound and self.core.likelihood.normalized
+
+    @property
+    def best(self) -> tuple[str, str]:
+        """The number that chooses the best checkpoint, and whether "max" or "min" is best."""
+        name, direction = self.objective.best
+        return next(iter(named({name: None}, self.core.likelihood))), direction
 
     def overriding(self, method: str) -> list[Part]:
         """The parts with a method of their own, such as `start` or `after_step`, each once.
@@ -192,7 +206,8 @@ class Model(nn.Module):
         """
         with self.using():
             terms = by(batch) if by else self.objective.evaluate(self.core, batch)
-        return self.objective.hold_terms(terms, self.objective.best[0], len(batch))
+        terms = self.objective.hold_terms(terms, self.objective.best[0], len(batch))
+        return named(terms, self.core.likelihood)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """What the model says of each row: the terms of `evaluate`, z, reconstruction and label.
@@ -281,6 +296,24 @@ def _overriding(module: nn.Module, method: str) -> Iterator[Part]:
             yield child  # type: ignore[misc]
         if not found or isinstance(child, Core):
             yield from _overriding(child, method)
+
+
+@contextmanager
+def _naming_likelihoods() -> Iterator[None]:
+    """Adds to the error for data that a likelihood does not take those that do."""
+    try:
+        yield
+    except ValueError as error:
+        cause = error if isinstance(error, OutOfRange) else error.__cause__
+        if not isinstance(cause, OutOfRange):
+            raise
+        data, known = cause.data, specs.classes("likelihood")
+        fit = [c.__name__ for c in known if c.accepts(data.event_shape) and c.takes(data)]
+        kind = ValueError if error is cause else type(error)
+        raise kind(
+            f"{error} Likelihoods for such data: {', '.join(fit) or 'none'}. Choose one of them, "
+            "or rescale the data."
+        ) from error
 
 
 def _known_of(data: Any) -> DataInfo:

@@ -71,7 +71,7 @@ class VAEModule(LightningModule):
         if lr_interval not in ("epoch", "step"):
             raise ValueError(f"Expected lr_interval to be epoch or step but got {lr_interval!r}.")
         self.model = model
-        direction = model.objective.best[1]
+        direction = model.best[1]
         self.optimizer, self.lr_scheduler = optim.accepted(optimizer, lr_scheduler, direction)
         if optim.watches(self.lr_scheduler) and lr_interval == "step":
             raise ValueError(
@@ -126,7 +126,7 @@ class VAEModule(LightningModule):
         }
         if optim.watches(self.lr_scheduler):
             every = getattr(self._trainer, "check_val_every_n_epoch", None)
-            scheduler["monitor"] = f"val/{self.model.objective.best[0]}"
+            scheduler["monitor"] = f"val/{self.model.best[0]}"
             scheduler |= {"frequency": every or 1, "strict": False}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
@@ -164,18 +164,26 @@ class VAEModule(LightningModule):
                 "Expected validation rows, whose number ReduceLROnPlateau watches, but there are "
                 "none: hold rows out, or choose another lr_scheduler."
             )
-        if self.global_step == 0 and not self.model.started and self._started:
+        if self.global_step == 0 and not self.model.started:
             self._let_parts_look()
         self.model.started = True
 
     def _let_parts_look(self) -> None:
         """Lets the parts that want to look at the training rows, the same on all ranks."""
-        if not hasattr(self.data, "rows"):
-            names = ", ".join(type(part).__name__ for part in self._started)
-            raise ValueError(f"Expected a vaekit data module, for {names} to look at its rows.")
+        looking = [part for part in self._started if part.looks]
+        if not looking:
+            return
+        ours = hasattr(self.data, "rows")
+        if not ours and self.trainer.world_size > 1:
+            names = ", ".join(type(part).__name__ for part in looking)
+            raise ValueError(
+                f"Expected a vaekit data module, for {names} to look at all rows on every rank."
+            )
         with torch.no_grad(), fixed_noise(0, self.device):
-            for part in self._started:
-                part.start(batch.to(self.device) for batch in self.data.rows("train"))
+            for part in looking:
+                loader: Any = self.trainer.train_dataloader
+                rows = self.data.rows("train") if ours else map(self.as_batch, loader)
+                part.start(batch.to(self.device) for batch in rows)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         batch = self.as_batch(batch)
@@ -321,7 +329,7 @@ class VAEModule(LightningModule):
 
     def _log_means(self, split: str) -> None:
         values = self.means.pop(split).compute()
-        best = self.model.objective.best[0]
+        best = self.model.best[0]
         if best in values and self._bits and not self._masked:
             values["bpd"] = self.model.info.bits_per_dimension(values[best])
         for name, value in values.items():

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import pairwise
+from math import inf, prod
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["activation_class", "conv_sizes", "fill", "mlp", "widths", "with_context"]
+from vaekit.batch import DataInfo, Shapes, Tree, each, entries_of, leaves
+
+__all__ = [
+    "Residual",
+    "activation_class",
+    "apart",
+    "beside",
+    "conv_sizes",
+    "count",
+    "fill",
+    "logged",
+    "mlp",
+    "residual",
+    "unbounded",
+    "widths",
+    "with_context",
+]
 
 
 def activation_class(name: str) -> type[nn.Module]:
@@ -16,7 +34,7 @@ def activation_class(name: str) -> type[nn.Module]:
     Raises:
         ValueError: If there is none.
     """
-    found = getattr(nn.modules.activation, name, None)
+    found = None if name == "GLU" else getattr(nn.modules.activation, name, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(
             "Expected the name of an activation in torch.nn, such as ReLU, Tanh, GELU or SiLU, "
@@ -33,16 +51,51 @@ def widths(sizes: int | list[int]) -> list[int]:
 def mlp(sizes: list[int], activation: str, last: bool = False) -> nn.Sequential:
     """Linear layers through `sizes`, an activation between them and, with `last`, after the last.
 
+    With the activation GLU the layers are gated: each unit is the product of a linear one and the
+    sigmoid of another.
+
     Raises:
         ValueError: If a size is not positive or the activation has no such name.
     """
     if any(size < 1 for size in sizes):
         raise ValueError(f"Expected layers of at least one unit but got widths {sizes}.")
-    act = activation_class(activation)
+    gated = activation == "GLU"
+    act = nn.GLU if gated else activation_class(activation)
     layers: list[nn.Module] = []
-    for size_in, size_out in pairwise(sizes):
-        layers += [nn.Linear(size_in, size_out), act()]
-    return nn.Sequential(*(layers if last else layers[:-1]))
+    for place, (size_in, size_out) in enumerate(pairwise(sizes), start=2):
+        active = last or place < len(sizes)
+        layers.append(nn.Linear(size_in, 2 * size_out if gated and active else size_out))
+        layers += [act()] if active else []
+    return nn.Sequential(*layers)
+
+
+class Residual(nn.Module):
+    """x plus two convolutions of it, which add nothing at first.
+
+    Arguments:
+        channels: Of x and of what is added.
+        act: An activation, before each convolution.
+    """
+
+    def __init__(self, channels: int, act: type[nn.Module]) -> None:
+        super().__init__()
+        first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        nn.init.zeros_(second.weight)
+        self.branch = nn.Sequential(act(), first, act(), second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
+def residual(channels: int, blocks: int, act: type[nn.Module]) -> list[nn.Module]:
+    """So many residual blocks.
+
+    Raises:
+        ValueError: If their number is negative.
+    """
+    if blocks < 0:
+        raise ValueError(f"Expected blocks to be at least 0 but got {blocks}.")
+    return [Residual(channels, act) for _ in range(blocks)]
 
 
 def conv_sizes(event_shape: tuple[int, ...], channels: list[int]) -> list[tuple[int, int]]:
@@ -71,9 +124,50 @@ def conv_sizes(event_shape: tuple[int, ...], channels: list[int]) -> list[tuple[
     return sizes
 
 
-def fill(x: Tensor, mask: Tensor | None) -> Tensor:
+def count(shapes: Shapes) -> int:
+    """How many elements a row has, of all its entries."""
+    return sum(prod(shape) for shape in leaves(shapes))
+
+
+def beside(x: Tree) -> Tensor:
+    """Rows (N, *event) flattened, entries side by side, (N, F)."""
+    return torch.cat([leaf.flatten(1) for leaf in leaves(x)], 1)
+
+
+def apart(y: Tensor, shapes: Shapes) -> Tree:
+    """Rows (N, F) as tensors of these shapes, the reverse of `beside`."""
+    parts = y.split([prod(shape) for shape in leaves(shapes)], 1)
+    rows = [part.unflatten(1, s) for part, s in zip(parts, leaves(shapes), strict=True)]
+    return dict(zip(shapes, rows, strict=True)) if isinstance(shapes, dict) else rows[0]
+
+
+def fill(x: Tree, mask: Tree | None) -> Tree:
     """x with zeros in the place of what is not observed."""
-    return x if mask is None else torch.where(mask, x, 0.0)
+    if mask is None:
+        return x
+    return each(lambda leaf, seen: torch.where(seen, leaf, 0.0), x, mask)
+
+
+def unbounded(data: DataInfo | None) -> frozenset[str]:
+    """The entries whose values have no upper end but 0 as their lower one, such as counts."""
+    if data is None:
+        return frozenset()
+    entries = data.entries().items()
+    return frozenset(name for name, info in entries if info.data_range == (0.0, inf))
+
+
+def logged(x: Tree, names: Collection[str]) -> Tree:
+    """x with log(1 + value) in the place of the values of some entries; a single tensor is "x".
+
+    Networks read counts from 0 to thousands so: as they are, the largest would drown the others.
+    """
+    if not names:
+        return x
+    found = {
+        name: leaf.clamp(min=0).log1p() if name in names else leaf
+        for name, leaf in entries_of(x).items()
+    }
+    return found if isinstance(x, dict) else found["x"]
 
 
 def with_context(h: Tensor, context: Tensor | None) -> Tensor:

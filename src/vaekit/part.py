@@ -55,6 +55,9 @@ class Part(nn.Module):
     title = ""
     """Kind, name and package of the part, for errors; set by whoever builds it."""
 
+    looks = True
+    """Of a part with a `start`: whether there is anything for it to look at."""
+
     @classmethod
     def accepts(cls, event_shape: Shapes) -> bool:
         """Whether the part is for rows of this shape; the laws ask, before they build it."""

@@ -15,6 +15,7 @@ __all__ = [
     "first_parameter",
     "full_precision",
     "parameters_in_full_precision",
+    "widest",
 ]
 
 
@@ -29,6 +30,11 @@ def full_precision(like: Tensor) -> AbstractContextManager[Any]:
 def at_least_float32(x: Tensor) -> Tensor:
     """Half types raised to float32; float32 and float64 stay."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def widest(x: Tensor) -> Tensor:
+    """x in float64, where its device has that."""
+    return x.float() if x.device.type == "mps" else x.double()
 
 
 def cast(x: Tensor, module: nn.Module) -> Tensor:

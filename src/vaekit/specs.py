@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
@@ -17,13 +18,16 @@ from vaekit.plugins import (
     find_any,
     load,
     nearest,
+    plugins,
     unique,
 )
+from vaekit.wrapped import is_wrapped, wrapped
 
 __all__ = [
     "arguments",
     "as_spec",
     "build",
+    "classes",
     "is_plain",
     "plain",
     "provenance",
@@ -154,6 +158,15 @@ def arguments(cls: type) -> dict[str, inspect.Parameter]:
     return {name: p for name, p in found.items() if name != "self" and p.kind in named}
 
 
+def classes(kind: str) -> list[Any]:
+    """The classes of a kind that are installed and can be imported."""
+    found = []
+    for plugin in plugins(kind):
+        with suppress(RegistryError):
+            found.append(load(plugin))
+    return found
+
+
 def reserved(kind: str) -> set[str]:
     """Names of arguments that vaekit fills in where a part of that kind has them."""
     return _RESERVED[kind]
@@ -190,7 +203,7 @@ def resolve(kind: str, value: Any) -> Any:
 
 def _given_module(kind: str, part: Any) -> Any:
     wanted = base(kind)
-    if not isinstance(part, wanted):
+    if not (isinstance(part, wanted) or is_wrapped(kind, part)):
         raise RegistryError(
             f"Expected {kind} to be a name, a spec or a {wanted.__module__}.{wanted.__name__} but "
             f"got a {type(part).__name__}."
@@ -236,6 +249,10 @@ def build(kind: str, value: Any, given: Mapping[str, Any] | None = None) -> Any:
     else:
         part = _given_module(kind, value)
         title = f"{kind} {type(part).__name__}"
+        try:
+            part = wrapped(kind, part, given)
+        except ValueError as error:
+            raise RegistryError(f"The {title}: {error}") from error
     if kind not in ("schedule", "data"):
         _check_construction(kind, part, title)
         part.title = title
@@ -249,6 +266,7 @@ def _made(kind: str, value: str | Mapping[str, Any], given: dict[str, Any]) -> t
     spec = resolve(kind, value)
     plugin = find(kind, spec["class_path"])
     cls = load(plugin)
+    _check_entries(plugin, cls, given.get("event_shape"))
 
     def inner(spec: Spec) -> Any:
         return build(find_any(spec["class_path"]).kind, spec, given)
@@ -264,10 +282,19 @@ def _made(kind: str, value: str | Mapping[str, Any], given: dict[str, Any]) -> t
     except ValueError as error:  # it refuses what it was given
         raise RegistryError(f"The {plugin}: {error}") from error
     except (Exception, SystemExit) as error:  # other people's code may raise anything
-        told, shapes = blame(error) or f"The {plugin}: {error}", given.get("event_shape")
-        if isinstance(shapes, dict) and isinstance(error, TypeError):
-            told = f"The {plugin} takes rows of one entry, but these have {', '.join(shapes)}."
-        raise RegistryError(told) from error
+        raise RegistryError(blame(error) or f"The {plugin}: {error}") from error
+
+
+def _check_entries(plugin: Plugin, cls: Any, shapes: Any) -> None:
+    """Refuses rows of several entries for a part that reads or writes rows of one."""
+    reads = plugin.kind in ("encoder", "decoder", "likelihood")
+    if not reads or not isinstance(shapes, dict) or cls.accepts(shapes):
+        return
+    fit = [other.__name__ for other in classes(plugin.kind) if other.accepts(shapes)]
+    raise RegistryError(
+        f"The {plugin} takes rows of one entry, but these have {', '.join(shapes)}. For several: "
+        f"{', '.join(fit) or 'none'}."
+    )
 
 
 def _check_construction(kind: str, part: Any, title: str) -> None:

@@ -9,33 +9,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from vaekit.batch import Tree, each
-from vaekit.contracts import Objective
+from vaekit.batch import each, moments
 from vaekit.data.base import DataModule
 from vaekit.metrics.means import RowMeans
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
 
-__all__ = ["baseline", "bound", "moments", "show"]
+__all__ = ["baseline", "bound", "show"]
 
 
 _CAPTION = "The baseline is the likelihood alone, without latents, fitted to the training rows."
-
-
-def moments(data: DataModule) -> tuple[Tree, Tree]:
-    """Mean and variance (*event) of each element, over the training rows that show it."""
-
-    def powers(so_far: Tensor, x: Tensor, seen: Tensor) -> Tensor:
-        x = torch.where(seen, x.double(), 0.0)
-        return so_far + torch.stack([seen.double().sum(0), x.sum(0), x.square().sum(0)])
-
-    total = each(lambda shape: torch.zeros(3, *shape, dtype=torch.float64), data.info.event_shape)
-    for batch in data.rows("train"):
-        seen = each(lambda x: torch.ones_like(x, dtype=torch.bool), batch.x)
-        total = each(powers, total, batch.x, seen if batch.mask is None else batch.mask)
-    # Of an element that no row shows the mean is 0.
-    mean, square = (each(lambda t, of=of: t[of] / t[0].clamp(min=1), total) for of in (1, 2))
-    return mean, each(lambda s, m: (s - m.square()).clamp(min=0), square, mean)
 
 
 def baseline(model: Model, data: DataModule, split: str = "val") -> float | None:
@@ -45,11 +28,11 @@ def baseline(model: Model, data: DataModule, split: str = "val") -> float | None
     """
     likelihood = model.core.likelihood
     with model.using(), fixed_noise(0, model.device):
-        p = likelihood.independent(*moments(data))
+        p = likelihood.independent(*moments(data.rows("train"), likelihood.statistic))
         if p is None:
             return None
         terms = [
-            likelihood.log_prob(p, each(Tensor.double, batch.x), batch.mask)
+            likelihood.log_prob(p, each(Tensor.double, batch.x), batch.mask).flatten()
             for batch in data.rows(split)
         ]
     return float(torch.cat(terms).mean())
@@ -61,12 +44,12 @@ def bound(model: Model, data: DataModule, split: str = "val") -> float:
     for batch in data.rows(split, batch_size=data.batch_size):
         with fixed_noise(batch.start or 0, model.device):
             means.update(model.evaluate(batch.to(model.device)), len(batch))
-    return means.compute()[model.objective.best[0]]
+    return means.compute()[model.best[0]]
 
 
-def _label(objective: Objective, checkpoint: str) -> str:
-    name, _ = objective.best
-    return f"{name.upper()} of {checkpoint}" if objective.bound else f"{name}, which is no bound"
+def _label(model: Model, checkpoint: str) -> str:
+    name, _ = model.best
+    return f"{name.upper()} of {checkpoint}" if model.has_bound else f"{name}, which is no bound"
 
 
 def show(model: Model, data: DataModule, best: float | None, files: list[Path]) -> None:
@@ -89,7 +72,7 @@ def show(model: Model, data: DataModule, best: float | None, files: list[Path]) 
         caption = None if base is None else _CAPTION
         table = Table("validation", "nats", "bits per dimension", caption=caption)
         rows = {
-            _label(model.objective, checkpoint.name): best,
+            _label(model, checkpoint.name): best,
             "baseline: independent elements": base,
         }
         for name, nats in rows.items():
@@ -97,8 +80,9 @@ def show(model: Model, data: DataModule, best: float | None, files: list[Path]) 
                 bits = f"{model.info.bits_per_dimension(nats):.4f}" if counted else "-"
                 table.add_row(name, f"{nats:.2f}", bits)
         console.print(table)
-        sign = 1 if model.objective.best[1] == "max" else -1
-        if base is not None and model.objective.bound and sign * best < sign * base:
+        sign = 1 if model.best[1] == "max" else -1
+        bound = model.objective.bound  # of what the baseline is, a likelihood's or a score
+        if base is not None and bound and sign * best < sign * base:
             console.print(
                 "The model is worse than the baseline: it has learned nothing from its latents. "
                 "Train for longer, or try another learning rate."

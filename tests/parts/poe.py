@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vaekit.batch import DataInfo, Shape, each, first
+from vaekit.batch import DataInfo, Shape, Shapes, each, first
 from vaekit.contracts import Decoder, Encoder, Likelihood, Posterior
 from vaekit.distributions import Joint, normal, soft_clamp
 from vaekit.draw import Draw
@@ -21,6 +21,10 @@ class EncoderPerEntry(Encoder):
 
     An entry counts as missing where its mask is False throughout.
     """
+
+    @classmethod
+    def accepts(cls, event_shape: Shapes) -> bool:
+        return isinstance(event_shape, dict)
 
     def __init__(self, data: DataInfo, build: Build, encoder: Spec = "MLPEncoder") -> None:
         super().__init__()
@@ -77,6 +81,10 @@ class ProductOfExperts(Posterior):
 class DecoderPerEntry(Decoder):
     """A decoder for each entry of what the likelihood needs."""
 
+    @classmethod
+    def accepts(cls, event_shape: Shapes) -> bool:
+        return isinstance(event_shape, dict)
+
     def __init__(
         self, output_shape: Mapping[str, Shape], build: Build, decoder: Spec = "MLPDecoder"
     ) -> None:
@@ -98,6 +106,10 @@ class LikelihoodPerEntry(Likelihood):
     Arguments:
         of: The likelihood of each entry, by name.
     """
+
+    @classmethod
+    def accepts(cls, event_shape: Shapes) -> bool:
+        return isinstance(event_shape, dict)
 
     def __init__(self, data: DataInfo, build: Build, of: Mapping[str, Spec]) -> None:
         super().__init__()

@@ -52,7 +52,8 @@ class Arrays(DataModule):
         channels: Where the channels of images (N, *, *, *) stand: "first", as the parts for images
             want them, or "last", which moves them; None refuses what looks like the latter.
         data_range: Smallest and largest value of x; None takes the narrowest of [0, 1], [-1, 1],
-            [0, inf) and the real line that holds the values that are observed.
+            [0, inf) and the real line that holds the values that are observed. Integers of a
+            finite range, tokens say, have as many levels as there are numbers in it.
 
     Raises:
         ValueError: If arrays differ in length, a value is not finite or out of the range, or a
@@ -275,6 +276,8 @@ def _measured(
             f"[{low:g}, {high:g}]: rescale the data."
         )
     taken = declared or natural(low, high)
+    if not x.is_floating_point() and isfinite(taken[1] - taken[0]):
+        return taken, round(taken[1] - taken[0]) + 1
     return taken, 2 if binary and taken == (0.0, 1.0) else None
 
 

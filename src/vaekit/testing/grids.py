@@ -64,7 +64,7 @@ def grid_of(support: Any, draws: Tensor, fineness: int = 1) -> Grid:
     if support is constraints.boolean:
         return product_of(torch.tensor([0.0, 1.0]).double(), draws)
     if support.is_discrete and low is not None:
-        last = int(low) + (3000 if flat else 400) if high is None else int(high)
+        last = _last(int(low), draws, flat) if high is None else int(high)
         return product_of(torch.arange(int(low), last + 1).double(), draws)
     if support.is_discrete or (low is None and high is None and support is not constraints.real):
         raise Excused("its support is no product of intervals")
@@ -84,6 +84,14 @@ def grid_of(support: Any, draws: Tensor, fineness: int = 1) -> Grid:
     return _product(line.onto(y.clamp(-line.end, line.end)), log_volume)
 
 
+def _last(low: int, draws: Tensor, flat: bool) -> int:
+    """The largest whole number of a grid, beyond which there is next to no mass."""
+    reach = int(draws.max()) - low
+    if reach > (10**5 if flat else 200):
+        raise Excused("its draws reach further than a grid")
+    return low + (max(3000, 4 * reach) if flat else 400)
+
+
 def product_of(values: Tensor, draws: Tensor) -> Grid:
     """The grid of these values of each element, of draws (n, F, d)."""
     points = values[:, None, None].expand(-1, *draws.shape[1:])
@@ -97,7 +105,7 @@ def _line(low: Any, high: Any) -> _Line:
         width = torch.as_tensor(high - low).double()
         return _Line(
             lambda y: low + width * y.sigmoid(),
-            lambda x: ((x - low) / width).logit(),
+            lambda x: ((x - low) / width).clamp(0, 1).logit(),  # off by rounding at most
             lambda y: width.log() - softplus(y) - softplus(-y),
             33.0,
         )

@@ -37,9 +37,9 @@ def shown_and_hidden_add_up(s: Subject) -> None:
 def what_it_calls_a_bound_is_one(s: Subject) -> None:
     """The number that `evaluate` reports as a bound is, in the mean, at most log p(x)."""
     model = s.model().eval()
-    if not model.objective.bound:
+    if not model.has_bound:
         raise Excused("it reports no bound")
-    batch, name = s.batch(), model.objective.best[0]
+    batch, name = s.batch(), model.best[0]
     with model.using():
         found = torch.stack([model.evaluate(batch)[name] for _ in range(400)]).double()
         estimate = log_likelihood(model.core, batch, 20_000)

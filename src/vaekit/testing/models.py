@@ -122,14 +122,19 @@ def _with_and_without_mask(s: Subject, model: Model) -> Iterator[Batch]:
 
 def masked(core: Core, batch: Batch) -> Batch:
     """The batch with a mask, drawn; excuses a likelihood that refuses masks, as it may."""
-    mask = each(lambda x: torch.rand(x.shape) > 0.3, batch.x)
+    # Single elements are hidden, or else whole pixels, of all channels.
+    drawn = each(lambda x: torch.rand(x.shape) > 0.3, batch.x)
+    whole = each(lambda x: x[:, :1].expand_as(x), drawn)
     with torch.no_grad():
         p = core.draw(batch).p
+    for mask in (drawn, whole):
         try:
-            core.likelihood.log_prob(p, batch.x, mask)
+            with torch.no_grad():
+                core.likelihood.log_prob(p, batch.x, mask)
+            return replace(batch, mask=mask)
         except ValueError as error:
-            raise Excused(f"its likelihood refuses masks: {error}") from error
-    return replace(batch, mask=mask)
+            refused = error
+    raise Excused(f"its likelihood refuses masks: {refused}") from refused
 
 
 def what_is_hidden_does_not_matter(s: Subject) -> None:

@@ -43,7 +43,7 @@ Law = Callable[[Any], None]
 """Raises an error where what it is given breaks the law."""
 
 ROWS, DRAWS, _CONTEXT = 5, 3, 2
-_EVENTS = ((1, 13, 10), (7,), (3, 16, 16))
+_EVENTS = ((1, 13, 10), (7,), (3, 16, 16), (4, 6))
 
 _SMALL: dict[str, Any] = {
     "latent_shape": 4,

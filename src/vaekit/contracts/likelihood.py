@@ -1,0 +1,166 @@
+"""Likelihood: what it is called with, and held to."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from vaekit import distributions
+from vaekit.batch import DataInfo, Shapes, Tree, each, first, leaves
+from vaekit.part import FullPrecisionPart
+from vaekit.precision import full_precision
+
+__all__ = ["Likelihood", "OutOfRange"]
+
+
+class OutOfRange(ValueError):
+    """Data that a likelihood has no density for.
+
+    Attributes:
+        data: What is known of them.
+    """
+
+    def __init__(self, told: str, data: DataInfo) -> None:
+        super().__init__(told)
+        self.data = data
+
+
+class Likelihood(FullPrecisionPart):
+    """Builds p(x|z) from the decoder's output.
+
+    Attributes:
+        output_shape: Shape that the decoder must give.
+        data_range: Smallest and largest value that x may take.
+        expects: Which data these are, in words; by default the range.
+        normalized: Whether `log_prob` is the logarithm of a density or a probability. Where it is
+            not, there is no bound and there are no bits: what is reported is called a score.
+        discrete: True where p gives a probability to each value of x, False where it is a density,
+            None where its sum is neither (Bernoulli on grey values).
+        couples_rows: Whether a row's density depends on the batch's other rows.
+        event_shape: Shape of one row; set by whoever builds the part.
+    """
+
+    output_shape: Shapes
+    data_range: ClassVar[tuple[float, float]] = (-inf, inf)
+    expects: ClassVar[str] = ""
+    normalized: ClassVar[bool] = True
+    discrete: bool | None = False
+    couples_rows = False
+    event_shape: Shapes = None
+
+    def forward(self, y: Tree, context: Tensor | None = None) -> Distribution:
+        """p(x|z).
+
+        Arguments:
+            y: The decoder's output, (K, B, *output_shape), in float32 at least.
+            context: What a conditional model conditions on, (K, B, C).
+
+        Returns:
+            A distribution of batch shape (K, B) and event shape `event_shape`; a
+            `vaekit.distributions.Joint` where x is a dict.
+
+        Raises:
+            ValueError: When called, if it is no distribution of these shapes.
+        """
+        raise NotImplementedError
+
+    def __call__(self, y: Tree, context: Tensor | None = None) -> Distribution:
+        with full_precision(first(y)):
+            p = super().__call__(y, context)
+        return self.hold_distribution(p, tuple(first(y).shape[:2]), self.event_shape)
+
+    def point(self, p: Distribution) -> Tree:
+        """The one x that stands for p where nothing is drawn; by default its mean."""
+        return p.mean
+
+    def elements(self, p: Distribution, x: Tree) -> Tree:
+        """log p of each element of x, (K, B, *event) in nats; x is within the support throughout.
+
+        Raises:
+            ValueError: If p does not factorise over the elements of x.
+        """
+        return distributions.elements(p, x)
+
+    def log_prob(self, p: Distribution, x: Tree, mask: Tree | None = None) -> Tensor:
+        """log p(x|z) with shape (K, B), in nats, a sum over the observed elements of x.
+
+        Raises:
+            ValueError: With a mask, where p does not factorise over the elements of x.
+        """
+        if mask is None:
+            return p.log_prob(x)
+
+        def observed(terms: Tensor, mask: Tensor) -> Tensor:
+            if terms.shape[terms.dim() - mask.dim() + 1 :] != mask.shape[1:]:
+                raise self.refuse(f"elements of shape {tuple(mask.shape[1:])}", terms.shape)
+            return torch.where(mask, terms, 0.0).sum(tuple(range(1 - mask.dim(), 0)))
+
+        terms = each(observed, self.elements(p, distributions.filled(p, x, mask)), mask)
+        return sum(leaves(terms)[1:], leaves(terms)[0])
+
+    # What it is without latents
+
+    def statistic(self, x: Tree) -> Tree:
+        """What `output_of` wants mean and variance of: by default x itself.
+
+        Arguments:
+            x: Rows, (B, *event) in float64, 0 where nothing is observed.
+
+        Returns:
+            The same, or several numbers of each element, (B, *, *event).
+        """
+        return x
+
+    def output_of(self, mean: Tree, variance: Tree) -> Tree | None:
+        """The decoder's output, (*output_shape), for elements with these moments of `statistic`.
+
+        None where a likelihood knows none.
+        """
+        return None
+
+    def independent(self, mean: Tree, variance: Tree) -> Distribution | None:
+        """p(x) of independent elements, from the training rows' moments of `statistic`.
+
+        The baseline that a model has to beat: by default p at `output_of` the moments. Its batch
+        shape is (1, 1), or (). None where a likelihood knows none.
+        """
+        y = self.output_of(mean, variance)
+        return None if y is None else self.forward(each(lambda leaf: leaf[None, None], y))
+
+    # Which data it is for
+
+    @classmethod
+    def takes(cls, data: DataInfo) -> bool:
+        """Whether it has a density for such data, whatever its arguments.
+
+        The error for other data names the likelihoods that take them.
+        """
+        low, high = cls.data_range
+        return all(low <= least and most <= high for least, most in leaves(data.data_range))
+
+    def check(self, data: DataInfo) -> None:
+        """Refuses data that this likelihood has no density for.
+
+        Raises:
+            OutOfRange: If it does not take them; a ValueError.
+        """
+        if not self.takes(data):
+            expected = self.expects or "data in [{:g}, {:g}]".format(*self.data_range)
+            raise OutOfRange(f"{type(self).__name__} expected {expected}, but {told(data)}.", data)
+
+    def gives_bits(self, data: DataInfo) -> bool:
+        """Whether log p(x|z) counts bits: of discrete data, or of data that were dequantised."""
+        spread = all(width is not None for width in leaves(data.bin_width))
+        return self.discrete or (self.discrete is False and self.normalized and spread)
+
+
+def told(data: DataInfo) -> str:
+    """Range and levels of data, for a message."""
+    ranges = [f"[{low:g}, {high:g}]" for low, high in leaves(data.data_range)]
+    levels = {n for n in leaves(data.levels) if n is not None}
+    counted = f", with {', '.join(map(str, sorted(levels)))} levels" if levels else ""
+    return f"the data's range is {', '.join(dict.fromkeys(ranges))}{counted}"

@@ -1,0 +1,101 @@
+"""Frey faces: the frames of a film of one face."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaekit.data.base import DataModule
+from vaekit.data.rows import Rows, split
+
+__all__ = ["FreyFaces"]
+
+
+class FreyFaces(DataModule):
+    """1,965 grey images of one face, 28x20, frames of a film.
+
+    `freyfaces.npz` (an array `images`) or `frey_rawface.mat`, the original, is looked for in
+    `root` and in its folder `freyfaces`; nothing is downloaded. Grey values 0 to 255 become x from
+    0 to 1.
+
+    Arguments:
+        root: The folder; None takes the environment variable VAEKIT_DATA, or else `data`.
+        val: How many rows are held out for validation, drawn with the seed.
+        test: How many rows are held out for testing.
+
+    Raises:
+        FileNotFoundError: If neither file is there.
+        ValueError: If the file holds no such images.
+
+    References:
+        Global Coordination of Local Linear Models (Roweis, Saul and Hinton, 2002); the file is at
+        https://cs.nyu.edu/~roweis/data.html
+    """
+
+    levels = 256
+    shape: ClassVar[tuple[int, ...]] = (1965, 28, 20)
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        val: int = 200,
+        test: int = 200,
+        batch_size: int = 100,
+        dequantize: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, "none", dequantize, seed)
+        self.root = Path(os.environ.get("VAEKIT_DATA", "data") if root is None else root)
+        self.held_out = val, test
+
+    def load(self) -> dict[str, Rows]:
+        x = self._images().unsqueeze(1)
+        val, test = (number / len(x) for number in self.held_out)
+        return split(Rows(x, top=255), val, test, seed=self.seed)
+
+    def _images(self) -> Tensor:
+        for name, read in _READERS.items():
+            for path in (self.root / name, self.root / "freyfaces" / name):
+                if path.is_file():
+                    return self._checked(path, read)
+        raise FileNotFoundError(
+            f"FreyFaces needs {' or '.join(_READERS)}, which is not under {self.root}. Put it "
+            "there, or name the folder that has it with --data.root or VAEKIT_DATA."
+        )
+
+    def _checked(self, path: Path, read: Callable[[Path], np.ndarray]) -> Tensor:
+        try:
+            images = read(path)
+        except Exception as error:
+            raise ValueError(
+                f"Expected {path} to hold Frey faces but it could not be read: {error}"
+            ) from error
+        if images.shape != self.shape or images.dtype != np.uint8:
+            raise ValueError(
+                f"Expected images of shape {self.shape} and type uint8 in {path} but got "
+                f"{images.shape} and {images.dtype}."
+            )
+        return torch.from_numpy(np.ascontiguousarray(images))
+
+
+def _read_npz(path: Path) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as arrays:
+        return np.asarray(arrays["images"])
+
+
+def _read_mat(path: Path) -> np.ndarray:
+    from scipy.io import loadmat  # comes with scikit-learn, and only needed here
+
+    return np.asarray(loadmat(path)["ff"]).T.reshape(-1, 28, 20)  # a column for each image
+
+
+_READERS: dict[str, Callable[[Path], np.ndarray]] = {
+    "freyfaces.npz": _read_npz,
+    "frey_rawface.mat": _read_mat,
+}

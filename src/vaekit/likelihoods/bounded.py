@@ -1,0 +1,179 @@
+"""Likelihoods for elements that have an end: positive, or between 0 and 1."""
+
+from __future__ import annotations
+
+from math import inf, log
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.distributions import Beta as BetaDistribution
+from torch.distributions import Distribution, constraints
+from torch.distributions import LogNormal as LogNormalDistribution
+
+from vaekit.batch import Batch
+from vaekit.distributions import soft_clamp, soft_unclamp
+from vaekit.likelihoods.base import FromBaseline, elementwise, observed
+from vaekit.likelihoods.real import LocationScale
+
+__all__ = ["Beta", "LogNormal"]
+
+
+class LogNormal(LocationScale):
+    r"""Independent positive elements whose logarithms are Normal.
+
+    .. math:: \log p(x|z) = -\sum_i \frac{(\log x_i - \mu_i)^2}{2 \sigma_i^2} + \log x_i \sigma_i
+        + \tfrac12 \log 2\pi
+
+    Arguments:
+        scale: The standard deviation of log x: a number; "learned", one for all elements; or
+            "elementwise", one for each element of each row, from the decoder.
+        min_scale: Floor of a scale that is not fixed.
+        from_baseline: Add the mean of log x over the training rows, and the logarithm of an
+            elementwise scale, to the decoder's output.
+
+    Raises:
+        ValueError: If a scale or its floor is not positive; at the start of training, if a value
+            is not positive.
+
+    Example:
+        >>> import torch
+        >>> likelihood = LogNormal(event_shape=(2,), scale=1.0)
+        >>> p = likelihood(torch.zeros(1, 1, 2))
+        >>> p.mean, likelihood.log_prob(p, torch.tensor([[1.0, 2.0]]))
+        (tensor([[[1.6487, 1.6487]]]), tensor([[-2.7713]]))
+    """
+
+    data_range = (0.0, inf)
+    expects = "positive data"
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...],
+        scale: float | Literal["learned", "elementwise"] = "elementwise",
+        min_scale: float = 1e-3,
+        from_baseline: bool = True,
+    ) -> None:
+        super().__init__(event_shape, scale, "identity", min_scale, from_baseline)
+
+    def family(self, loc: Tensor, scale: Tensor) -> Distribution:
+        return LogNormalDistribution(loc, scale, validate_args=False)
+
+    def statistic(self, x: Tensor) -> Tensor:
+        return x.clamp(min=torch.finfo(torch.float32).tiny).log()
+
+    def held(self, batch: Batch) -> Batch:
+        x = observed(batch)
+        if bool((x <= 0).any()):
+            raise ValueError(
+                "LogNormal expected positive values but the training rows hold "
+                f"{float(x.min()):g}. Leave them out, shift the data, or choose Gaussian or "
+                "Laplace."
+            )
+        return batch
+
+
+class Beta(FromBaseline):
+    r"""Independent elements between 0 and 1, each with a mean and a concentration of its own.
+
+    .. math:: \log p(x|z) = \sum_i (\alpha_i - 1) \log x_i + (\beta_i - 1) \log(1 - x_i)
+        - \log B(\alpha_i, \beta_i)
+
+    with alpha the mean times the concentration, and beta the rest of it. A density of this kind is
+    0 or infinite at 0 and 1, where data often are: it is stretched over [-margin, 1 + margin].
+
+    Arguments:
+        margin: How far beyond 0 and 1 the density reaches, in units of x.
+        from_baseline: Add the output of the training rows' moments to the decoder's.
+
+    Raises:
+        ValueError: If the margin is negative.
+
+    Example:
+        >>> import torch
+        >>> likelihood = Beta(event_shape=(1,), margin=0.0)
+        >>> p = likelihood(torch.zeros(1, 1, 2, 1))
+        >>> p.mean, likelihood.log_prob(p, torch.tensor([[0.3]]))
+        (tensor([[[0.5000]]]), tensor([[-0.3632]]))
+    """
+
+    data_range = (0.0, 1.0)
+
+    def __init__(
+        self, event_shape: tuple[int, ...], margin: float = 1e-3, from_baseline: bool = False
+    ) -> None:
+        super().__init__()
+        if not 0 <= margin < inf:
+            raise ValueError(f"Expected margin to be at least 0 but got {margin!r}.")
+        self.margin, self.event = margin, tuple(event_shape)
+        self.output_shape = (2, *self.event)
+        if from_baseline:
+            self.begin_at(self.output_shape)
+
+    def forward(self, y: Tensor, context: Tensor | None = None) -> Distribution:
+        logit, log_concentration = y.unbind(dim=2)
+        concentration = soft_clamp(log_concentration).exp()
+        # Off 0, where neither a density nor its gradient is finite.
+        alpha, beta = (_LEAST + (s * logit).sigmoid() * concentration for s in (1, -1))
+        return elementwise(StretchedBeta(alpha, beta, self.margin), self.event)
+
+    def held(self, batch: Batch) -> Batch:
+        x = observed(batch)
+        ends = (x <= -self.margin) | (x >= 1 + self.margin)
+        if bool(ends.any()):
+            raise ValueError(
+                "Beta with no margin expected values between 0 and 1 but the training rows hold "
+                f"{float(x[ends][0]):g}. Give it a margin, such as 0.001."
+            )
+        return batch
+
+    def output_of(self, mean: Tensor, variance: Tensor) -> Tensor:
+        # The moments of what is stretched, back on [0, 1].
+        width = 1 + 2 * self.margin
+        mean = ((mean + self.margin) / width).clamp(1e-3, 1 - 1e-3)
+        variance = (variance / width**2).clamp(min=1e-8)
+        concentration = (mean * (1 - mean) / variance - 1).clamp(min=1e-2)
+        return torch.stack([mean.logit(), soft_unclamp(concentration.log())])
+
+
+_LEAST = 1e-3
+
+
+class StretchedBeta(Distribution):
+    """Beta distributions over [-margin, 1 + margin].
+
+    Arguments:
+        alpha: The first exponent plus 1.
+        beta: The second exponent plus 1, with the shape of alpha.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, alpha: Tensor, beta: Tensor, margin: float) -> None:
+        self.low, self.width = -margin, 1 + 2 * margin
+        self.unit = BetaDistribution(alpha, beta, validate_args=False)
+        super().__init__(alpha.shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return constraints.interval(self.low, self.low + self.width)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.low + self.width * self.unit.mean
+
+    @property
+    def mode(self) -> Tensor:
+        """Where the density is largest; NaN where it is infinite at both ends."""
+        return self.low + self.width * self.unit.mode
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return self.low + self.width * self.unit.sample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        alpha, beta = self.unit.concentration1, self.unit.concentration0
+        least = torch.finfo(alpha.dtype).eps  # rounding may end beyond 0 and 1
+        u = ((value - self.low) / self.width).clamp(least, 1 - least)
+        constant = torch.lgamma(alpha + beta) - torch.lgamma(alpha) - torch.lgamma(beta)
+        kernel = torch.xlogy(alpha - 1, u) + torch.xlogy(beta - 1, 1 - u)
+        return constant + kernel - log(self.width)
