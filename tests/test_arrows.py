@@ -60,7 +60,7 @@ ARROWS = {
     "data": {"batch", "noise", "specs"},
     "metrics": set(),
     "specs": {"plugins", "wrapped"},
-    "wrapped": {"batch", "contracts", "nn"},
+    "wrapped": {"batch", "contracts", "nn", "part"},
     "levels": {"batch", "contracts"},
     "plugins": {"contracts"},
     "nn": {"batch"},

@@ -65,7 +65,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "Mixed": [({"columns": {"c": "Categorical", "b": "Poisson"}, "others": "Gaussian"}, TABLE)],
     "MSSSIM": [({}, {}), ({}, rows((1, 24, 24)))],
-    "FeatureSpace": [({"network": DENSE}, {}), ({}, {})],
+    "FeatureSpace": [({"network": DENSE}, {}), ({"network": "ConvEncoder"}, {})],
     "MLPEncoder": [({}, {}), ({"activation": "GLU"}, {})],
     "GRUEncoder": [(SMALL, {}), ({"tokens": True, "layers": 2, **SMALL}, TOKENS)],
     "TransformerEncoder": [(SMALL, {}), ({"tokens": True, **SMALL}, TOKENS)],

@@ -83,6 +83,23 @@ def test_samples_of_the_coupled_mixture_have_its_probabilities() -> None:
     assert ((counts - mass).abs() < 5 * error + 1e-4).all()
 
 
+def test_what_the_mixture_says_of_its_mean_mode_and_samples() -> None:
+    likelihood, p = _mixture(5)
+    colours = _all_pixels().view(64, 3, 1, 1)
+    mass = torch.stack(
+        [likelihood.log_prob(p, x.expand(5, 3, 1, 1)) for x in colours]
+    )  # (64, 1, 5)
+    assert (p.log_prob(p.mode) >= mass.max(0).values - 0.7).all()
+    drawn = p.sample((7, 2))
+    assert drawn.shape == (7, 2, 1, 5, 3, 1, 1)
+    assert torch.equal(p.log_prob(drawn)[3, 1], p.log_prob(drawn[3, 1]))
+    with pytest.raises(NotImplementedError, match="no closed form"):
+        p.mean  # noqa: B018
+    single = DiscretizedLogisticMixture((2,), DataInfo((2,), (0, 1), 16), 3)
+    q = single(torch.randn(1, 4, *single.output_shape).double())
+    assert torch.allclose(q.mean, q.sample((20_000,)).mean(0), atol=0.02)
+
+
 def test_without_couplings_the_mixture_is_that_of_products() -> None:
     _, p = _mixture()
     free = LogisticMixture(p.log_pi, p.loc, p.scale, 0 * p.coefficients, p.levels, (3, 1, 1))

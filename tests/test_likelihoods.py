@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from math import inf, log, nan, pi
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch
 from scipy import stats
 from torch.distributions import MultivariateNormal
 
-from vaekit import Model
+from conftest import fit
+from vaekit import Model, VAEModule, data
 from vaekit.batch import Batch, DataInfo
 from vaekit.contracts import Likelihood
 from vaekit.draw import Draw
@@ -184,6 +186,39 @@ def test_the_baseline_is_the_best_constant() -> None:
     q = Bernoulli((3,)).independent(bits.mean(0), variance)
     expected = stats.bernoulli.logpmf(bits.numpy(), bits.mean(0).numpy()).sum(-1)
     assert torch.allclose(q.log_prob(bits), torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("name", ["Gaussian", "Laplace", "StudentT", "LogCosh"])
+def test_latent_diffusions_learned_log_variance_that_is_never_optimised_is_not_here(
+    name: str,
+) -> None:
+    rows = data.Arrays(0.1 * torch.randn(200, 3), batch_size=20)
+    spec = {"class_path": name, "init_args": {"scale": "learned"}}
+    model = Model(rows, 2, likelihood=spec)
+    before = float(model.core.likelihood.log_scale.detach())
+    fit(VAEModule(model, {"class_path": "Adam", "init_args": {"lr": 0.02}}), rows, max_epochs=8)
+    assert float(model.core.likelihood.log_scale.detach()) < before - 0.5
+
+
+@pytest.mark.parametrize("scale", [0.3, "learned", "elementwise"])
+def test_pythaes_three_sigmas_in_one_model_are_one_here(scale: Any) -> None:
+    """In training, evaluation, the likelihood's estimate and samples the scale is the same."""
+    info = DataInfo((3,))
+    spec = {"class_path": "Gaussian", "init_args": {"scale": scale}}
+    model = Model(info, 2, likelihood=spec).double()
+    batch, noise = Batch(X[:, 0, :, 0]), torch.zeros(1, 5, 2).double()
+    found = []
+    for mode in (True, False):
+        draw = model.train(mode).core.draw(batch, noise=noise)
+        found.append(draw.p.base_dist.scale)
+        terms = stats.norm.logpdf(
+            batch.x.numpy(), *(t.detach().numpy() for t in (draw.p.mean, found[-1]))
+        )
+        assert torch.allclose(draw.log_likelihood, torch.from_numpy(terms).sum(2))
+    assert torch.equal(*found)
+    p = model.core.decode(draw.z)
+    drawn = p.sample((4000,))
+    assert torch.allclose(drawn.std(0), found[0], rtol=0.1)
 
 
 @pytest.mark.parametrize(

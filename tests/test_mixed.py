@@ -10,7 +10,7 @@ import torch
 
 from conftest import fit
 from vaekit import DataInfo, Model, data
-from vaekit.batch import Batch, moments
+from vaekit.batch import Batch
 from vaekit.distributions import Joint
 from vaekit.likelihoods import Mixed
 
@@ -56,7 +56,7 @@ def test_the_columns_log_probabilities_add_up_and_a_mask_leaves_some_out() -> No
     with torch.no_grad():
         p = model.core.draw(Batch(x), 3).p
     assert isinstance(p, Joint)
-    parts = {n: likelihood.columns[n].log_prob(p.parts[n], x[n]) for n in x}
+    parts = {n: dict(likelihood.parts())[n].log_prob(p.parts[n], x[n]) for n in x}
     assert torch.allclose(likelihood.log_prob(p, x), sum(parts.values()))
     seen = {name: torch.full((6, 1), name in ("age", "job")) for name in x}
     spoilt = {n: torch.where(seen[n], x[n], torch.nan) for n in x}
@@ -98,6 +98,14 @@ def test_mistakes_name_the_column(init_args: dict[str, Any], words: str) -> None
         Model(TABLE, likelihood={"class_path": "Mixed", "init_args": init_args})
 
 
+@pytest.mark.parametrize("name", ["type", "items", "a.b", "train"])
+def test_a_column_may_have_any_name(name: str) -> None:
+    info = DataInfo({name: (1,), "b": (1,)}, {name: (0, 3), "b": (0, 3)}, 4)
+    spec = {"class_path": "Mixed", "init_args": {"others": "Categorical"}}
+    model = Model(info, 2, encoder="EmbeddingEncoder", likelihood=spec)
+    assert set(model.sample(3)) == {name, "b"}
+
+
 def test_rows_of_one_entry_are_refused() -> None:
     with pytest.raises(ValueError, match="Expected rows of several entries"):
         Model(DataInfo((3,)), likelihood="Mixed")
@@ -112,7 +120,7 @@ def test_columns_begin_where_independent_ones_are() -> None:
         likelihood.start(iter([Batch(x)]))
         p = likelihood({n: torch.zeros(1, 1, *s) for n, s in likelihood.output_shape.items()})
     assert float(p.mean["visits"]) == pytest.approx(float(x["visits"].mean()), rel=1e-3)
-    alone = likelihood.independent(*moments([Batch(x)], likelihood.statistic))
+    alone = likelihood.independent(*likelihood.moments([Batch(x)]))
     assert isinstance(alone, Joint)
     assert float(alone.parts["smoker"].mean) == pytest.approx(float(x["smoker"].mean()), abs=1e-3)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
@@ -77,6 +78,20 @@ def test_the_everyday_tasks_run(cli: Callable[..., Path]) -> None:
             for model in (before, names["model"])
         )
         assert torch.equal(old, new) == frozen
+
+
+def test_the_table_and_the_sequences_train(cli: Callable[..., Path], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    columns = {"x.age": rng.normal(size=(60, 1)), "x.job": rng.integers(0, 9, (60, 1))}
+    np.savez(tmp_path / "table.npz", **columns, **{"x.visits": rng.poisson(3.0, (60, 1))})
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    (tmp_path / "table.yaml").write_text(block)
+    quick = ("--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
+    cli("fit", "-c", "table.yaml", *quick)
+    x, length = rng.integers(0, 10, (60, 12)), rng.integers(4, 12, (60, 1))
+    np.savez(tmp_path / "tokens.npz", x=x, mask=np.arange(12) < length)
+    (command,) = re.findall(r"^    vaekit (fit .*tokens.npz .*)$", README, re.MULTILINE)
+    cli(*command.split(), *quick)
 
 
 def test_the_part_of_one_s_own_obeys_the_laws(monkeypatch: pytest.MonkeyPatch) -> None:

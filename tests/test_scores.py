@@ -88,7 +88,7 @@ def test_the_features_distance_is_half_the_square_summed_over_layers() -> None:
     d = (x - y[0]).flatten(1)
     expected = -1.5 * (4 * d.square().sum(1) + d.sum(1).square())
     assert torch.allclose(score.log_prob(score(y), x)[0], expected)
-    with pytest.raises(ValueError, match="torch module as network"):
+    with pytest.raises(ValueError, match="torch module in a"):
         FeatureSpace(info.event_shape, info)
 
 

@@ -120,7 +120,7 @@ def test_categories_are_embedded_and_a_missing_one_is_a_category() -> None:
     x = {"age": torch.randn(6, 2), "job": torch.randint(5, (6, 3)).float()}
     mask = {n: torch.rand(leaf.shape) > 0.5 for n, leaf in x.items()}
     h = encoder(x, None, mask)
-    vectors = encoder.vectors["job"].weight
+    vectors = encoder.vectors[0].weight
     index = torch.where(mask["job"], x["job"].long(), 5)
     expected = torch.cat([torch.where(mask["age"], x["age"], 0.0), vectors[index].flatten(1)], 1)
     assert torch.equal(h, expected)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from conftest import fit
 from vaekit import DataInfo, Model, VAEModule, data, load, testing
+from vaekit.decoders import MLPDecoder
 
 IMAGE = DataInfo((1, 8, 8), (0.0, 1.0), levels=2)
 
@@ -43,10 +44,9 @@ def test_a_module_is_an_encoder_and_a_decoder_and_comes_back_from_a_checkpoint(
     assert torch.equal(again.reconstruct(x), model.reconstruct(x))
 
 
+@pytest.mark.slow
 def test_a_module_obeys_the_laws() -> None:
-    testing.check_encoder(
-        _encoder(), data=IMAGE, without=("two_ranks_end_with_one_model",) if False else ()
-    )
+    testing.check_encoder(_encoder(), data=IMAGE)
     testing.check_decoder(nn.Linear(4, 64), data=IMAGE)
 
 
@@ -66,9 +66,31 @@ def test_what_is_no_module_of_the_right_size_is_refused() -> None:
         Model(IMAGE, 2, posterior=nn.Linear(2, 63))
 
 
+class Tuples(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+@pytest.mark.parametrize(
+    ("encoder", "words"),
+    [
+        (Tuples(), "to give a tensor"),
+        (nn.Sequential(nn.Flatten(0)), "to give a tensor"),
+        (MLPDecoder((2,), (1, 8, 8)), "Expected encoder to be a name"),
+    ],
+)
+def test_a_module_that_gives_no_features_is_refused(encoder: nn.Module, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Model(IMAGE, 2, encoder=encoder)
+
+
 def test_a_module_in_training_is_left_so_and_its_state_unchanged() -> None:
     norm = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64)).train()
     before = norm[1].running_mean.clone()
     Model(IMAGE, 2, encoder=norm)
     assert norm.training
+    frozen = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64).eval()).train()
+    frozen[1].eval()
+    Model(IMAGE, 2, encoder=frozen)
+    assert not frozen[1].training
     assert torch.equal(norm[1].running_mean, before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import inf, log, prod
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -24,7 +24,6 @@ __all__ = [
     "flat",
     "leaves",
     "like",
-    "moments",
     "shapes_of",
     "within",
 ]
@@ -232,37 +231,3 @@ class DataInfo:
         sizes = [prod(shape) for shape in shapes]
         spread = sum(n * log(width or 1.0) for n, width in zip(sizes, widths, strict=True))
         return -(nats + spread) / (sum(sizes) * log(2))
-
-
-def moments(batches: Iterable[Batch], statistic: Callable[[Tree], Tree]) -> tuple[Tree, Tree]:
-    """Mean and variance (*S) of a statistic (B, *S) of rows, over those that show an element.
-
-    Of an element that no row shows both are 0.
-
-    Arguments:
-        statistic: Of x (B, *event), in float64, and 0 where nothing is observed; its last axes
-            are x's.
-
-    Example:
-        >>> import torch
-        >>> moments([Batch(torch.tensor([[1.0], [3.0]]))], lambda x: x)
-        (tensor([2.], dtype=torch.float64), tensor([1.], dtype=torch.float64))
-    """
-
-    def powers(s: Tensor, seen: Tensor) -> Tensor:
-        seen = seen.view(len(seen), *[1] * (s.dim() - seen.dim()), *seen.shape[1:])
-        s = torch.where(seen, s, 0.0)
-        counts = seen.double().sum(0).expand(s.shape[1:])
-        return torch.stack([counts, s.sum(0), s.square().sum(0)])
-
-    total: Any = None
-    for batch in batches:
-        x = each(Tensor.double, batch.x)
-        seen = each(lambda leaf: torch.ones_like(leaf, dtype=torch.bool), x)
-        if batch.mask is not None:
-            seen = batch.mask
-            x = each(lambda leaf, shown: torch.where(shown, leaf, 0.0), x, seen)
-        added = each(powers, statistic(x), seen)
-        total = added if total is None else each(torch.add, total, added)
-    mean, square = (each(lambda t, of=of: t[of] / t[0].clamp(min=1), total) for of in (1, 2))
-    return mean, each(lambda s, m: (s - m.square()).clamp(min=0), square, mean)

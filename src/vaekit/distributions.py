@@ -135,6 +135,10 @@ class Joint(Distribution):
     def mean(self) -> dict[str, Tensor]:  # type: ignore[override]
         return {name: part.mean for name, part in self.parts.items()}
 
+    @property
+    def mode(self) -> dict[str, Tensor]:  # type: ignore[override]
+        return {name: part.mode for name, part in self.parts.items()}
+
     def sample(self, sample_shape: Any = ()) -> dict[str, Tensor]:  # type: ignore[override]
         shape = torch.Size(sample_shape)
         return {name: part.sample(shape) for name, part in self.parts.items()}

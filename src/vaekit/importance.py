@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.batch import Batch, first, leaves
-from vaekit.contracts import Core
+from vaekit.contracts import Core, Likelihood
 from vaekit.noise import fixed_noise
 from vaekit.part import Noise
 
@@ -78,9 +78,9 @@ def log_likelihood(
         )
     if not all(getattr(part, "density", True) for part in core.modules()):
         raise ValueError("Expected a posterior with a density, to weigh its draws by.")
-    for part in core.modules():
-        if not getattr(part, "normalized", True):
-            raise ValueError(f"Expected a likelihood but {type(part).__name__} is a score.")
+    scores = [m for m in core.modules() if isinstance(m, Likelihood) and not m.normalized]
+    if scores:  # the innermost, where one is made of others
+        raise ValueError(f"Expected a likelihood but {type(scores[-1]).__name__} is a score.")
     rows = len(batch)
     for level in _levels(noise):
         if level.shape[:2] != (samples, rows):

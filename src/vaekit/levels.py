@@ -8,7 +8,7 @@ from math import inf
 from torch import Tensor
 
 from vaekit.batch import DataInfo, leaves
-from vaekit.contracts.likelihood import OutOfRange, told
+from vaekit.contracts.likelihood import told
 
 __all__ = ["Levels"]
 
@@ -38,13 +38,12 @@ class Levels:
         """The values of an element of such data.
 
         Raises:
-            OutOfRange: If their number is not known, as that of continuous values is not.
+            ValueError: If their number is not known, as that of continuous values is not.
         """
         if not cls.are_known(data):
-            raise OutOfRange(
+            raise ValueError(
                 "Expected data of a known number of levels, such as uint8 images, or whole "
-                f"numbers of a declared range, but {told(data)}.",
-                data,
+                f"numbers of a declared data_range, but {told(data)}."
             )
         low, high = data.data_range
         return cls(low, high, data.levels)  # type: ignore[arg-type]

@@ -273,6 +273,7 @@ class Model(nn.Module):
         for name, info in self.info.entries().items():
             if values[name].numel():
                 _check_range(values[name], info.data_range)
+        self.core.likelihood.check_rows(x, mask)
 
     def _context(self, context: Tensor | None, rows: int) -> Tensor | None:
         """The context on the model's device, checked."""
@@ -308,11 +309,12 @@ def _naming_likelihoods() -> Iterator[None]:
         if not isinstance(cause, OutOfRange):
             raise
         data, known = cause.data, specs.classes("likelihood")
-        fit = [c.__name__ for c in known if c.accepts(data.event_shape) and c.takes(data)]
+        known = [c for c in known if c.accepts(data.event_shape) and c.normalized]
+        fit = [c.__name__ for c in known if c.takes(data)]
         kind = ValueError if error is cause else type(error)
         raise kind(
-            f"{error} Likelihoods for such data: {', '.join(fit) or 'none'}. Choose one of them, "
-            "or rescale the data."
+            f"{error} Likelihoods for such data: {', '.join(fit) or 'none'}. Choose one of them"
+            f"{cause.mend}."
         ) from error
 
 

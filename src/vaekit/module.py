@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, Self
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vaekit import checkpoints, compiled, optim
 from vaekit.batch import Batch, each
+from vaekit.contracts import Likelihood
 from vaekit.guard import Guard
 from vaekit.importance import log_likelihood
 from vaekit.metrics.means import RowMeans
@@ -165,8 +166,18 @@ class VAEModule(LightningModule):
                 "none: hold rows out, or choose another lr_scheduler."
             )
         if self.global_step == 0 and not self.model.started:
+            self._look_at_rows("train", "val")
             self._let_parts_look()
         self.model.started = True
+
+    def _look_at_rows(self, *splits: str) -> None:
+        """Lets the likelihood refuse rows of a data module that it has no density for."""
+        likelihood = self.model.core.likelihood
+        if type(likelihood).check_rows is Likelihood.check_rows:
+            return
+        for split in set(splits) & set(getattr(self.data, "splits", ())):
+            for batch in self.data.rows(split):
+                likelihood.check_rows(batch.x, batch.mask)
 
     def _let_parts_look(self) -> None:
         """Lets the parts that want to look at the training rows, the same on all ranks."""
@@ -181,9 +192,15 @@ class VAEModule(LightningModule):
             )
         with torch.no_grad(), fixed_noise(0, self.device):
             for part in looking:
-                loader: Any = self.trainer.train_dataloader
-                rows = self.data.rows("train") if ours else map(self.as_batch, loader)
-                part.start(batch.to(self.device) for batch in rows)
+                part.start(_Again(self._training_rows))
+
+    def _training_rows(self) -> Iterator[Batch]:
+        if hasattr(self.data, "rows"):
+            rows: Iterable[Batch] = self.data.rows("train")
+        else:
+            loader: Any = self.trainer.train_dataloader
+            rows = map(self.as_batch, loader)
+        return (batch.to(self.device) for batch in rows)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         batch = self.as_batch(batch)
@@ -225,6 +242,7 @@ class VAEModule(LightningModule):
         self.means.pop("val", None)
 
     def on_test_epoch_start(self) -> None:
+        self._look_at_rows("test")
         self.means.pop("test", None)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -335,3 +353,13 @@ class VAEModule(LightningModule):
         for name, value in values.items():
             # The value is that of all ranks already: the mean over them is itself.
             self.log(f"{split}/{name}", value, prog_bar=name == best, sync_dist=True)
+
+
+class _Again:
+    """What can be passed through more than once."""
+
+    def __init__(self, make: Callable[[], Iterator[Batch]]) -> None:
+        self.make = make
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.make()

@@ -80,7 +80,8 @@ class Residual(nn.Module):
     def __init__(self, channels: int, act: type[nn.Module]) -> None:
         super().__init__()
         first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
-        nn.init.zeros_(second.weight)
+        for parameter in second.parameters():
+            nn.init.zeros_(parameter)
         self.branch = nn.Sequential(act(), first, act(), second)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -179,13 +179,25 @@ def names_lead_to_plugins() -> Iterator[None]:
                 return str(torch_spec(name, modules[base])["class_path"])
         return ordinary(cls, name)
 
+    def parser_of(name: Any, *args: Any, **kwargs: Any) -> Any:
+        # Of a part inside another, whose name jsonargparse takes for a path.
+        if isinstance(name, str) and "." not in name:
+            plugin = plugins.find_any(name)
+            imports.allow(plugin, plugins.load(plugin))
+            name = plugin.path
+        return ordinary_parser(name, *args, **kwargs)
+
+    hint: Any = _typehints.ActionTypeHint
+    ordinary_parser = hint.get_class_parser
     _refusals.clear()
     _packages.clear()
     _typehints.resolve_class_path_by_name = resolve
+    hint.get_class_parser = staticmethod(parser_of)
     try:
         yield
     finally:
         _typehints.resolve_class_path_by_name = ordinary
+        hint.get_class_parser = staticmethod(ordinary_parser)
 
 
 # Configurations

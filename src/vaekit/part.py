@@ -60,7 +60,11 @@ class Part(nn.Module):
 
     @classmethod
     def accepts(cls, event_shape: Shapes) -> bool:
-        """Whether the part is for rows of this shape; the laws ask, before they build it."""
+        """Whether the part is for rows of this shape, of a dict for those of several entries.
+
+        An encoder, decoder or likelihood is not built for several entries that it does not accept;
+        of other shapes only the laws ask.
+        """
         return not isinstance(event_shape, dict)
 
     def start(self, data: Iterable[Batch]) -> None:

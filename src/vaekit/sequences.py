@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from vaekit.batch import DataInfo, Shapes
 from vaekit.contracts import Decoder, Encoder
 from vaekit.levels import Levels
-from vaekit.nn import fill, mlp, with_context
+from vaekit.nn import fill, logged, mlp, unbounded, with_context
 
 __all__ = [
     "GRUDecoder",
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class Steps(nn.Module):
-    """The steps of a sequence as vectors.
+    """The steps of a sequence as vectors; of data from 0 to infinity, those of log(1 + x).
 
     Arguments:
         event_shape: (T,), or (C, T) of C channels.
@@ -44,7 +44,7 @@ class Steps(nn.Module):
     ) -> None:
         super().__init__()
         _, self.length = sequence_of(event_shape)
-        self.tokens = tokens
+        self.tokens, self.unbounded = tokens, unbounded(data)
         if not tokens:
             self.vectors: nn.Module = nn.Linear(prod(event_shape[:-1]), width)
             return
@@ -61,7 +61,8 @@ class Steps(nn.Module):
             seen = mask.reshape(len(x), -1, self.length).any(1)
         x = fill(x, mask)
         if not self.tokens:
-            return self.vectors(x.reshape(len(x), -1, self.length).transpose(1, 2)), seen
+            x = logged(x, self.unbounded).reshape(len(x), -1, self.length)
+            return self.vectors(x.transpose(1, 2)), seen
         index = self.levels.index(x)
         return self.vectors(torch.where(seen, index, self.levels.count)), seen
 

@@ -22,7 +22,8 @@ class DeepSets(Encoder):
     .. math:: h = \rho\big(\mathrm{pool}_n\, \phi(x_n)\big)
 
     Elements of which a mask hides everything do not count, so that sets of different sizes are
-    padded and masked; a single feature that is hidden is read as 0.
+    padded and masked; a single feature that is hidden is read as 0. Of data from 0 to infinity it
+    reads log(1 + x).
 
     Arguments:
         inner: Widths of phi, which reads each element; a number for one.
@@ -51,6 +52,7 @@ class DeepSets(Encoder):
         hidden: int | list[int] = [128],  # noqa: B006
         pool: Literal["mean", "sum", "max"] = "mean",
         activation: str = "ReLU",
+        data: DataInfo | None = None,
     ) -> None:
         super().__init__()
         if len(event_shape) != 2:
@@ -60,7 +62,7 @@ class DeepSets(Encoder):
         inner, hidden = widths(inner), widths(hidden)
         if not inner or not hidden:
             raise ValueError("Expected at least one width in inner and one in hidden.")
-        self.pool = pool
+        self.pool, self.unbounded = pool, unbounded(data)
         self.inner = mlp([event_shape[1], *inner], activation, last=True)
         self.outer = mlp([inner[-1] + context_features, *hidden], activation, last=True)
         self.features = hidden[-1]
@@ -72,7 +74,7 @@ class DeepSets(Encoder):
     def forward(
         self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        h = self.inner(fill(x, mask))  # (B, N, inner)
+        h = self.inner(logged(fill(x, mask), self.unbounded))  # (B, N, inner)
         seen = torch.ones_like(h[..., :1], dtype=torch.bool)
         if mask is not None:
             seen = mask.any(2, keepdim=True)
@@ -134,8 +136,8 @@ class EmbeddingEncoder(Encoder):
                 f"{', '.join(sorted(unknown))}."
             )
         self.levels = {name: Levels.of(entries[name]) for name in categorical}
-        self.vectors = nn.ModuleDict(
-            {n: nn.Embedding(own.count + 1, width) for n, own in self.levels.items()}
+        self.vectors = nn.ModuleList(
+            nn.Embedding(own.count + 1, width) for own in self.levels.values()
         )
         self.unbounded = unbounded(data)
         each = {name: width if name in self.levels else 1 for name in entries}
@@ -160,7 +162,7 @@ class EmbeddingEncoder(Encoder):
         index = self.levels[name].index(x)
         if mask is not None:
             index = torch.where(mask, index, self.levels[name].count)
-        return self.vectors[name](index).flatten(1)
+        return self.vectors[list(self.levels).index(name)](index).flatten(1)
 
 
 def _has_categories(info: DataInfo) -> bool:

@@ -266,7 +266,7 @@ def _made(kind: str, value: str | Mapping[str, Any], given: dict[str, Any]) -> t
     spec = resolve(kind, value)
     plugin = find(kind, spec["class_path"])
     cls = load(plugin)
-    _check_entries(plugin, cls, given.get("event_shape"))
+    _check_entries(plugin, cls, given)
 
     def inner(spec: Spec) -> Any:
         return build(find_any(spec["class_path"]).kind, spec, given)
@@ -285,8 +285,9 @@ def _made(kind: str, value: str | Mapping[str, Any], given: dict[str, Any]) -> t
         raise RegistryError(blame(error) or f"The {plugin}: {error}") from error
 
 
-def _check_entries(plugin: Plugin, cls: Any, shapes: Any) -> None:
+def _check_entries(plugin: Plugin, cls: Any, given: Mapping[str, Any]) -> None:
     """Refuses rows of several entries for a part that reads or writes rows of one."""
+    shapes = given.get("output_shape" if plugin.kind == "decoder" else "event_shape")
     reads = plugin.kind in ("encoder", "decoder", "likelihood")
     if not reads or not isinstance(shapes, dict) or cls.accepts(shapes):
         return

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from vaekit.batch import each, moments
+from vaekit.batch import each
 from vaekit.data.base import DataModule
 from vaekit.metrics.means import RowMeans
 from vaekit.model import Model
@@ -26,15 +26,20 @@ def baseline(model: Model, data: DataModule, split: str = "val") -> float | None
 
     None where the likelihood knows no such model.
     """
-    likelihood = model.core.likelihood
+    likelihood, terms = model.core.likelihood, []
+    exact = torch.float32 if model.device.type == "mps" else torch.float64
+
+    def placed(x: Tensor) -> Tensor:
+        return x.to(model.device, exact)
+
     with model.using(), fixed_noise(0, model.device):
-        p = likelihood.independent(*moments(data.rows("train"), likelihood.statistic))
-        if p is None:
-            return None
-        terms = [
-            likelihood.log_prob(p, each(Tensor.double, batch.x), batch.mask).flatten()
-            for batch in data.rows(split)
-        ]
+        mean, variance = (each(placed, m) for m in likelihood.moments(data.rows("train")))
+        for batch in (rows.to(model.device) for rows in data.rows(split)):
+            given = () if batch.context is None else (batch.context,)
+            p = likelihood.independent(mean, variance, *given)
+            if p is None:
+                return None
+            terms.append(likelihood.log_prob(p, each(placed, batch.x), batch.mask).flatten())
     return float(torch.cat(terms).mean())
 
 

@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaekit.batch import Shapes, Sizes, Tree, each, shapes_of
+from vaekit.batch import Shapes, Sizes, Tree, each, leaves, shapes_of
 from vaekit.contracts import Decoder, Encoder
 from vaekit.nn import fill
+from vaekit.part import Part
 
 __all__ = ["ModuleDecoder", "ModuleEncoder", "is_wrapped", "wrapped"]
 
 
 def is_wrapped(kind: str, module: object) -> bool:
     """Whether a torch module that is no part may stand for one of a kind."""
-    return kind in ("encoder", "decoder") and isinstance(module, nn.Module)
+    plain = isinstance(module, nn.Module) and not isinstance(module, Part)
+    return kind in ("encoder", "decoder") and plain
 
 
 def wrapped(kind: str, module: nn.Module, given: dict[str, Any]) -> Any:
@@ -28,11 +30,11 @@ def wrapped(kind: str, module: nn.Module, given: dict[str, Any]) -> Any:
         given: What vaekit gives to parts.
     """
     known = {n: given[n] for n in ("context_features",) if n in given}
-    if kind == "encoder" and not isinstance(module, Encoder):
+    if not is_wrapped(kind, module):
+        return module
+    if kind == "encoder":
         return ModuleEncoder(module, given["event_shape"], **known)
-    if kind == "decoder" and not isinstance(module, Decoder):
-        return ModuleDecoder(module, given["latent_shape"], given["output_shape"], **known)
-    return module
+    return ModuleDecoder(module, given["latent_shape"], given["output_shape"], **known)
 
 
 class ModuleEncoder(Encoder):
@@ -123,13 +125,20 @@ def _tried(module: nn.Module, x: Tree, context_features: int) -> Tree:
             f"Expected {type(module).__name__} to take {len(args)} arguments"
             f"{', the second of which is the context' if context_features else ''}: {error}."
         ) from error
-    mode = module.training
+    modes = [(m, m.training) for m in module.modules()]
     try:
-        return module.eval()(*args)
+        found: Tree = module.eval()(*args)
     except Exception as error:
         shapes = each(lambda leaf: tuple(leaf.shape), args[0])
         raise ValueError(
             f"Expected {type(module).__name__} to take a batch of shape {shapes} but: {error}"
         ) from error
     finally:
-        module.train(mode)
+        for m, mode in modes:
+            m.training = mode
+    if not all(isinstance(leaf, Tensor) and leaf.dim() > 1 for leaf in leaves(found)):
+        raise ValueError(
+            f"Expected {type(module).__name__} to give a tensor (B, *), or a dict of such, but "
+            f"got {each(lambda leaf: getattr(leaf, 'shape', type(leaf).__name__), found)}."
+        )
+    return found

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from math import inf
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from vaekit import distributions
-from vaekit.batch import DataInfo, Shapes, Tree, each, first, leaves
+from vaekit.batch import Batch, DataInfo, Shapes, Tree, each, first, leaves, like
 from vaekit.part import FullPrecisionPart
-from vaekit.precision import full_precision
+from vaekit.precision import full_precision, widest
 
-__all__ = ["Likelihood", "OutOfRange"]
+__all__ = ["Likelihood", "OutOfRange", "moments", "told"]
 
 
 class OutOfRange(ValueError):
@@ -22,11 +23,12 @@ class OutOfRange(ValueError):
 
     Attributes:
         data: What is known of them.
+        mend: What else than another likelihood would help, in words.
     """
 
-    def __init__(self, told: str, data: DataInfo) -> None:
+    def __init__(self, told: str, data: DataInfo, mend: str = "") -> None:
         super().__init__(told)
-        self.data = data
+        self.data, self.mend = data, mend
 
 
 class Likelihood(FullPrecisionPart):
@@ -104,32 +106,41 @@ class Likelihood(FullPrecisionPart):
 
     # What it is without latents
 
-    def statistic(self, x: Tree) -> Tree:
-        """What `output_of` wants mean and variance of: by default x itself.
-
-        Arguments:
-            x: Rows, (B, *event) in float64, 0 where nothing is observed.
+    def moments(self, data: Iterable[Batch]) -> tuple[Tree, Tree]:
+        """What `output_of` and `independent` are made of, on the CPU and in float64.
 
         Returns:
-            The same, or several numbers of each element, (B, *, *event).
+            By default the mean and the variance of each element, (*event), over the rows that show
+            it.
         """
-        return x
+        return moments(data)
 
     def output_of(self, mean: Tree, variance: Tree) -> Tree | None:
-        """The decoder's output, (*output_shape), for elements with these moments of `statistic`.
+        """The decoder's output, (*output_shape), for independent elements with these `moments`.
 
         None where a likelihood knows none.
         """
         return None
 
-    def independent(self, mean: Tree, variance: Tree) -> Distribution | None:
-        """p(x) of independent elements, from the training rows' moments of `statistic`.
+    def independent(
+        self, mean: Tree, variance: Tree, context: Tensor | None = None
+    ) -> Distribution | None:
+        """p(x) of independent elements with the `moments` of the training rows.
 
-        The baseline that a model has to beat: by default p at `output_of` the moments. Its batch
-        shape is (1, 1), or (). None where a likelihood knows none.
+        The baseline that a model has to beat: by default p at `output_of` the moments. None where
+        a likelihood knows none.
+
+        Arguments:
+            context: Of the rows that p is for, (B, C).
+
+        Returns:
+            A distribution of batch shape (1, 1), (1, B) or ().
         """
         y = self.output_of(mean, variance)
-        return None if y is None else self.forward(each(lambda leaf: leaf[None, None], y))
+        if y is None:
+            return None
+        at = None if context is None else context[None]
+        return self.forward(each(lambda leaf: leaf[None, None], y), at)
 
     # Which data it is for
 
@@ -150,12 +161,53 @@ class Likelihood(FullPrecisionPart):
         """
         if not self.takes(data):
             expected = self.expects or "data in [{:g}, {:g}]".format(*self.data_range)
-            raise OutOfRange(f"{type(self).__name__} expected {expected}, but {told(data)}.", data)
+            what = f"{type(self).__name__} expected {expected}, but {told(data)}."
+            raise OutOfRange(what, data, ", or rescale the data" if not self.expects else "")
+
+    def check_rows(self, x: Tree, mask: Tree | None = None) -> None:
+        """Refuses rows whose values have no density here, where the data's range does not tell.
+
+        Before the first step it is asked of all training and validation rows of a data module.
+
+        Raises:
+            ValueError: If a value that the mask shows has none.
+        """
 
     def gives_bits(self, data: DataInfo) -> bool:
         """Whether log p(x|z) counts bits: of discrete data, or of data that were dequantised."""
         spread = all(width is not None for width in leaves(data.bin_width))
         return self.discrete or (self.discrete is False and self.normalized and spread)
+
+
+def moments(
+    data: Iterable[Batch], of: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tree, Tree]:
+    """Mean and variance (*event) of each element, over the rows that show it.
+
+    Of an element that no row shows both are 0.
+
+    Arguments:
+        of: What is taken of each element first.
+
+    Example:
+        >>> import torch
+        >>> moments([Batch(torch.tensor([[1.0], [3.0]]))])
+        (tensor([2.], dtype=torch.float64), tensor([1.], dtype=torch.float64))
+    """
+
+    def powers(x: Tensor, seen: Tensor | None) -> Tensor:
+        x = widest(x) if of is None else of(widest(x))
+        if seen is None:
+            seen = torch.ones_like(x, dtype=torch.bool)
+        x = torch.where(seen, x, 0.0)
+        return torch.stack([seen.to(x).sum(0), x.sum(0), x.square().sum(0)]).cpu().double()
+
+    total: Any = None
+    for batch in data:
+        added = each(powers, batch.x, like(batch.x, batch.mask))
+        total = added if total is None else each(torch.add, total, added)
+    mean, square = (each(lambda t, of=of: t[of] / t[0].clamp(min=1), total) for of in (1, 2))
+    return mean, each(lambda s, m: (s - m.square()).clamp(min=0), square, mean)
 
 
 def told(data: DataInfo) -> str:

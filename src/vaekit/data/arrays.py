@@ -53,7 +53,8 @@ class Arrays(DataModule):
             want them, or "last", which moves them; None refuses what looks like the latter.
         data_range: Smallest and largest value of x; None takes the narrowest of [0, 1], [-1, 1],
             [0, inf) and the real line that holds the values that are observed. Integers of a
-            finite range, tokens say, have as many levels as there are numbers in it.
+            finite range, tokens say, have as many levels as there are numbers in it. Of a dict
+            only some entries may be named.
 
     Raises:
         ValueError: If arrays differ in length, a value is not finite or out of the range, or a
@@ -182,14 +183,14 @@ class Arrays(DataModule):
         declared: Any = self.data_range
         if not isinstance(declared, Mapping):
             declared = dict.fromkeys(entries_of(x), declared)
-        if set(declared) != set(entries_of(x)):
+        if unknown := set(declared) - set(entries_of(x)):
             raise ValueError(
                 f"Expected a data_range of {', '.join(entries_of(x))}, as in x, but got one of "
-                f"{', '.join(declared)}."
+                f"{', '.join(sorted(unknown))}."
             )
         ranges, levels, tops, masks = {}, {}, entries_of(top), entries_of(like(x, mask))
         for (entry, leaf), name in zip(entries_of(x).items(), flat("x", x), strict=True):
-            given = _checked_range(name, declared[entry])
+            given = _checked_range(name, declared.get(entry))
             ranges[entry], levels[entry] = _measured(name, leaf, masks[entry], tops[entry], given)
         single = not isinstance(x, Mapping)
         self._range = ranges["x"] if single else ranges

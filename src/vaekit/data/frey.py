@@ -31,7 +31,7 @@ class FreyFaces(DataModule):
 
     Raises:
         FileNotFoundError: If neither file is there.
-        ValueError: If the file holds no such images.
+        ValueError: If the file holds no such images, or no row is left for training.
 
     References:
         Global Coordination of Local Linear Models (Roweis, Saul and Hinton, 2002); the file is at
@@ -56,8 +56,13 @@ class FreyFaces(DataModule):
 
     def load(self) -> dict[str, Rows]:
         x = self._images().unsqueeze(1)
-        val, test = (number / len(x) for number in self.held_out)
-        return split(Rows(x, top=255), val, test, seed=self.seed)
+        val, test = self.held_out
+        if min(val, test) < 0 or val + test >= len(x):
+            raise ValueError(
+                f"Expected val and test, numbers of rows, to leave some of {len(x):,} but got "
+                f"{val:,} and {test:,}."
+            )
+        return split(Rows(x, top=255), val / len(x), test / len(x), seed=self.seed)
 
     def _images(self) -> Tensor:
         for name, read in _READERS.items():

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from vaekit.batch import Batch, Tree, moments
+from vaekit.batch import Batch, Tree
 from vaekit.contracts import Likelihood
 
-__all__ = ["FromBaseline", "elementwise", "observed"]
+__all__ = ["FromBaseline", "broken", "elementwise"]
 
 
-def observed(batch: Batch) -> Tensor:
-    """The values of x that are observed, one after the other."""
-    assert isinstance(batch.x, Tensor)
-    return batch.x.flatten() if batch.mask is None else batch.x[batch.mask]
+def broken(x: Tensor, mask: Tensor | None, wrong: Tensor) -> float | None:
+    """The first value of x that is wrong and observed; None where all are right."""
+    wrong = wrong if mask is None else wrong & mask
+    return float(x[wrong][0]) if bool(wrong.any()) else None
 
 
 def elementwise(base: Distribution, event: tuple[int, ...]) -> Independent[Any]:
@@ -49,31 +49,26 @@ class FromBaseline(Likelihood):
 
     @property
     def looks(self) -> bool:  # type: ignore[override]
-        """Whether there is a constant to find, or rows to hold to something."""
-        own = type(self)
-        looking = own.held is not FromBaseline.held or own.start is not FromBaseline.start
-        return looking or self.shift is not None
-
-    def held(self, batch: Batch) -> Batch:
-        """Training rows as `statistic` wants them, before the first step.
-
-        Raises:
-            ValueError: If a value has no density here.
-        """
-        return batch
+        """Whether there is a constant to find."""
+        return self.shift is not None or type(self).start is not FromBaseline.start
 
     def start(self, data: Iterable[Batch]) -> None:
-        rows = map(self.held, data)
         if self.shift is not None:
-            self.begin(*moments(rows, self.statistic))
-        else:
-            for _ in rows:
-                pass
+            self.begin(*self.moments(map(self._of_one_entry, data)))
+
+    def _of_one_entry(self, batch: Batch) -> Batch:
+        if isinstance(batch.x, dict):
+            raise self.refuse(
+                "rows of one entry to begin at (a likelihood made of others starts them itself)",
+                f"rows of {', '.join(batch.x)}",
+            )
+        return batch
 
     def begin(self, mean: Tree, variance: Tree) -> None:
-        """Begins at independent elements with these moments of `statistic`."""
+        """Begins at independent elements with these moments."""
         y = self.output_of(mean, variance)
-        assert isinstance(y, Tensor)
+        if not isinstance(y, Tensor):
+            raise self.refuse("output_of to give a tensor to begin at", type(y).__name__)
         assert self.shift is not None
         self.shift.copy_(y)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import inf, log
 from typing import Any, Literal
 
@@ -11,10 +12,12 @@ from torch.distributions import Beta as BetaDistribution
 from torch.distributions import Distribution, constraints
 from torch.distributions import LogNormal as LogNormalDistribution
 
-from vaekit.batch import Batch
+from vaekit.batch import Batch, Tree
+from vaekit.contracts.likelihood import moments
 from vaekit.distributions import soft_clamp, soft_unclamp
-from vaekit.likelihoods.base import FromBaseline, elementwise, observed
+from vaekit.likelihoods.base import FromBaseline, broken, elementwise
 from vaekit.likelihoods.real import LocationScale
+from vaekit.precision import widest
 
 __all__ = ["Beta", "LogNormal"]
 
@@ -33,8 +36,8 @@ class LogNormal(LocationScale):
             elementwise scale, to the decoder's output.
 
     Raises:
-        ValueError: If a scale or its floor is not positive; at the start of training, if a value
-            is not positive.
+        ValueError: If a scale or its floor is not positive; before the first step, if a value is
+            not positive.
 
     Example:
         >>> import torch
@@ -59,18 +62,16 @@ class LogNormal(LocationScale):
     def family(self, loc: Tensor, scale: Tensor) -> Distribution:
         return LogNormalDistribution(loc, scale, validate_args=False)
 
-    def statistic(self, x: Tensor) -> Tensor:
-        return x.clamp(min=torch.finfo(torch.float32).tiny).log()
+    def moments(self, data: Iterable[Batch]) -> tuple[Tree, Tree]:
+        """The mean and variance of log x."""
+        return moments(data, lambda x: x.clamp(min=torch.finfo(torch.float32).tiny).log())
 
-    def held(self, batch: Batch) -> Batch:
-        x = observed(batch)
-        if bool((x <= 0).any()):
+    def check_rows(self, x: Tensor, mask: Tensor | None = None) -> None:
+        if (value := broken(x, mask, x <= 0)) is not None:
             raise ValueError(
-                "LogNormal expected positive values but the training rows hold "
-                f"{float(x.min()):g}. Leave them out, shift the data, or choose Gaussian or "
-                "Laplace."
+                f"LogNormal expected positive values but the rows hold {value:g}. Leave them out, "
+                "shift the data, or choose Gaussian or Laplace."
             )
-        return batch
 
 
 class Beta(FromBaseline):
@@ -87,7 +88,8 @@ class Beta(FromBaseline):
         from_baseline: Add the output of the training rows' moments to the decoder's.
 
     Raises:
-        ValueError: If the margin is negative.
+        ValueError: If the margin is negative; before the first step, if it is 0 and a value is 0
+            or 1.
 
     Example:
         >>> import torch
@@ -117,15 +119,13 @@ class Beta(FromBaseline):
         alpha, beta = (_LEAST + (s * logit).sigmoid() * concentration for s in (1, -1))
         return elementwise(StretchedBeta(alpha, beta, self.margin), self.event)
 
-    def held(self, batch: Batch) -> Batch:
-        x = observed(batch)
+    def check_rows(self, x: Tensor, mask: Tensor | None = None) -> None:
         ends = (x <= -self.margin) | (x >= 1 + self.margin)
-        if bool(ends.any()):
+        if (value := broken(x, mask, ends)) is not None:
             raise ValueError(
-                "Beta with no margin expected values between 0 and 1 but the training rows hold "
-                f"{float(x[ends][0]):g}. Give it a margin, such as 0.001."
+                f"Beta with no margin expected values between 0 and 1 but the rows hold {value:g}."
+                " Give it a margin, such as 0.001."
             )
-        return batch
 
     def output_of(self, mean: Tensor, variance: Tensor) -> Tensor:
         # The moments of what is stretched, back on [0, 1].
@@ -164,16 +164,17 @@ class StretchedBeta(Distribution):
 
     @property
     def mode(self) -> Tensor:
-        """Where the density is largest; NaN where it is infinite at both ends."""
+        """Where the density is largest; an end where it is infinite there."""
         return self.low + self.width * self.unit.mode
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         return self.low + self.width * self.unit.sample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        alpha, beta = self.unit.concentration1, self.unit.concentration0
-        least = torch.finfo(alpha.dtype).eps  # rounding may end beyond 0 and 1
-        u = ((value - self.low) / self.width).clamp(least, 1 - least)
+        # In float64: at high concentrations the terms are large and cancel.
+        alpha, beta = widest(self.unit.concentration1), widest(self.unit.concentration0)
+        least = torch.finfo(self.unit.concentration1.dtype).eps  # rounding may end beyond 0 and 1
+        u = ((widest(value) - self.low) / self.width).clamp(least, 1 - least)
         constant = torch.lgamma(alpha + beta) - torch.lgamma(alpha) - torch.lgamma(beta)
         kernel = torch.xlogy(alpha - 1, u) + torch.xlogy(beta - 1, 1 - u)
-        return constant + kernel - log(self.width)
+        return (constant + kernel - log(self.width)).to(self.unit.concentration1.dtype)

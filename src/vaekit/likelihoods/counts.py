@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
 from math import inf
 from typing import Any, Literal
 
@@ -14,7 +14,8 @@ from torch.nn.functional import logsigmoid, softplus
 
 from vaekit.batch import Batch, DataInfo
 from vaekit.distributions import soft_clamp, soft_unclamp
-from vaekit.likelihoods.base import FromBaseline, elementwise, observed
+from vaekit.likelihoods.base import FromBaseline, broken, elementwise
+from vaekit.nn import fill
 from vaekit.precision import widest
 
 __all__ = ["NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial"]
@@ -55,7 +56,8 @@ class _Counts(FromBaseline):
         for entry in data.entries().values():
             low, high = entry.data_range
             whole = all(end == inf or end == round(end) for end in (low, high) if end > -inf)
-            if not whole or entry.levels not in (None, high - low + 1) or entry.bin_width:
+            counted = high > 1 if entry.levels is None else entry.levels == high - low + 1
+            if not whole or not counted or entry.bin_width:
                 return False
         return super().takes(data)
 
@@ -78,18 +80,38 @@ class _Counts(FromBaseline):
                 )
         return size.reshape(*size.shape, *[1] * len(self.event))
 
-    def held(self, batch: Batch) -> Batch:
-        x = observed(batch)
-        broken = x != x.round()
-        if bool(broken.any()):
+    def check_rows(self, x: Tensor, mask: Tensor | None = None) -> None:
+        if (value := broken(x, mask, (x != x.round()) | (x < 0))) is not None:
             raise ValueError(
-                f"{type(self).__name__} expected whole numbers but the training rows hold "
-                f"{float(x[broken][0]):g}. Give counts as integers, or choose Gaussian or "
-                "LogNormal for what is no count."
+                f"{type(self).__name__} expected whole numbers from 0 but the rows hold {value:g}."
+                " Give counts, or choose Gaussian or LogNormal for what is no count."
             )
-        # As shares of the row's library, whose mean the decoder gives.
-        assert isinstance(batch.x, Tensor)
-        return replace(batch, x=batch.x / self.log_library(batch.context, batch.x).exp())
+
+    def moments(self, data: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+        """Of each element, the mean, the share of zeros, and the mean library size; and the
+        variance, twice over zeros; the mean and the variance are those at a library of mean size.
+
+        The variance of a count with mean l m is l m + (l m)² / r, and m and r are found from the
+        sums over rows, each with its own l.
+        """
+        total: Tensor | None = None
+        for batch in data:
+            x = widest(fill(batch.x, batch.mask))
+            seen = torch.ones_like(x) if batch.mask is None else batch.mask.to(x)
+            size = self.log_library(batch.context, x).exp().expand_as(x)
+            powers = (seen, x, x * x, x * size, size, size * size, (x == 0).to(x))
+            sums = torch.stack([(power * seen).sum(0) for power in powers]).cpu().double()
+            total = sums if total is None else total + sums
+        assert total is not None
+        rows = total[0].clamp(min=1)
+        x, square, product, size, size_square, zeros = total[1:] / rows
+        share = x / size.clamp(min=1e-30)  # m
+        spread = square - 2 * share * product + share * share * size_square  # E (x - l m)²
+        excess = (spread - share * size) / size_square.clamp(min=1e-30)  # m² / r
+        mean = share * size
+        variance = mean + excess * size * size
+        nothing = torch.zeros_like(mean)
+        return torch.stack([mean, zeros, size]), torch.stack([variance, nothing, nothing])
 
 
 def _blame(log_size: float) -> str:
@@ -111,7 +133,7 @@ class Poisson(_Counts):
             total, or its exposure); None where l is 1.
 
     Raises:
-        ValueError: If there is no such column; at the start of training, if a value is no whole
+        ValueError: If there is no such column; before the first step, if a value is no whole
             number; in a call, if a library size is 0.
 
     Example:
@@ -137,7 +159,7 @@ class Poisson(_Counts):
         return elementwise(ExactPoisson(rate, validate_args=False), self.event)
 
     def output_of(self, mean: Tensor, variance: Tensor) -> Tensor:
-        return soft_unclamp(mean.clamp(min=_LEAST).log())
+        return soft_unclamp((mean[0] / mean[2]).clamp(min=_LEAST).log())
 
 
 class NegativeBinomial(_Counts):
@@ -156,8 +178,8 @@ class NegativeBinomial(_Counts):
             each row, from the decoder.
 
     Raises:
-        ValueError: If there is no such column, or dispersion is another word; at the start of
-            training, if a value is no whole number; in a call, if a library size is 0.
+        ValueError: If there is no such column, or dispersion is another word; before the first
+            step, if a value is no whole number; in a call, if a library size is 0.
 
     References:
         Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018), doi
@@ -206,25 +228,27 @@ class NegativeBinomial(_Counts):
 
     def begin(self, mean: Tensor, variance: Tensor) -> None:
         super().begin(mean, variance)
-        if self.dispersion == "learned" and self.library is None:
-            self.log_r.copy_(self._of_moments(mean, variance)[1])
+        if self.dispersion == "learned":
+            self.log_r.copy_(soft_unclamp(self._of_moments(mean, variance)[1]))
 
     def output_of(self, mean: Tensor, variance: Tensor) -> Tensor:
         log_mean, log_r, zero = self._of_moments(mean, variance)
-        log_mean = soft_unclamp(log_mean)
-        numbers = [log_mean, *([zero] if self.inflated else [])]
+        numbers = [soft_unclamp(log_mean), *([zero] if self.inflated else [])]
         if self.dispersion == "elementwise":
-            numbers.append(log_r)
-        return torch.stack(numbers) if self.numbers > 1 else log_mean
+            numbers.append(soft_unclamp(log_r))
+        return torch.stack(numbers) if self.numbers > 1 else numbers[0]
 
-    def independent(self, mean: Tensor, variance: Tensor) -> Distribution:
+    def independent(
+        self, mean: Tensor, variance: Tensor, context: Tensor | None = None
+    ) -> Distribution:
         log_mean, log_r, zero = (x[None, None] for x in self._of_moments(mean, variance))
+        log_mean = log_mean + self.log_library(None if context is None else context[None], mean)
         base = GammaPoisson(log_mean, log_r, zero if self.inflated else None)
         return elementwise(base, self.event)
 
     def _of_moments(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """log mu, log r and the logit of an extra zero, from the moments of x and of x = 0."""
-        (first, zeros), variance = mean.unbind(0), variance[0]
+        """log mu at a library of size 1, log r and the logit of an extra zero."""
+        (first, zeros, size), variance = mean.unbind(0), variance[0]
         first = first.clamp(min=_LEAST)
         # For each share of extra zeros the first two moments give mu and r; without any it is 0.
         share = torch.linspace(0, 0.99, 100 if self.inflated else 1).to(first)
@@ -238,7 +262,7 @@ class NegativeBinomial(_Counts):
         best = away.argmin(0, keepdim=True)
         mu, r = (x.take_along_dim(best, 0)[0] for x in (mu, r))
         share = share.expand(-1, *first.shape).take_along_dim(best, 0)[0]
-        return mu.log(), r.log(), share.clamp(min=1e-2).logit()
+        return (mu / size.clamp(min=1e-30)).log(), r.log(), share.clamp(min=1e-2).logit()
 
 
 class ZeroInflatedNegativeBinomial(NegativeBinomial):
@@ -301,6 +325,16 @@ class GammaPoisson(Distribution):
     def mean(self) -> Tensor:
         mean = self.log_mean.exp()
         return mean if self.zero is None else mean * (-self.zero).sigmoid()
+
+    @property
+    def mode(self) -> Tensor:
+        """The most probable count."""
+        r = self.log_r.exp()
+        kept = ((r - 1).clamp(min=0) / r * self.log_mean.exp()).floor()
+        if self.zero is None:
+            return kept
+        none = torch.zeros_like(kept)
+        return torch.where(self.log_prob(none) >= self.log_prob(kept), none, kept)
 
     @property
     def variance(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import pi, sqrt
 from typing import Any, Literal
 
@@ -10,14 +11,17 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.nn.functional import logsigmoid
 
-from vaekit.batch import DataInfo
+from vaekit.batch import Batch, DataInfo
+from vaekit.contracts import OutOfRange
 from vaekit.distributions import soft_clamp, soft_unclamp
 from vaekit.levels import Levels
 from vaekit.likelihoods.base import FromBaseline, elementwise
+from vaekit.nn import fill
 
 __all__ = [
     "Categorical",
     "DiscretizedLogistic",
+    "LogisticBins",
     "OfLevels",
     "log_mass",
     "logistic_noise",
@@ -29,9 +33,23 @@ class OfLevels(FromBaseline):
 
     discrete = True
 
+    expects = "data of a known number of levels"
+
     @classmethod
     def takes(cls, data: DataInfo) -> bool:
         return Levels.are_known(data)
+
+    @staticmethod
+    def levels_of(data: DataInfo) -> Levels:
+        """The values of an element.
+
+        Raises:
+            OutOfRange: If their number is not known.
+        """
+        try:
+            return Levels.of(data)
+        except ValueError as error:
+            raise OutOfRange(str(error), data) from error
 
 
 class Categorical(OfLevels):
@@ -55,7 +73,7 @@ class Categorical(OfLevels):
 
     def __init__(self, event_shape: tuple[int, ...], data: DataInfo) -> None:
         super().__init__()
-        self.levels, self.event = Levels.of(data), tuple(event_shape)
+        self.levels, self.event = self.levels_of(data), tuple(event_shape)
         self.output_shape = (self.levels.count, *self.event)
         self.begin_at(self.output_shape)
 
@@ -65,12 +83,17 @@ class Categorical(OfLevels):
     def point(self, p: Distribution) -> Tensor:
         return p.mode
 
-    def statistic(self, x: Tensor) -> Tensor:
-        index = self.levels.index(x)
-        return torch.stack([(index == k).to(x) for k in range(self.levels.count)], 1)
+    def moments(self, data: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+        """The share of each value, (*output_shape), and zeros."""
+        counts = torch.zeros(self.output_shape, dtype=torch.float64)
+        for batch in data:
+            seen = torch.ones_like(batch.x) if batch.mask is None else batch.mask
+            index = self.levels.index(fill(batch.x, batch.mask)).cpu()
+            counts.scatter_add_(0, index, seen.cpu().double())
+        return counts / counts.sum(0).clamp(min=1), torch.zeros_like(counts)
 
     def output_of(self, mean: Tensor, variance: Tensor) -> Tensor:
-        # A value that no row shows is a thousandth, as Bernoulli has it.
+        # All values that no row shows share a thousandth, as Bernoulli has it.
         return mean.clamp(min=1e-3 / self.levels.count).log()
 
 
@@ -118,8 +141,8 @@ class DiscretizedLogistic(OfLevels):
         - \sigma\!\left(\tfrac{x_i - w/2 - \mu_i}{s_i}\right)\right]
 
     with w the distance between two values; the bins of the smallest and the largest are open. The
-    decoder gives locations in units of the data's range. Training begins at the moments of the
-    training rows.
+    decoder gives locations in units of the data's range. Training begins at the mean, and with an
+    elementwise scale at the variance, of the training rows.
 
     Arguments:
         scale: "elementwise", one for each element of each row, from the decoder; or "learned", one
@@ -156,7 +179,7 @@ class DiscretizedLogistic(OfLevels):
             raise ValueError(f"Expected scale to be elementwise or learned but got {scale!r}.")
         if not min_scale > 0:
             raise ValueError(f"Expected min_scale to be positive but got {min_scale!r}.")
-        self.levels, self.event = Levels.of(data), tuple(event_shape)
+        self.levels, self.event = self.levels_of(data), tuple(event_shape)
         self.scale, self.min_scale = scale, min_scale * self.levels.width
         self.range = self.levels.high - self.levels.low
         self.output_shape = (2, *self.event) if scale == "elementwise" else self.event
@@ -181,7 +204,9 @@ class DiscretizedLogistic(OfLevels):
         scale = scale.clamp(min=self.min_scale) / self.range
         return torch.stack([y, soft_unclamp(scale.log())])
 
-    def independent(self, mean: Tensor, variance: Tensor) -> Distribution:
+    def independent(
+        self, mean: Tensor, variance: Tensor, context: Tensor | None = None
+    ) -> Distribution:
         if self.scale == "learned":
             variance = variance.mean().expand_as(variance)
         scale = (variance.sqrt() * sqrt(3) / pi).clamp(min=self.min_scale)

@@ -72,7 +72,7 @@ class Mixed(Likelihood):
             name: build("likelihood", chosen[name], data=info, event_shape=info.event_shape)
             for name, info in entries.items()
         }
-        self.columns = nn.ModuleDict(parts)
+        self.names, self.columns = tuple(parts), nn.ModuleList(parts.values())
         self.output_shape = {name: part.output_shape for name, part in parts.items()}
         self.couples_rows = any(part.couples_rows for part in parts.values())
         self.normalized = all(part.normalized for part in parts.values())  # type: ignore[misc]
@@ -89,51 +89,66 @@ class Mixed(Likelihood):
         return bool(self._looking())
 
     def _looking(self) -> dict[str, Any]:
-        own = {n: p for n, p in self._parts() if type(p).start is not Likelihood.start}
+        own = {n: p for n, p in self.parts() if type(p).start is not Likelihood.start}
         return {name: part for name, part in own.items() if part.looks}
 
-    def _parts(self) -> list[tuple[str, Any]]:
-        return list(self.columns.items())
+    def parts(self) -> list[tuple[str, Any]]:
+        """The likelihoods by the names of their entries."""
+        return list(zip(self.names, self.columns, strict=True))
 
     def forward(self, y: Any, context: Tensor | None = None) -> Distribution:
-        return Joint({name: part(y[name], context) for name, part in self._parts()})
+        return Joint({name: part(y[name], context) for name, part in self.parts()})
 
     def point(self, p: Distribution) -> Tree:
         assert isinstance(p, Joint)
-        return {n: part.point(p.parts[n]) for n, part in self._parts()}
+        return {n: part.point(p.parts[n]) for n, part in self.parts()}
 
     def elements(self, p: Distribution, x: Any) -> Any:
         assert isinstance(p, Joint)
-        return {n: part.elements(p.parts[n], x[n]) for n, part in self._parts()}
+        return {n: part.elements(p.parts[n], x[n]) for n, part in self.parts()}
 
     def log_prob(self, p: Distribution, x: Any, mask: Any = None) -> Tensor:
         assert isinstance(p, Joint)
         seen = dict.fromkeys(x) if mask is None else mask
-        parts = self._parts()
+        parts = self.parts()
         return torch.stack([part.log_prob(p.parts[n], x[n], seen[n]) for n, part in parts]).sum(0)
 
     def start(self, data: Iterable[Batch]) -> None:
         looking = self._looking()
-        rows = list(data) if len(looking) > 1 else data
+        if len(looking) > 1 and iter(data) is data:
+            data = list(data)  # can be passed through once alone
         for name, part in looking.items():
-            part.start(_entry(batch, name) for batch in rows)
+            part.start(_entry(batch, name) for batch in data)
+
+    def check_rows(self, x: Any, mask: Any = None) -> None:
+        for name, part in self.parts():
+            try:
+                part.check_rows(x[name], None if mask is None else mask[name])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
 
     def after_step(self, draw: Draw) -> None:
-        for name, part in self._parts():
+        for name, part in self.parts():
             part.after_step(draw.entry(name))
 
-    def statistic(self, x: Any) -> Any:
-        return {name: part.statistic(x[name]) for name, part in self._parts()}
+    def moments(self, data: Iterable[Batch]) -> tuple[Any, Any]:
+        """Those of each entry."""
+        rows = list(data) if iter(data) is data else data
+        found = {n: part.moments(_entry(batch, n) for batch in rows) for n, part in self.parts()}
+        return {n: own[0] for n, own in found.items()}, {n: own[1] for n, own in found.items()}
 
-    def independent(self, mean: Any, variance: Any) -> Distribution | None:
-        found = {n: part.independent(mean[n], variance[n]) for n, part in self._parts()}
+    def independent(
+        self, mean: Any, variance: Any, context: Tensor | None = None
+    ) -> Distribution | None:
+        given = () if context is None else (context,)
+        found = {n: part.independent(mean[n], variance[n], *given) for n, part in self.parts()}
         if None in found.values():
             return None
-        return Joint({n: p if p.batch_shape else p.expand((1, 1)) for n, p in found.items()})
+        return Alone(found)
 
     def gives_bits(self, data: DataInfo) -> bool:
         infos = data.entries()
-        return all(part.gives_bits(infos[n]) for n, part in self._parts())
+        return all(part.gives_bits(infos[n]) for n, part in self.parts())
 
     @classmethod
     def takes(cls, data: DataInfo) -> bool:
@@ -142,11 +157,11 @@ class Mixed(Likelihood):
     def check(self, data: DataInfo) -> None:
         super().check(data)
         infos = data.entries()
-        for name, part in self._parts():
+        for name, part in self.parts():
             try:
                 part.check(infos[name])
             except OutOfRange as error:
-                raise OutOfRange(f"{name}: {error}", error.data) from error
+                raise OutOfRange(f"{name}: {error}", error.data, error.mend) from error
 
 
 def _entry(batch: Batch, name: str) -> Batch:
@@ -154,3 +169,12 @@ def _entry(batch: Batch, name: str) -> Batch:
     assert isinstance(batch.x, dict)
     mask = batch.mask[name] if isinstance(batch.mask, dict) else None
     return replace(batch, x=batch.x[name], mask=mask)
+
+
+class Alone(Joint):
+    """Independent distributions by name whose batch shapes broadcast: a baseline."""
+
+    def __init__(self, parts: Mapping[str, Distribution]) -> None:
+        self.parts = dict(parts)
+        shape = torch.broadcast_shapes(*(part.batch_shape for part in parts.values()))
+        Distribution.__init__(self, shape, validate_args=False)

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, constraints
 from vaekit.batch import DataInfo
 from vaekit.distributions import soft_clamp, soft_unclamp
 from vaekit.levels import Levels
-from vaekit.likelihoods.discrete import OfLevels, log_mass, logistic_noise
+from vaekit.likelihoods.discrete import LogisticBins, OfLevels, log_mass, logistic_noise
 
 __all__ = ["DiscretizedLogisticMixture"]
 
@@ -25,11 +25,11 @@ class DiscretizedLogisticMixture(OfLevels):
     choice. Rows that are no images (C, H, W) have one channel.
 
     .. math:: p(x|z) = \prod_{hw} \sum_m \pi_m \prod_c p(x_c | \mu_{mc} + \textstyle\sum_{d < c}
-        a_{mcd}\, x_d, s_{mc})
+        a_{mcd}\, (x_d - \mathrm{low}), s_{mc})
 
     A mask has to hide whole pixels where there are several channels: a channel's density given the
-    one before it needs that one. What stands for p is the mean of each channel at those of the
-    channels before it.
+    one before it needs that one (under torch.compile a pixel that is hidden in part does not
+    count). What stands for p is the mean of each channel at those of the channels before it.
 
     Arguments:
         components: The number of logistics in each mixture.
@@ -63,7 +63,7 @@ class DiscretizedLogisticMixture(OfLevels):
             raise ValueError(f"Expected at least one of components but got {components}.")
         if not min_scale > 0:
             raise ValueError(f"Expected min_scale to be positive but got {min_scale!r}.")
-        self.levels, self.components = Levels.of(data), components
+        self.levels, self.components = self.levels_of(data), components
         self.min_scale = min_scale * self.levels.width
         self.range = self.levels.high - self.levels.low
         self.event = tuple(event_shape)
@@ -173,11 +173,38 @@ class LogisticMixture(Distribution):
         return terms.logsumexp(2)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        outer = value.dim() - len(self.event_shape) - 2
+        if outer > 0:  # samples of the distributions
+            inner = value.flatten(0, outer - 1)
+            return torch.stack([self.log_prob(x) for x in inner]).unflatten(0, value.shape[:outer])
         return self.pixels(value).flatten(2).sum(2)
 
+    @property
+    def mean(self) -> Tensor:
+        if self.channels > 1:
+            raise NotImplementedError("The mean of coupled channels has no closed form.")
+        bins = LogisticBins(self.loc, self.scale, self.levels)
+        mean = (self.log_pi.exp().unsqueeze(3) * bins.mean).sum(2)
+        return mean.reshape(*self.batch_shape, *self.event_shape)
+
+    @property
+    def mode(self) -> Tensor:
+        """The most probable of the components' own modes, taken channel by channel, per pixel."""
+        found: list[Tensor] = []
+        for c in range(self.channels):
+            bins = LogisticBins(self._centre(c, found), self.scale[:, :, :, c], self.levels)
+            found.append(bins.mode)
+        each = torch.stack(found, 3)  # (K, B, M, C, *pixels)
+        shape = (*self.batch_shape, *self.event_shape)
+        terms = [self.pixels(each[:, :, m].reshape(shape)) for m in range(each.shape[2])]
+        best = torch.stack(terms, 2).argmax(2, keepdim=True).unsqueeze(3)
+        return each.take_along_dim(best, 2).reshape(shape)
+
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        if prod(sample_shape) != 1:
-            raise NotImplementedError("One sample of each distribution at a time.")
+        drawn = [self._drawn() for _ in range(prod(sample_shape))]
+        return torch.stack(drawn).reshape(*sample_shape, *drawn[0].shape)
+
+    def _drawn(self) -> Tensor:
         logits = self.log_pi.movedim(2, -1)
         which = torch.distributions.Categorical(logits=logits, validate_args=False).sample()
         at, found = which.unsqueeze(2), list[Tensor]()
@@ -185,8 +212,7 @@ class LogisticMixture(Distribution):
             loc = self._centre(c, [x.unsqueeze(2) for x in found]).take_along_dim(at, 2).squeeze(2)
             scale = self.scale[:, :, :, c].take_along_dim(at, 2).squeeze(2)
             found.append(self.levels.nearest(loc + scale * logistic_noise(loc.shape, loc)))
-        x = torch.stack(found, 2).reshape(*self.batch_shape, *self.event_shape)
-        return x.expand(*sample_shape, *x.shape)
+        return torch.stack(found, 2).reshape(*self.batch_shape, *self.event_shape)
 
     def central(self) -> Tensor:
         """The mean of each channel at those of the channels before it, within the range."""

@@ -114,7 +114,9 @@ class LocationScale(FromBaseline):
         scale = (variance.sqrt() / self.spread - self.min_scale).clamp(min=self.min_scale)
         return torch.stack([inverse(mean), soft_unclamp(scale.log())])
 
-    def independent(self, mean: Tensor, variance: Tensor) -> Distribution:
+    def independent(
+        self, mean: Tensor, variance: Tensor, context: Tensor | None = None
+    ) -> Distribution:
         mean = mean[None, None]
         if isinstance(self.scale, int | float):
             return self.around(mean, mean.new_tensor(self.scale))
@@ -299,7 +301,8 @@ class StudentT(LocationScale):
         if not 0 < df < inf:
             raise ValueError(f"Expected df, degrees of freedom, to be positive but got {df!r}.")
         self.df = float(df)
-        self.spread = sqrt(df / (df - 2)) if df > 2 else inf
+        # Without a variance there is no spread: the scale is then taken to be the rows' own.
+        self.spread = sqrt(df / (df - 2)) if df > 2 else 1.0
 
     def family(self, loc: Tensor, scale: Tensor) -> Distribution:
         return StudentTDistribution(self.df, loc, scale, validate_args=False)

@@ -13,6 +13,7 @@ from torch.nn.functional import avg_pool2d, conv2d
 from vaekit.batch import DataInfo, Shapes, each, leaves
 from vaekit.contracts import Likelihood
 from vaekit.part import Build
+from vaekit.precision import cast
 
 __all__ = ["MSSSIM", "FeatureSpace"]
 
@@ -20,8 +21,9 @@ __all__ = ["MSSSIM", "FeatureSpace"]
 class Score(Likelihood):
     """Base of scores of images: minus a distance between x and what the decoder gives, in nats.
 
-    What is hidden by a mask is taken to be what the decoder gives. What stands for p, and every
-    sample of it, is that too.
+    The decoder's output goes through a sigmoid onto the data's range, where that is finite. What
+    is hidden by a mask is taken to be what the decoder gives. What stands for p, and every sample
+    of it, is that too.
 
     Arguments:
         weight: What one unit of the distance costs, in nats.
@@ -212,16 +214,17 @@ class FeatureSpace(Score):
 
     .. math:: -\frac w2 \sum_l \lVert f_l(x) - f_l(\hat x) \rVert^2
 
-    A perceptual loss. The network is frozen, and in evaluation mode.
+    A perceptual loss. The network is frozen, and in evaluation mode. The decoder's output goes
+    through a sigmoid onto the data's range, where that is finite.
 
     Arguments:
-        network: An encoder, by name or spec, whose weights it brings itself; or in Python any
-            torch module from x to features, or to a dict of them, one for each layer. With a
-            module give the likelihood to `Model` as an instance.
+        network: An encoder, by name or spec, with whose first weights it is made: one that brings
+            trained weights, say. In Python any torch module from x to features, or to a dict of
+            them, one for each layer; the likelihood is then given to `Model` as an instance.
         weight: What one unit costs, in nats.
 
     Raises:
-        ValueError: If the weight is not positive.
+        ValueError: If the weight is not positive, or there is no network.
 
     References:
         Deep Feature Consistent Variational Autoencoder (Hou et al., 2017),
@@ -242,13 +245,16 @@ class FeatureSpace(Score):
         event_shape: tuple[int, ...],
         data: DataInfo,
         build: Build | None = None,
-        network: Any = "ConvEncoder",
+        network: Any = None,
         weight: float = 1.0,
     ) -> None:
         super().__init__(event_shape, data, weight)
-        if not isinstance(network, nn.Module):
-            if build is None:
-                raise ValueError(f"Expected a torch module as network but got {network!r}.")
+        if isinstance(network, nn.Module) == (build is not None) or network is None:
+            raise ValueError(
+                "Expected as network the name of an encoder, or in Python a torch module in a "
+                f"likelihood that is given as an instance, but got {network!r:.100}."
+            )
+        if build is not None:
             network = build("encoder", network, context_features=0)
         self.network = network.requires_grad_(False).eval()
 
@@ -261,5 +267,5 @@ class FeatureSpace(Score):
         def squares(a: Tensor, b: Tensor) -> Tensor:
             return (a - b).square().flatten(1).sum(1)
 
-        found = each(squares, self.network(x), self.network(y))
+        found = each(squares, *(self.network(cast(image, self.network)) for image in (x, y)))
         return sum(leaves(found)[1:], leaves(found)[0]) / 2
