@@ -15,6 +15,9 @@ from vaekit import Model, VAEModule, plugins
 from vaekit.cli import run
 
 os.environ["WANDB_SILENT"] = "true"
+if "PYTEST_XDIST_WORKER" in os.environ:  # others run beside it
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -76,7 +76,7 @@ def test_moments_find_a_dropout_that_is_there() -> None:
 def test_a_model_finds_the_dispersion_dropout_and_mean_of_each_element(inflated: bool) -> None:
     rows, genes = 4000, 30
     z, library = torch.randn(rows, 2), torch.exp(0.3 * torch.randn(rows, 1))
-    mean = library * (z @ (0.5 * torch.randn(2, genes)) + 2 * torch.rand(genes) + 0.5).exp()
+    mean = library * (z @ (0.5 * torch.randn(2, genes)) + 2 * torch.rand(genes) + 1.5).exp()
     r = (torch.rand(genes) * 2 - 0.5).exp()
     dropout = 0.1 + 0.4 * torch.rand(genes) if inflated else torch.zeros(genes)
     x = _drawn(mean, r, dropout)
@@ -101,11 +101,12 @@ def test_a_model_finds_the_dispersion_dropout_and_mean_of_each_element(inflated:
         "log mean": (p.log_mean[0] - mean.log()).mean(0),
         "dropout": p.zero[0].sigmoid().mean(0) - dropout if inflated else dropout,
     }
-    # Where zeros may also be lost counts, an element of few counts says less of its dispersion.
-    assert away["log r"].abs().median() < (0.15 if inflated else 0.1)
-    assert away["log r"].abs().max() < (0.8 if inflated else 0.3)
-    assert away["log mean"].abs().max() < (0.2 if inflated else 0.15)
-    assert away["dropout"].abs().max() < 0.06
+    # Where zeros may also be lost counts, an element of which most counts are 0 anyway says less.
+    assert away["log r"].abs().median() < 0.08
+    assert away["log r"].abs().max() < (0.6 if inflated else 0.3)
+    assert away["log mean"].abs().max() < 0.2
+    assert away["dropout"].abs().median() < 0.02
+    assert away["dropout"].abs().max() < 0.15
 
 
 def test_a_baseline_knows_the_library() -> None:

@@ -92,6 +92,25 @@ def test_the_features_distance_is_half_the_square_summed_over_layers() -> None:
         FeatureSpace(info.event_shape, info)
 
 
+@pytest.mark.parametrize("size", [0.0, 30.0, 1e4])
+@pytest.mark.parametrize("name", ["MSSSIM", "FeatureSpace"])
+def test_values_and_gradients_are_finite_at_the_edges(name: str, size: float) -> None:
+    info = DataInfo((1, 24, 24), (0.0, 1.0))
+    own = {"network": "ConvEncoder"} if name == "FeatureSpace" else {}
+    score = Model(info, likelihood={"class_path": name, "init_args": own}).core.likelihood
+    flat = [torch.full((1, 24, 24), value) for value in (0.0, 1 / 255, 1.0)]
+    x = torch.stack([*flat, torch.rand(1, 24, 24).round()])
+    for dtype in (torch.float32, torch.bfloat16):
+        y = (size * torch.randn(2, 4, 1, 24, 24)).to(dtype).requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            p = score(y.float())
+            for mask in (None, torch.rand(x.shape) > 0.5):
+                value = score.log_prob(p, x, mask)
+                assert value.isfinite().all()
+                (gradient,) = torch.autograd.grad(value.sum(), y, retain_graph=True)
+                assert gradient.isfinite().all()
+
+
 def test_a_score_is_called_no_elbo_and_has_no_bits_and_no_likelihood() -> None:
     model = Model(DataInfo((1, 8, 8), (0.0, 1.0), levels=256), likelihood="MSSSIM")
     batch = Batch(torch.rand(4, 1, 8, 8))
