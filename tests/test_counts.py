@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf, log
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from conftest import fit
 from vaekit import DataInfo, Model, VAEModule, data, likelihoods
 from vaekit.batch import Batch
-from vaekit.distributions import soft_unclamp
+from vaekit.distributions import soft_clamp, soft_unclamp
 from vaekit.likelihoods import NegativeBinomial, ZeroInflatedNegativeBinomial
 
 EVENT = (2, 3)
@@ -184,6 +185,19 @@ def test_a_library_multiplies_the_mean_and_begins_at_the_training_rows_rates() -
     p = likelihood(torch.zeros(1, 5000, *EVENT), context[None])
     sizes = context[:, 1].exp().view(-1, 1, 1)
     assert torch.allclose(p.mean[0] / sizes, rates.expand_as(x), rtol=0.05)
+
+
+@pytest.mark.parametrize("kind", [likelihoods.Poisson, NegativeBinomial])
+def test_rare_counts_of_large_libraries_and_what_no_row_shows_have_a_start(kind: Any) -> None:
+    likelihood = kind((3,), DataInfo((3,), (0, inf), context_features=1), library=0)
+    x = torch.tensor([[1.0, 0.0, 7.0]]).repeat(100, 1)
+    x[10:, 0] = 0.0  # a tenth of a count in a library of 100,000
+    mask = torch.tensor([True, True, False]).expand(100, 3)
+    context = torch.full((100, 1), 1e5).log()
+    with torch.no_grad():
+        likelihood.start([Batch(x, context, mask)])
+    expected = torch.tensor([0.1 / 1e5, 1e-4 / 1e5, 1e-4])
+    assert torch.allclose(soft_clamp(likelihood.shift).exp(), expected, rtol=1e-3)
 
 
 def test_a_library_has_to_be_a_column_of_the_context() -> None:

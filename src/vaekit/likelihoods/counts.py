@@ -105,9 +105,10 @@ class _Counts(FromBaseline):
         assert total is not None
         rows = total[0].clamp(min=1)
         x, square, product, size, size_square, zeros = total[1:] / rows
-        share = x / size.clamp(min=1e-30)  # m
+        size, size_square = (torch.where(total[0] > 0, s, 1.0) for s in (size, size_square))
+        share = x / size  # m
         spread = square - 2 * share * product + share * share * size_square  # E (x - l m)²
-        excess = (spread - share * size) / size_square.clamp(min=1e-30)  # m² / r
+        excess = (spread - share * size) / size_square  # m² / r
         mean = share * size
         variance = mean + excess * size * size
         nothing = torch.zeros_like(mean)
@@ -159,7 +160,7 @@ class Poisson(_Counts):
         return elementwise(ExactPoisson(rate, validate_args=False), self.event)
 
     def output_of(self, mean: Tensor, variance: Tensor) -> Tensor:
-        return soft_unclamp((mean[0] / mean[2]).clamp(min=_LEAST).log())
+        return soft_unclamp((mean[0].clamp(min=_LEAST) / mean[2]).log())
 
 
 class NegativeBinomial(_Counts):
@@ -262,7 +263,7 @@ class NegativeBinomial(_Counts):
         best = away.argmin(0, keepdim=True)
         mu, r = (x.take_along_dim(best, 0)[0] for x in (mu, r))
         share = share.expand(-1, *first.shape).take_along_dim(best, 0)[0]
-        return (mu / size.clamp(min=1e-30)).log(), r.log(), share.clamp(min=1e-2).logit()
+        return (mu / size).log(), r.log(), share.clamp(min=1e-2).logit()
 
 
 class ZeroInflatedNegativeBinomial(NegativeBinomial):
