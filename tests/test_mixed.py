@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from math import inf
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -104,6 +108,33 @@ def test_a_column_may_have_any_name(name: str) -> None:
     spec = {"class_path": "Mixed", "init_args": {"others": "Categorical"}}
     model = Model(info, 2, encoder="EmbeddingEncoder", likelihood=spec)
     assert set(model.sample(3)) == {name, "b"}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("others", {"class_path": "Gausian", "init_args": {"scale": 1}}, "Did you mean Gaussian"),
+        ("others", {"class_path": "Gaussian", "init_args": {"scal": 1}}, "Did you mean scale"),
+        ("others", "Gausian", "Did you mean Gaussian"),
+        ("columns", {"a": {"class_path": "Poison", "init_args": {}}}, "Did you mean Poisson"),
+    ],
+)
+def test_a_misspelt_part_inside_is_told_on_the_command_line(
+    option: str,
+    value: Any,
+    words: str,
+    cli: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    np.savez("table.npz", **{"x.a": np.zeros((9, 1)), "x.b": np.zeros((9, 1))})
+    given = (
+        f"--model.likelihood.{option}",
+        value if isinstance(value, str) else json.dumps(value),
+    )
+    source = ("--data", "Arrays", "--data.x", "table.npz")
+    with pytest.raises(SystemExit):
+        cli("fit", *source, "--model.likelihood", "Mixed", *given)
+    assert words in capsys.readouterr().err
 
 
 def test_rows_of_one_entry_are_refused() -> None:

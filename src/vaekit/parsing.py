@@ -154,11 +154,8 @@ def names_lead_to_plugins() -> Iterator[None]:
     }
 
     def resolve(cls: Any, name: str) -> str:
-        try:
+        with _noted(name):
             return found(cls, name)
-        except plugins.RegistryError as error:
-            _refusals.insert(0, (name, str(error), missing(error, _packages)))
-            raise
 
     def found(cls: Any, name: str) -> str:
         bases = cls if isinstance(cls, tuple) else (cls,)
@@ -182,8 +179,9 @@ def names_lead_to_plugins() -> Iterator[None]:
     def parser_of(name: Any, *args: Any, **kwargs: Any) -> Any:
         # Of a part inside another, whose name jsonargparse takes for a path.
         if isinstance(name, str) and "." not in name:
-            plugin = plugins.find_any(name)
-            imports.allow(plugin, plugins.load(plugin))
+            with _noted(name):
+                plugin = plugins.find_any(name)
+                imports.allow(plugin, plugins.load(plugin))
             name = plugin.path
         return ordinary_parser(name, *args, **kwargs)
 
@@ -198,6 +196,16 @@ def names_lead_to_plugins() -> Iterator[None]:
     finally:
         _typehints.resolve_class_path_by_name = ordinary
         hint.get_class_parser = staticmethod(ordinary_parser)
+
+
+@contextmanager
+def _noted(name: str) -> Iterator[None]:
+    """Keeps what the registry says of a name, for jsonargparse's report."""
+    try:
+        yield
+    except plugins.RegistryError as error:
+        _refusals.insert(0, (name, str(error), missing(error, _packages)))
+        raise
 
 
 # Configurations
