@@ -18,11 +18,11 @@ from vaekit.noise import fixed_noise
 __all__ = ["baseline", "bound", "show"]
 
 
-_CAPTION = "The baseline is the likelihood alone, without latents, fitted to the training rows."
+_CAPTION = "The baseline is the likelihood alone, without latents, matched to the training rows."
 
 
 def baseline(model: Model, data: DataModule, split: str = "val") -> float | None:
-    """Mean log p(x) of a split's rows, in nats, for independent elements fitted to training rows.
+    """Mean log p(x) of a split's rows, in nats, for independent elements matched to training rows.
 
     None where the likelihood knows no such model.
     """
