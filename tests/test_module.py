@@ -288,3 +288,23 @@ def test_noise_on_a_device_that_torch_cannot_fork_goes_on_as_before(
     with pytest.raises(RuntimeError), fixed_noise(0, "mps"):
         raise RuntimeError
     assert states == ["before"]
+
+
+def test_rows_are_not_rounded_under_bf16_true() -> None:
+    # Lightning makes bfloat16 of them, in which 257 is 256.
+    x = torch.tensor([[257.0, 300.0, 1001.0]]).repeat(40, 1)
+    seen = []
+
+    class Seeing(VAEModule):
+        def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+            seen.append(batch)
+            return super().training_step(batch, batch_idx)
+
+    for rows in (data.Arrays(x, data_range=(0, 2000)), DataLoader(x, batch_size=10)):
+        model = Model(DataInfo((3,), (0, 2000)), 2, likelihood="Poisson")
+        fit(Seeing(model), rows, max_epochs=1, precision="bf16-true")
+    assert len(seen) > 2
+    for batch in seen:
+        own = batch.x if isinstance(batch, Batch) else batch
+        assert torch.equal(own, x[: len(own)])
+        assert own.dtype == torch.float32

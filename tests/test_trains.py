@@ -230,15 +230,16 @@ def test_a_part_trains_above_the_baseline_of_independent_elements(name: str) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 @pytest.mark.parametrize("name", CASES)
-def test_a_part_trains_in_mixed_precision(name: str) -> None:
+def test_a_part_trains_in_half_precision(name: str, precision: str) -> None:
     torch.manual_seed(0)
     make, parts = CASES[name]
     rows = make()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = Model(rows, 8, **parts)
-    trainer = fit(model, rows, max_epochs=2, precision="bf16-mixed")
+    trainer = fit(model, rows, max_epochs=2, precision=precision)
     assert all(value.isfinite() for value in trainer.callback_metrics.values())
     assert all(p.isfinite().all() for p in model.parameters())
 

@@ -10,7 +10,7 @@ from typing import IO, Any, Self
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelSummary
-from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.plugins import HalfPrecision, MixedPrecision
 from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor
 
@@ -110,6 +110,10 @@ class VAEModule(LightningModule):
         return [*(in_place_of(summary, self.model) for summary in shown), *guards]
 
     def setup(self, stage: str) -> None:
+        if isinstance(self.trainer.precision_plugin, HalfPrecision):
+            # It would round rows, tokens above 256 for instance, before any part sees them; parts
+            # bring them to their own type.
+            self.trainer.precision_plugin.convert_input = _as_it_is  # type: ignore[method-assign]
         if hasattr(self.data, "info"):
             known, info = self.model.info, self.data.info
             self.model.check_data(info)
@@ -353,6 +357,10 @@ class VAEModule(LightningModule):
         for name, value in values.items():
             # The value is that of all ranks already: the mean over them is itself.
             self.log(f"{split}/{name}", value, prog_bar=name == best, sync_dist=True)
+
+
+def _as_it_is(data: Any) -> Any:
+    return data
 
 
 class _Again:
