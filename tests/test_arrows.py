@@ -37,12 +37,12 @@ ARROWS = {
     "callbacks": {"module", "model", "checkpoints", "data", "pictures", "noise", "precision"}
     | {"finite", "guard", "storage"},
     "loggers": set(),
-    "summary": {"model", "batch", "data", "noise", "contracts", "metrics"},
+    "summary": {"model", "batch", "data", "noise", "contracts", "metrics", "precision"},
     "pictures": {"model", "batch"},
     "module": BASE
     | {"model", "checkpoints", "guard", "optim", "metrics", "noise", "quiet", "table"}
     | {"compiled", "importance"},
-    "importance": {"batch", "contracts", "noise", "part"},
+    "importance": {"batch", "contracts", "noise", "part", "precision"},
     "compiled": {"batch", "model", "schedules"},
     "guard": {"batch", "finite", "metrics", "noise", "optim", "settled", "storage"},
     "settled": {"finite"},

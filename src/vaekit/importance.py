@@ -13,6 +13,7 @@ from vaekit.batch import Batch, first, leaves
 from vaekit.contracts import Core, Likelihood
 from vaekit.noise import fixed_noise
 from vaekit.part import Noise
+from vaekit.precision import exact
 
 __all__ = ["Estimate", "log_likelihood"]
 
@@ -107,8 +108,7 @@ def _of_rows(core: Core, batch: Batch, samples: int, chunk: int, noise: Noise | 
         given = {"features": draw.features} if once else {}
         weight = draw.log_weight  # (k, b)
         if top is None:
-            exact = torch.float32 if weight.device.type == "mps" else torch.float64
-            top = weight.new_full(weight.shape[1:], -torch.inf, dtype=exact)
+            top = weight.new_full(weight.shape[1:], -torch.inf, dtype=exact(weight.device))
             total, squares = torch.zeros_like(top), torch.zeros_like(top)
         highest = torch.maximum(top, weight.amax(0))
         # Where no draw has any weight yet, infinity less infinity would be no number.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vaekit import specs
 from vaekit.batch import Batch, DataInfo, Tree, each, entries_of, first, flat, within
 from vaekit.contracts import Core, Objective, OutOfRange
-from vaekit.contracts.model import named
+from vaekit.contracts.model import name_of, named
 from vaekit.part import Part
 from vaekit.precision import parameters_in_full_precision
 
@@ -148,7 +148,7 @@ class Model(nn.Module):
     def best(self) -> tuple[str, str]:
         """The number that chooses the best checkpoint, and whether "max" or "min" is best."""
         name, direction = self.objective.best
-        return next(iter(named({name: None}, self.core.likelihood))), direction
+        return name_of(name, self.core.likelihood), direction
 
     def overriding(self, method: str) -> list[Part]:
         """The parts with a method of their own, such as `start` or `after_step`, each once.

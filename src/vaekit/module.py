@@ -22,6 +22,7 @@ from vaekit.importance import log_likelihood
 from vaekit.metrics.means import RowMeans
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
+from vaekit.precision import exact
 from vaekit.quiet import Unwatched, quieten
 from vaekit.table import in_place_of
 
@@ -179,7 +180,8 @@ class VAEModule(LightningModule):
         likelihood = self.model.core.likelihood
         if type(likelihood).check_rows is Likelihood.check_rows:
             return
-        for split in set(splits) & set(getattr(self.data, "splits", ())):
+        own = getattr(self.data, "splits", ())
+        for split in (split for split in splits if split in own):
             for batch in self.data.rows(split):
                 likelihood.check_rows(batch.x, batch.mask)
 
@@ -345,8 +347,7 @@ class VAEModule(LightningModule):
 
     def _count(self, split: str, terms: dict[str, Tensor], batch: Batch) -> None:
         if split not in self.means:
-            exact = torch.float32 if self.device.type == "mps" else torch.float64
-            self.means[split] = RowMeans(exact).to(self.device)
+            self.means[split] = RowMeans(exact(self.device)).to(self.device)
         self.means[split].update(terms, rows=len(batch) if batch.weight else 0)
 
     def _log_means(self, split: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 __all__ = [
     "at_least_float32",
     "cast",
+    "exact",
     "first_parameter",
     "full_precision",
     "parameters_in_full_precision",
@@ -32,9 +33,14 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def exact(device: torch.device) -> torch.dtype:
+    """The widest floating type that a device has."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def widest(x: Tensor) -> Tensor:
     """x in float64, where its device has that."""
-    return x.float() if x.device.type == "mps" else x.double()
+    return x.to(exact(x.device))
 
 
 def cast(x: Tensor, module: nn.Module) -> Tensor:

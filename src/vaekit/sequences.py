@@ -229,6 +229,10 @@ class ToSequences(Decoder):
     def accepts(cls, event_shape: Shapes) -> bool:
         return super().accepts(event_shape) and len(event_shape) < 3
 
+    def rows(self, steps: Tensor) -> Tensor:
+        """What each step is given, (N, T, numbers), in the output's shape."""
+        return steps.transpose(1, 2).reshape(-1, *self.output_shape)
+
 
 class GRUDecoder(ToSequences):
     """Gated recurrent units that write a sequence, every step of which sees z.
@@ -269,8 +273,7 @@ class GRUDecoder(ToSequences):
         z = with_context(z.flatten(1), context)
         state = self.state(z).tanh().unflatten(1, (self.layers, -1)).transpose(0, 1).contiguous()
         steps = self.input(z).unsqueeze(1).expand(-1, self.length, -1)
-        y = self.linear(self.gru(steps, state)[0])  # (N, T, numbers)
-        return y.transpose(1, 2).reshape(-1, *self.output_shape)
+        return self.rows(self.linear(self.gru(steps, state)[0]))
 
 
 class TransformerDecoder(ToSequences):
@@ -313,5 +316,4 @@ class TransformerDecoder(ToSequences):
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         steps = self.input(with_context(z.flatten(1), context)).unsqueeze(1) + self.places
-        y = self.linear(self.attention(steps))  # (N, T, numbers)
-        return y.transpose(1, 2).reshape(-1, *self.output_shape)
+        return self.rows(self.linear(self.attention(steps)))

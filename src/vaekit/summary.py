@@ -14,6 +14,7 @@ from vaekit.data.base import DataModule
 from vaekit.metrics.means import RowMeans
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
+from vaekit.precision import exact
 
 __all__ = ["baseline", "bound", "show"]
 
@@ -27,10 +28,9 @@ def baseline(model: Model, data: DataModule, split: str = "val") -> float | None
     None where the likelihood knows no such model.
     """
     likelihood, terms = model.core.likelihood, []
-    exact = torch.float32 if model.device.type == "mps" else torch.float64
 
     def placed(x: Tensor) -> Tensor:
-        return x.to(model.device, exact)
+        return x.to(model.device, exact(model.device))
 
     with model.using(), fixed_noise(0, model.device):
         mean, variance = (each(placed, m) for m in likelihood.moments(data.rows("train")))

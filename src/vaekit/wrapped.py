@@ -29,12 +29,12 @@ def wrapped(kind: str, module: nn.Module, given: dict[str, Any]) -> Any:
     Arguments:
         given: What vaekit gives to parts.
     """
-    known = {n: given[n] for n in ("context_features",) if n in given}
     if not is_wrapped(kind, module):
         return module
+    context = given.get("context_features", 0)
     if kind == "encoder":
-        return ModuleEncoder(module, given["event_shape"], **known)
-    return ModuleDecoder(module, given["latent_shape"], given["output_shape"], **known)
+        return ModuleEncoder(module, given["event_shape"], context)
+    return ModuleDecoder(module, given["latent_shape"], given["output_shape"], context)
 
 
 class ModuleEncoder(Encoder):

@@ -13,7 +13,7 @@ from vaekit.contracts.parts import Posterior
 from vaekit.draw import Draw
 from vaekit.part import Noise, Part
 
-__all__ = ["Core", "Objective"]
+__all__ = ["Core", "Objective", "name_of", "named"]
 
 
 class Core(Part):
@@ -148,4 +148,9 @@ def named(terms: dict[str, Any], likelihood: Likelihood) -> dict[str, Any]:
     """Terms by the names that they deserve: the ELBO of what is no likelihood is a score."""
     if likelihood.normalized:
         return terms
-    return {"score" if name == "elbo" else name: term for name, term in terms.items()}
+    return {name_of(name, likelihood): term for name, term in terms.items()}
+
+
+def name_of(name: str, likelihood: Likelihood) -> str:
+    """The name of a term where p(x|z) is this."""
+    return "score" if name == "elbo" and not likelihood.normalized else name

@@ -224,9 +224,6 @@ class NegativeBinomial(_Counts):
         base = GammaPoisson(log_mean, soft_clamp(log_r).expand_as(log_mean), zero)
         return elementwise(base, self.event)
 
-    def statistic(self, x: Tensor) -> Tensor:
-        return torch.stack([x, (x == 0).to(x)], 1)
-
     def begin(self, mean: Tensor, variance: Tensor) -> None:
         super().begin(mean, variance)
         if self.dispersion == "learned":

@@ -22,7 +22,7 @@ __all__ = [
     "Categorical",
     "DiscretizedLogistic",
     "LogisticBins",
-    "OfLevels",
+    "OfLogistics",
     "log_mass",
     "logistic_noise",
 ]
@@ -32,7 +32,6 @@ class OfLevels(FromBaseline):
     """A likelihood of values of a known number."""
 
     discrete = True
-
     expects = "data of a known number of levels"
 
     @classmethod
@@ -50,6 +49,34 @@ class OfLevels(FromBaseline):
             return Levels.of(data)
         except ValueError as error:
             raise OutOfRange(str(error), data) from error
+
+
+class OfLogistics(OfLevels):
+    """Base of likelihoods of discretised logistics, whose locations are in units of the range."""
+
+    def measure(self, data: DataInfo, min_scale: float) -> None:
+        """Takes the levels of the data, and the floor of the scale in units of their distance.
+
+        Raises:
+            ValueError: If the floor is not positive.
+            OutOfRange: If the number of levels is not known.
+        """
+        if not min_scale > 0:
+            raise ValueError(f"Expected min_scale to be positive but got {min_scale!r}.")
+        self.levels = self.levels_of(data)
+        self.min_scale = min_scale * self.levels.width
+        self.range = self.levels.high - self.levels.low
+
+    def placed(self, y: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Locations and scales, in units of x, from what a decoder gives."""
+        scale = self.min_scale + self.range * soft_clamp(log_scale).exp()
+        return self.levels.low + self.range * y, scale
+
+    def unplaced(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """What a decoder gives for elements with these moments."""
+        scale = variance.sqrt() * sqrt(3) / pi - self.min_scale
+        scale = scale.clamp(min=self.min_scale) / self.range
+        return (mean - self.levels.low) / self.range, soft_unclamp(scale.log())
 
 
 class Categorical(OfLevels):
@@ -134,7 +161,7 @@ class OnLevels(Distribution):
         return log_p.gather(-1, index[..., :1]).squeeze(-1)
 
 
-class DiscretizedLogistic(OfLevels):
+class DiscretizedLogistic(OfLogistics):
     r"""Independent logistic elements, each value's probability that of the bin around it.
 
     .. math:: \log p(x|z) = \sum_i \log\left[\sigma\!\left(\tfrac{x_i + w/2 - \mu_i}{s_i}\right)
@@ -177,11 +204,8 @@ class DiscretizedLogistic(OfLevels):
         super().__init__()
         if scale not in ("elementwise", "learned"):
             raise ValueError(f"Expected scale to be elementwise or learned but got {scale!r}.")
-        if not min_scale > 0:
-            raise ValueError(f"Expected min_scale to be positive but got {min_scale!r}.")
-        self.levels, self.event = self.levels_of(data), tuple(event_shape)
-        self.scale, self.min_scale = scale, min_scale * self.levels.width
-        self.range = self.levels.high - self.levels.low
+        self.measure(data, min_scale)
+        self.scale, self.event = scale, tuple(event_shape)
         self.output_shape = (2, *self.event) if scale == "elementwise" else self.event
         if scale == "learned":
             self.log_scale = nn.Parameter(torch.tensor(-2.0))
@@ -192,17 +216,11 @@ class DiscretizedLogistic(OfLevels):
             y, log_scale = y.unbind(dim=2)
         else:
             log_scale = self.log_scale.to(y.dtype).expand_as(y)
-        scale = self.min_scale + self.range * soft_clamp(log_scale).exp()
-        base = LogisticBins(self.levels.low + self.range * y, scale, self.levels)
-        return elementwise(base, self.event)
+        return elementwise(LogisticBins(*self.placed(y, log_scale), self.levels), self.event)
 
     def output_of(self, mean: Tensor, variance: Tensor) -> Tensor:
-        y = (mean - self.levels.low) / self.range
-        if self.scale != "elementwise":
-            return y
-        scale = variance.sqrt() * sqrt(3) / pi - self.min_scale
-        scale = scale.clamp(min=self.min_scale) / self.range
-        return torch.stack([y, soft_unclamp(scale.log())])
+        y, log_scale = self.unplaced(mean, variance)
+        return torch.stack([y, log_scale]) if self.scale == "elementwise" else y
 
     def independent(
         self, mean: Tensor, variance: Tensor, context: Tensor | None = None
@@ -239,9 +257,8 @@ class LogisticBins(Distribution):
         # all at once would take as many times the memory as there are values.
         total, width = torch.zeros_like(self.loc), self.levels.width
         for k in range(self.levels.count - 1):
-            total = (
-                total + ((self.levels.low + (k + 0.5) * width - self.loc) / self.scale).sigmoid()
-            )
+            edge = self.levels.low + (k + 0.5) * width
+            total = total + ((edge - self.loc) / self.scale).sigmoid()
         return self.levels.high - width * total
 
     @property

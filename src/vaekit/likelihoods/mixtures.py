@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import pi, prod, sqrt
+from math import prod
 from typing import Any
 
 import torch
@@ -10,14 +10,13 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from vaekit.batch import DataInfo
-from vaekit.distributions import soft_clamp, soft_unclamp
 from vaekit.levels import Levels
-from vaekit.likelihoods.discrete import LogisticBins, OfLevels, log_mass, logistic_noise
+from vaekit.likelihoods.discrete import LogisticBins, OfLogistics, log_mass, logistic_noise
 
 __all__ = ["DiscretizedLogisticMixture"]
 
 
-class DiscretizedLogisticMixture(OfLevels):
+class DiscretizedLogisticMixture(OfLogistics):
     r"""Each pixel a mixture of discretised logistics, its channels coupled.
 
     Given its component, the location of a channel is linear in the values of the channels before
@@ -61,11 +60,8 @@ class DiscretizedLogisticMixture(OfLevels):
         super().__init__()
         if components < 1:
             raise ValueError(f"Expected at least one of components but got {components}.")
-        if not min_scale > 0:
-            raise ValueError(f"Expected min_scale to be positive but got {min_scale!r}.")
-        self.levels, self.components = self.levels_of(data), components
-        self.min_scale = min_scale * self.levels.width
-        self.range = self.levels.high - self.levels.low
+        self.measure(data, min_scale)
+        self.components = components
         self.event = tuple(event_shape)
         self.channels, self.pixels = split_channels(self.event)
         c = self.channels
@@ -80,9 +76,9 @@ class DiscretizedLogisticMixture(OfLevels):
         loc, log_scale, coefficients = (
             part.unflatten(2, (m, part.shape[2] // m)) for part in (loc, log_scale, coefficients)
         )
-        scale = self.min_scale + self.range * soft_clamp(log_scale).exp()
-        middle = self.levels.low + self.range * loc
-        return LogisticMixture(logits, middle, scale, coefficients.tanh(), self.levels, self.event)
+        return LogisticMixture(
+            logits, *self.placed(loc, log_scale), coefficients.tanh(), self.levels, self.event
+        )
 
     def point(self, p: Distribution) -> Tensor:
         assert isinstance(p, LogisticMixture)
@@ -104,10 +100,7 @@ class DiscretizedLogisticMixture(OfLevels):
 
     def output_of(self, mean: Tensor, variance: Tensor) -> Tensor:
         m, c = self.components, self.channels
-        loc = ((mean - self.levels.low) / self.range).reshape(c, *self.pixels)
-        scale = variance.sqrt() * sqrt(3) / pi - self.min_scale
-        scale = (scale.clamp(min=self.min_scale) / self.range).reshape(loc.shape)
-        log_scale = soft_unclamp(scale.log())
+        loc, log_scale = (part.reshape(c, *self.pixels) for part in self.unplaced(mean, variance))
         zeros = loc.new_zeros(m * (1 + c * (c - 1) // 2), *self.pixels)
         repeats = (m, *[1] * len(self.pixels))
         return torch.cat([zeros[:m], loc.repeat(repeats), log_scale.repeat(repeats), zeros[m:]])
