@@ -68,6 +68,31 @@ def test_the_coupled_mixture_sums_to_one_over_all_colours() -> None:
     assert float(mass.sum()) == pytest.approx(1, abs=1e-10)
 
 
+def test_a_channel_s_location_is_linear_in_the_channels_before_it() -> None:
+    """By hand, for one component: red; green around red; blue around both."""
+    levels = Levels(-1.0, 1.0, 5)
+    loc, scale = (
+        torch.randn(1, 1, 1, 3, 1, 1).double(),
+        torch.rand(1, 1, 1, 3, 1, 1).double() + 0.2,
+    )
+    a = torch.tensor([0.7, -0.4, 0.9]).double()
+    p = LogisticMixture(
+        torch.zeros(1, 1, 1, 1, 1).double(),
+        loc,
+        scale,
+        a.view(1, 1, 1, 3, 1, 1),
+        levels,
+        (3, 1, 1),
+    )
+    x = torch.tensor([0.5, -0.5, 1.0]).double()
+    red, green, blue = loc.flatten()
+    centres = torch.stack(
+        [red, green + a[0] * (x[0] + 1), blue + a[1] * (x[0] + 1) + a[2] * (x[1] + 1)]
+    )
+    expected = LogisticBins(centres, scale.flatten(), levels).log_prob(x).sum()
+    assert torch.allclose(p.log_prob(x.view(1, 3, 1, 1)), expected)
+
+
 def test_samples_of_the_coupled_mixture_have_its_probabilities() -> None:
     likelihood, p = _mixture()
     wide = LogisticMixture(
