@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from conftest import fit
-from vaekit import Model, VAEModule, callbacks, data, register
+from vaekit import Model, VAEModule, data, register, results
 from vaekit.batch import Batch
 from vaekit.vae import VAE
 
@@ -76,7 +76,7 @@ def predicted(ranks: int, folder: Path) -> dict[str, torch.Tensor]:
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
-        callbacks=[callbacks.PredictionWriter(folder)],
+        callbacks=[results.PredictionWriter(folder)],
         **settings(ranks),
     )
     trainer.predict(VAEModule(model), module, return_predictions=ranks == 1)

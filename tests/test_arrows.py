@@ -25,6 +25,7 @@ ARROWS = {
     "doctor": {"", "commands", "loggers", "plugins"},
     "cli": LAUNCH
     | {"module", "callbacks", "commands", "parsing", "quiet", "resume", "summary", "trainer"}
+    | {"results"}
     | {"arguments", "finite", "guard", "imports", "limits", "messages", "noise", "storage"},
     "limits": set(),
     "arguments": LAUNCH | {"callbacks", "guard", "imports", "parsing", "trainer"},
@@ -33,7 +34,8 @@ ARROWS = {
     "messages": {"imports", "plugins", "specs"},
     "imports": {"plugins"},
     "commands": set(),
-    "trainer": {"model", "batch", "data", "callbacks", "pictures", "storage"},
+    "trainer": {"model", "batch", "data", "results", "pictures", "storage"},
+    "results": {"batch", "data", "precision"},
     "callbacks": {"module", "model", "checkpoints", "data", "pictures", "noise", "precision"}
     | {"finite", "guard", "storage"},
     "loggers": set(),

@@ -63,6 +63,7 @@ def test_a_checkpoint_holds_tensors_and_plain_data_alone(checkpoint: Path) -> No
             "binarize": "static",
             "dequantize": False,
             "seed": 0,
+            "missing": 0.0,
         },
     }
     assert found["vaekit"]["model"]["data"]["event_shape"] == [1, 8, 8]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from conftest import fit
-from vaekit import Model, VAEModule, callbacks, data, plugins, register
+from vaekit import Model, VAEModule, data, plugins, register, results
 from vaekit.batch import Batch, DataInfo
 from vaekit.finite import NonFiniteError
 from vaekit.likelihoods import Gaussian
@@ -200,7 +200,7 @@ def test_predict_gives_every_row_in_order() -> None:
 def test_predictions_are_written_in_the_rows_order(tmp_path: Path) -> None:
     module = digits()
     model = Model(module, latent_shape=2)
-    writer = callbacks.PredictionWriter(tmp_path)
+    writer = results.PredictionWriter(tmp_path)
     pl.Trainer(logger=False, enable_progress_bar=False, callbacks=[writer]).predict(
         VAEModule(model), module
     )

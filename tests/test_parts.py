@@ -23,7 +23,7 @@ from parts.two_level import ConditionalNormal, TwoLevel
 from parts.vampprior import VampPrior
 from parts.vq import Reconstruction, VectorQuantised
 from test_vae import linear_gaussian
-from vaekit import Model, VAEModule, callbacks, data, load, plugins, register, summary
+from vaekit import Model, VAEModule, callbacks, data, load, plugins, register, results, summary
 from vaekit.batch import Batch, DataInfo, leaves
 from vaekit.contracts import Core
 from vaekit.data.rows import Rows
@@ -147,7 +147,7 @@ def test_a_part_lives_a_whole_life(name: str, tmp_path: Path) -> None:
     baseline = summary.baseline(model, module)
     assert baseline is None or isfinite(baseline)
     again = load(keep.best_model_path)
-    writer = callbacks.PredictionWriter(tmp_path)
+    writer = results.PredictionWriter(tmp_path)
     alone: dict[str, Any] = {"logger": False, "enable_progress_bar": False}
     pl.Trainer(callbacks=[writer], **alone).predict(VAEModule(again), module)
     test = next(module.rows("test"))

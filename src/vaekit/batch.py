@@ -182,6 +182,8 @@ class DataInfo:
         classes: Number of classes of the labels, None where they name none.
         context_features: Number of context columns.
         data_size: Number of training rows.
+        schema: How the user's form became x, as plain data, for new rows to become it too and for
+            the way back; None where x is what was given.
 
     Example:
         >>> info = DataInfo({"image": (1, 8, 8), "age": (1,)}, {"image": (0, 1), "age": (0, 99)})
@@ -196,6 +198,7 @@ class DataInfo:
     classes: int | None = None
     context_features: int = 0
     data_size: int | None = None
+    schema: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self.event_shape = each(tuple, self.event_shape)

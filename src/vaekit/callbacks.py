@@ -1,23 +1,20 @@
-"""Callbacks: checkpoints, pictures, the run's configuration and predictions."""
+"""Callbacks: checkpoints, pictures and the run's configuration."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from time import monotonic
 from typing import Any, Literal
 
-import numpy as np
 import torch
-import torch.distributed as dist
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch import loggers as theirs
 from lightning.pytorch.callbacks import (
-    BasePredictionWriter,
     ModelCheckpoint,
     RichProgressBar,
     WeightAveraging,
@@ -33,7 +30,6 @@ from vaekit.guard import Interrupted, guard_of
 from vaekit.model import Model
 from vaekit.module import VAEModule
 from vaekit.noise import fixed_noise
-from vaekit.precision import at_least_float32
 from vaekit.storage import CheckpointError, local, write
 
 __all__ = [
@@ -41,9 +37,7 @@ __all__ = [
     "BestCheckpoint",
     "ConfigWriter",
     "Pictures",
-    "PredictionWriter",
     "Progress",
-    "write_arrays",
 ]
 
 
@@ -316,51 +310,6 @@ class Progress(RichProgressBar):
         if now - self._drawn >= 0.1 or batch_idx + 1 == self.total_train_batches:
             self._drawn = now
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
-
-class PredictionWriter(BasePredictionWriter):
-    """Writes `predictions.npz`, what the model says of each row, in the rows' order.
-
-    It holds row, the row's number in the data; what the objective reports of a row, such as elbo,
-    distortion and rate in nats; z and reconstruction, which stand for q(z|x) and p(x|z), by
-    default their means; and, where there are labels, label. Where x is a dict there is a
-    reconstruction of each entry.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(write_interval="epoch")
-        self.path = folder / "predictions.npz"
-
-    def write_on_epoch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        predictions: Sequence[Any],
-        batch_indices: Sequence[Any],
-    ) -> None:
-        own = [{name: x.cpu() for name, x in batch.items()} for batch in predictions]
-        ranks = [own]
-        if trainer.world_size > 1:
-            ranks = [[] for _ in range(trainer.world_size)]
-            dist.all_gather_object(ranks, own)
-        if not trainer.is_global_zero:
-            return
-        # A step's rows lie on the ranks one after the other.
-        batches = [batch for step in zip(*ranks, strict=True) for batch in step]
-        columns = {name: torch.cat([b[name] for b in batches]) for name in batches[0]}
-        data = getattr(trainer, "datamodule", None)
-        if isinstance(data, DataModule):
-            columns["row"] = data.numbers("test")[: len(columns["z"])]
-        write_arrays(self.path, columns)
-
-
-def write_arrays(path: Path, columns: Mapping[str, Tensor]) -> None:
-    """Writes named tensors to an `.npz` file, half types as float32, and says so."""
-    arrays: dict[str, Any] = {
-        name: at_least_float32(x).cpu().numpy() for name, x in columns.items()
-    }
-    np.savez(path, **arrays)
-    print(f"  {path}")
 
 
 class EMA(WeightAveraging):

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from vaekit import plugins, resume, specs, summary
 from vaekit.arguments import LOOKS, Options
-from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, PredictionWriter, Progress
+from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, Progress
 from vaekit.checkpoints import describe, load, missing, read_checkpoint, restored
 from vaekit.commands import ASIDE, COMMANDS
 from vaekit.data.base import DataModule
@@ -37,6 +37,7 @@ from vaekit.parsing import (
     names_lead_to_plugins,
 )
 from vaekit.quiet import quieten
+from vaekit.results import PredictionWriter
 from vaekit.storage import CheckpointError, RunLogger, beside
 from vaekit.trainer import Trainer
 
@@ -199,6 +200,8 @@ class CLI(Options):
         except plugins.RegistryError as error:
             known = checkpoint["vaekit"]["packages"] if checkpoint else {}
             raise plugins.RegistryError(missing(error, known)) from error
+        if checkpoint is not None:
+            data.follow(checkpoint["vaekit"]["model"]["data"].get("schema"))
         if not named:
             vars(data)["prepare_data"] = lambda: None
         return data

@@ -283,7 +283,9 @@ class VAEModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_means("test")
 
-    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+    def predict_step(
+        self, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor]:
         batch = self.as_batch(batch)
         with self._noise_of(batch, batch_idx):
             rows = self.model.predict(batch)

@@ -149,7 +149,7 @@ def refuse_contradictions(config: Mapping[str, Any], checkpoint: Mapping[str, An
         else:
             _refuse(f"model.{key}", _resolved(key, before[key]), _resolved(key, value))
     if stored["data"] is not None:
-        _refuse("data", stored["data"], specs.resolve("data", config["data"]))
+        _refuse("data", *(specs.resolve("data", d) for d in (stored["data"], config["data"])))
     old = _config(checkpoint)
     if "seed_everything" in old:
         _refuse("seed_everything", old["seed_everything"], config.get("seed_everything"))

@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch import Trainer as LightningTrainer
 
 from vaekit import pictures
-from vaekit.batch import each, entries_of, flat
-from vaekit.callbacks import write_arrays
+from vaekit.batch import each, entries_of
 from vaekit.data.base import DataModule
 from vaekit.model import Model
+from vaekit.results import write_rows
 from vaekit.storage import beside
 
 __all__ = ["Trainer"]
@@ -43,22 +43,37 @@ class Trainer(LightningTrainer):
         finally:
             model.samples = 0
 
+    def predict(self, model: Any = None, *args: Any, split: str = "test", **kwargs: Any) -> Any:
+        """Predict rows, as Lightning does.
+
+        Args:
+            split: Which rows of a vaekit data module: train, val, test or all.
+        """
+        data = kwargs.get("datamodule")
+        if isinstance(data, DataModule):
+            data.predicted = data.splits if split == "all" else (split,)
+        return super().predict(model, *args, **kwargs)
+
     def sample(
         self,
         model: Model,
         ckpt_path: str,
         datamodule: DataModule | None = None,
         n: int = 64,
+        draw: bool | None = None,
         out: str | None = None,
     ) -> None:
         """Draw rows from the prior, to samples.npz, and the first of them to samples.png.
 
-        A conditional model is given the context of the test rows, and again if n is more.
-        The data are asked for how they are drawn, and not loaded for anything else.
+        Of a table, of counts and of images they are written in the form of the data too. A
+        conditional model is given the context of the test rows, and again if n is more. The data
+        are asked for how they are drawn and written, and not loaded for anything else.
 
         Args:
             ckpt_path: The checkpoint of the model.
             n: How many rows.
+            draw: Draw x from p(x|z), and not what stands for it, its mean by default; if nothing
+                is said, for tables and counts alone.
             out: Folder to write to; by default `sample` beside the checkpoint.
         """
         if n < 1:
@@ -69,13 +84,18 @@ class Trainer(LightningTrainer):
         if model.info.context_features and datamodule is not None:
             rows = [b.context for b in datamodule.rows("test", n) if b.context is not None]
             context = torch.cat(rows)[torch.arange(n) % sum(map(len, rows))]
+        if draw is None:
+            draw = datamodule is not None and datamodule.draws_rows
         parts = [
-            model.sample(min(_ROWS, n - i), None if context is None else context[i : i + _ROWS])
+            model.sample(
+                min(_ROWS, n - i), None if context is None else context[i : i + _ROWS], draw
+            )
             for i in range(0, n, _ROWS)
         ]
         x: Any = each(lambda *leaves: torch.cat(leaves), *parts)
         _draw(pictures.samples(model, x, datamodule), folder)
-        write_arrays(folder / "samples.npz", flat("x", x))
+        columns = {} if context is None else {"context": context}
+        write_rows(datamodule, folder, "samples", x, columns)
 
     def reconstruct(
         self,
@@ -88,6 +108,9 @@ class Trainer(LightningTrainer):
     ) -> None:
         """Show rows and their reconstructions, in reconstructions.png, of many the first.
 
+        Of a table, of counts and of images the reconstructions are written in the form of the
+        data too.
+
         Args:
             ckpt_path: The checkpoint of the model.
             split: Which rows: train, val or test.
@@ -99,6 +122,11 @@ class Trainer(LightningTrainer):
         folder = _folder(out, ckpt_path, "reconstruct")
         batch = next(datamodule.rows(split, n, batch_size=n))
         _draw(pictures.reconstructions(model, batch, n, datamodule), folder)
+        y = model.reconstruct(batch.x, batch.context, batch.mask)
+        columns = {} if batch.context is None else {"context": batch.context}
+        rows = datamodule.numbers(split)[: len(batch)]
+        for file in datamodule.write(folder, "reconstructions", y, columns, rows):
+            print(f"  {file}")
 
     def encode(
         self,
@@ -121,18 +149,16 @@ class Trainer(LightningTrainer):
         splits = datamodule.splits if split == "all" else (split,)
         batches = [batch for name in splits for batch in datamodule.rows(name)]
         folder = _folder(out, ckpt_path, "encode")
-        columns = {
-            "z": torch.cat([model.encode(b.x, b.context, b.mask) for b in batches]),
-            "row": torch.cat([datamodule.numbers(name) for name in splits]),
-        }
+        columns = {"z": torch.cat([model.encode(b.x, b.context, b.mask) for b in batches])}
         labels = [b.label for b in batches if b.label is not None]
         if labels:
             columns["label"] = torch.cat(labels)
-        order = columns["row"].argsort()
-        rows = next(datamodule.rows(splits[0], 2000, batch_size=2000))
-        _draw({"latent": pictures.latent_plane(model, rows)}, folder)
+        rows = torch.cat([datamodule.numbers(name) for name in splits])
+        order = rows.argsort()
+        shown = next(datamodule.rows(splits[0], 2000, batch_size=2000))
+        _draw({"latent": pictures.latent_plane(model, shown)}, folder)
         columns = {name: x.cpu()[order] for name, x in columns.items()}
-        write_arrays(folder / "codes.npz", columns)
+        write_rows(datamodule, folder, "codes", None, columns, rows[order])
 
 
 def _folder(out: str | None, ckpt_path: str, name: str) -> Path:

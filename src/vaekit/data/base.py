@@ -5,16 +5,29 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from vaekit.batch import Batch, DataInfo, Ranges, Tree, each, entries_of, first, like, within
-from vaekit.data.rows import SPLITS, Batches, Rows, slices, span
+from vaekit.batch import (
+    Batch,
+    DataInfo,
+    Ranges,
+    Tree,
+    each,
+    entries_of,
+    first,
+    leaves,
+    like,
+    within,
+)
+from vaekit.data.prepare import apart, binarized, described, hide
+from vaekit.data.rows import SPLITS, Batches, Rows, span
 from vaekit.noise import fixed_noise, generator, seed_of
 from vaekit.specs import is_plain
 
@@ -34,13 +47,30 @@ class DataModule(LightningDataModule):
             training, held-out rows drawn once; or "static", all rows drawn once.
         dequantize: Spread each of the `levels` values evenly over its bin, as a density wants it.
         seed: Of the split, of the order of the rows and of what is drawn once.
+        missing: Share of the elements that a mask hides, drawn once with the seed; of images all
+            channels of a pixel.
 
     Raises:
-        ValueError: If the batch size is below one, or both binarisation and dequantisation are
-            wanted.
+        ValueError: If the batch size is below one, both binarisation and dequantisation are
+            wanted, or `missing` is not from 0 to below 1.
     """
 
     levels: int | dict[str, int | None] | None = None
+    schema: dict[str, Any] | None = None
+    """How the user's form became x, as plain data: `load` finds it, or follows the one that is
+    there already, a model's."""
+
+    kinds: Mapping[str, str] = {}
+    """What the values of each entry are, where `load` knows more than a range says: numeric,
+    binary, count, category, image or sequence. From it the command line chooses parts."""
+
+    names: np.ndarray | None = None
+    """What the user calls each row of the data, counted through all files, such as an index."""
+
+    draws_rows = False
+    """Whether samples are draws of p(x|z), as for categories and counts, and not what stands for
+    it, as for images."""
+
     looked_at = True
     """Whether all rows have been held to what is declared of them; else each batch is."""
     _init: dict[str, Any]
@@ -62,8 +92,13 @@ class DataModule(LightningDataModule):
         binarize: Literal["none", "dynamic", "static"] = "none",
         dequantize: bool = False,
         seed: int = 0,
+        missing: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= missing < 1:
+            raise ValueError(
+                f"Expected missing, a share of the elements, from 0 to below 1 but got {missing}."
+            )
         if batch_size < 1:
             raise ValueError(f"Expected a batch_size of at least 1 but got {batch_size}.")
         if binarize not in ("none", "dynamic", "static"):
@@ -73,9 +108,11 @@ class DataModule(LightningDataModule):
         if dequantize and binarize != "none":
             raise ValueError(f"Expected one of dequantize and binarize={binarize!r} but got both.")
         self.batch_size, self.binarize, self.dequantize = batch_size, binarize, dequantize
-        self.seed = seed
+        self.seed, self.missing = seed, missing
         self._splits: dict[str, Rows] = {}
         self._numbers: dict[str, Tensor] = {}
+        self.predicted: tuple[str, ...] = ("test",)
+        """The splits that `predict` goes through."""
 
     def load(self) -> dict[str, Rows]:
         """The rows of each split: "train", and "val" and "test" where there are any."""
@@ -92,6 +129,40 @@ class DataModule(LightningDataModule):
             y: The reconstructions of these rows, where there are any.
         """
         return None
+
+    def restored(self, x: Tree) -> Tree:
+        """Rows of the model, (n, *event), in the units of the user's data."""
+        return x
+
+    def write(
+        self,
+        folder: Path,
+        name: str,
+        x: Tree | None,
+        columns: Mapping[str, Any],
+        rows: Tensor | None = None,
+    ) -> list[Path]:
+        """Writes rows in the form in which the user's data came, beside the arrays.
+
+        Arguments:
+            name: Of what is written, without its suffix.
+            x: Rows of the model, (n, *event); None where there are codes alone.
+            columns: What else is known of each row, such as its bound, by name, (n,) or (n, C).
+            rows: The numbers of the rows in the data, (n,); None for samples.
+
+        Returns:
+            The files; none by default.
+        """
+        return []
+
+    def told(self) -> dict[str, str]:
+        """What the data were taken for, in words, by what it is of."""
+        return described(self.info, self.kinds, self._splits)
+
+    def follow(self, schema: dict[str, Any] | None) -> Self:
+        """Lets rows become x by the schema of a model's data: in its units, its categories."""
+        self.schema = schema or self.schema
+        return self
 
     # What is declared
 
@@ -110,6 +181,7 @@ class DataModule(LightningDataModule):
             classes=self._classes(),
             context_features=0 if train.context is None else train.context.shape[1],
             data_size=len(train),
+            schema=self.schema,
         )
 
     def _classes(self) -> int | None:
@@ -153,11 +225,13 @@ class DataModule(LightningDataModule):
             raise ValueError(f"Expected at least one row in every split but got {sizes}.")
         self._refuse_preparations()
         self._number(splits)
+        if self.missing:
+            hide(splits, self.missing, self.seed)
         for split, rows in splits.items():
             self._refuse_rows(rows, split)
         for split, rows in splits.items():
             if self.binarize == "static" or (self.binarize == "dynamic" and split != "train"):
-                splits[split] = self._binarized(rows, split)
+                splits[split] = binarized(rows, generator("binarize", self.seed, split))
         self._splits = splits
 
     def _number(self, splits: dict[str, Rows]) -> None:
@@ -201,25 +275,6 @@ class DataModule(LightningDataModule):
                     f"[{low:g}, {high:g}]."
                 )
 
-    def _binarized(self, rows: Rows, split: str) -> Rows:
-        noise = generator("binarize", self.seed, split)
-        own = slice(None) if rows.index is None else rows.index
-
-        def drawn(x: Tensor, top: float | None) -> Tensor:
-            ones = torch.empty(len(rows), *x.shape[1:], dtype=torch.uint8)
-            for at in slices(len(rows), x[:1].numel()):
-                part = x[at if rows.index is None else rows.index[at]]
-                u = torch.rand(part.shape, generator=noise)
-                ones[at] = u * (1.0 if top is None else top) < part
-            return ones
-
-        ones = each(drawn, rows.x, rows.top)
-        columns = (rows.context, rows.mask, rows.label)
-        context, mask, label = (
-            None if c is None else each(lambda leaf: leaf[own], c) for c in columns
-        )
-        return Rows(ones, context, mask, label, top=1.0)
-
     def _loader(self, split: str, shuffle: bool) -> Batches:
         trainer = self.trainer
         rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
@@ -237,8 +292,8 @@ class DataModule(LightningDataModule):
     def test_dataloader(self) -> Batches:
         return self._loader(self._held_out("test"), shuffle=False)
 
-    def predict_dataloader(self) -> Batches:
-        return self._loader(self._held_out("test"), shuffle=False)
+    def predict_dataloader(self) -> list[Batches]:
+        return [self._loader(self._held_out(split), shuffle=False) for split in self.predicted]
 
     def _held_out(self, wanted: str) -> str:
         if wanted not in self._splits:
@@ -251,10 +306,11 @@ class DataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         assert self.trainer is not None
         model: Any = self.trainer.lightning_module
-        split = _SPLIT_OF.get(
-            str(self.trainer.state.stage and self.trainer.state.stage.value), "test"
+        stage = str(self.trainer.state.stage and self.trainer.state.stage.value)
+        split = self.predicted[dataloader_idx] if stage == "predict" else _SPLIT_OF.get(stage)
+        return self._converted(
+            batch, split or "test", torch.promote_types(torch.float32, model.dtype)
         )
-        return self._converted(batch, split, torch.promote_types(torch.float32, model.dtype))
 
     # What becomes of a batch
 
@@ -262,7 +318,7 @@ class DataModule(LightningDataModule):
         """The batch with x as the model sees it."""
 
         def scaled(x: Tensor, top: float | None, stored: Tensor) -> Tensor:
-            return _apart(x.to(dtype), stored) if top is None else x.to(dtype) / top
+            return apart(x.to(dtype), stored) if top is None else x.to(dtype) / top
 
         def spread(x: Tensor, top: float | None, span: Any, levels: int) -> Tensor:
             low, high = span
@@ -307,27 +363,25 @@ class DataModule(LightningDataModule):
         return self._numbers[split]
 
     def rows(
-        self, split: str, limit: int | None = None, batch_size: int = 1000
+        self, split: str, limit: int | None = None, batch_size: int | None = None
     ) -> Iterator[Batch]:
         """Batches of a split's rows as the model sees them, whatever the rank, in their own order.
 
         Arguments:
             split: "train", "val" or "test".
             limit: At most so many rows.
+            batch_size: Rows of a batch; None for a thousand, or fewer where rows are large.
         """
         if split not in self.splits:
             self._held_out(split)
         rows = self._splits[split]
         if limit is not None:
             rows = rows.subset(slice(0, limit))
+        if batch_size is None:
+            size = sum(prod(leaf.shape[1:]) for leaf in leaves(rows.x))
+            batch_size = max(1, min(1000, 2**22 // max(1, size)))
         for batch in Batches(rows, batch_size, shuffle=False):
             yield self._converted(batch, split, torch.get_default_dtype())
-
-
-def _apart(x: Tensor, stored: Tensor) -> Tensor:
-    """x in memory of its own: the stored rows may be a file that no part can write to."""
-    same = x.untyped_storage().data_ptr() == stored.untyped_storage().data_ptr()
-    return x.clone() if same else x
 
 
 def _path_as_text(value: Any) -> Any:

@@ -36,8 +36,9 @@ class Digits(DataModule):
         binarize: Literal["none", "dynamic", "static"] = "dynamic",
         dequantize: bool = False,
         seed: int = 0,
+        missing: float = 0.0,
     ) -> None:
-        super().__init__(batch_size, binarize, dequantize, seed)
+        super().__init__(batch_size, binarize, dequantize, seed, missing)
         self.shares = val, test
 
     def load(self) -> dict[str, Rows]:

@@ -49,8 +49,9 @@ class FreyFaces(DataModule):
         batch_size: int = 100,
         dequantize: bool = False,
         seed: int = 0,
+        missing: float = 0.0,
     ) -> None:
-        super().__init__(batch_size, "none", dequantize, seed)
+        super().__init__(batch_size, "none", dequantize, seed, missing)
         self.root = Path(os.environ.get("VAEKIT_DATA", "data") if root is None else root)
         self.held_out = val, test
 

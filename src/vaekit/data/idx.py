@@ -88,8 +88,9 @@ class MNIST(DataModule):
         binarize: Literal["none", "dynamic", "static"] = "none",
         dequantize: bool = False,
         seed: int = 0,
+        missing: float = 0.0,
     ) -> None:
-        super().__init__(batch_size, binarize, dequantize, seed)
+        super().__init__(batch_size, binarize, dequantize, seed, missing)
         self.root = Path(os.environ.get("VAEKIT_DATA", "data") if root is None else root)
         self.val = val
 
