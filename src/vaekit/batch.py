@@ -18,6 +18,7 @@ __all__ = [
     "Shapes",
     "Sizes",
     "Tree",
+    "batch_of",
     "each",
     "entries_of",
     "first",
@@ -234,3 +235,35 @@ class DataInfo:
         sizes = [prod(shape) for shape in shapes]
         spread = sum(n * log(width or 1.0) for n, width in zip(sizes, widths, strict=True))
         return -(nats + spread) / (sum(sizes) * log(2))
+
+
+def batch_of(rows: Any, data: DataInfo) -> Batch:
+    """The batch of somebody's own loader: x alone, a pair (x, label), or a dict of columns.
+
+    A dict holds x, and label, context and mask where there are any; or, where rows have several
+    entries, these.
+
+    Raises:
+        ValueError: If it is anything else.
+
+    Example:
+        >>> batch_of({"x": torch.zeros(5, 3), "label": torch.arange(5)}, DataInfo((3,))).label
+        tensor([0, 1, 2, 3, 4])
+    """
+    entries = data.event_shape if isinstance(data.event_shape, dict) else None
+    if isinstance(rows, dict) and (entries is None or set(rows) != set(entries)):
+        known = {name: rows[name] for name in ("x", "context", "mask", "label") if name in rows}
+        if "x" not in known:
+            wanted = "x" if entries is None else f"x, or of {', '.join(entries)}"
+            raise ValueError(
+                f"Expected batches that are a dict with {wanted}, but got one with "
+                f"{', '.join(map(str, rows))}."
+            )
+        return Batch(**known)
+    x, *label = rows if isinstance(rows, list | tuple) and len(rows) in (1, 2) else [rows]
+    if not isinstance(x, Tensor | dict):
+        raise ValueError(
+            "Expected batches that are a vaekit Batch, x alone, a pair (x, label) or a dict of x "
+            f"and label, but got {type(rows).__name__}."
+        )
+    return Batch(x, label=label[0] if label else None)

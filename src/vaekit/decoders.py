@@ -95,7 +95,7 @@ class ConvDecoder(Decoder):
         # Leading axes (a mean and a scale for each element, say) are more channels of the same
         # image.
         image = tuple(output_shape)
-        if len(image) > 3:
+        if len(image) not in (1, 3):
             image = (prod(image[:-2]), *image[-2:])
         channels = widths(channels)
         sizes = conv_sizes(image, channels)[::-1]
@@ -121,7 +121,7 @@ class ConvDecoder(Decoder):
 
     @classmethod
     def accepts(cls, event_shape: Shapes) -> bool:
-        return super().accepts(event_shape) and len(event_shape) >= 3
+        return super().accepts(event_shape) and len(event_shape) >= 2
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         y = self.conv(self.linear(with_context(z.flatten(1), context)))

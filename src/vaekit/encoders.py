@@ -67,7 +67,7 @@ class MLPEncoder(Encoder):
 class ConvEncoder(Encoder):
     """Strided 3x3 convolutions, each halving the image, and a linear layer.
 
-    Images may be of any size: an odd side is halved upwards.
+    Images (C, H, W), or grey ones (H, W), may be of any size: an odd side is halved upwards.
 
     Arguments:
         channels: Channels after each convolution, a number for one.
@@ -95,8 +95,9 @@ class ConvEncoder(Encoder):
     ) -> None:
         super().__init__()
         channels = widths(channels)
-        h, w = conv_sizes(event_shape, channels)[-1]
-        stages = [event_shape[0], *channels]
+        self.image = (1, *event_shape) if len(event_shape) == 2 else tuple(event_shape)
+        h, w = conv_sizes(self.image, channels)[-1]
+        stages = [self.image[0], *channels]
         act = activation_class(activation)
         layers: list[nn.Module] = []
         for before, after in zip(stages, channels, strict=False):
@@ -108,12 +109,13 @@ class ConvEncoder(Encoder):
 
     @classmethod
     def accepts(cls, event_shape: Shapes) -> bool:
-        return super().accepts(event_shape) and len(event_shape) == 3
+        return super().accepts(event_shape) and len(event_shape) in (2, 3)
 
     def forward(
         self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        return self.linear(with_context(self.conv(fill(x, mask)), context))
+        image = fill(x, mask).reshape(-1, *self.image)
+        return self.linear(with_context(self.conv(image), context))
 
 
 class ResNetEncoder(ConvEncoder):

@@ -15,7 +15,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor
 
 from vaekit import checkpoints, compiled, optim
-from vaekit.batch import Batch, each
+from vaekit.batch import Batch, batch_of, each
 from vaekit.contracts import Likelihood
 from vaekit.guard import Guard
 from vaekit.importance import log_likelihood
@@ -331,13 +331,7 @@ class VAEModule(LightningModule):
         """The batch of a loader. Of a data module that has looked at its rows, the first is looked
         at; of others each, since nothing else has seen them."""
         if not isinstance(batch, Batch):
-            x, *label = batch if isinstance(batch, list | tuple) else [batch]
-            if not isinstance(x, Tensor | dict):
-                raise ValueError(
-                    "Expected batches that are a vaekit Batch, x alone or a pair (x, label) "
-                    f"but got {type(batch).__name__}."
-                )
-            batch = Batch(x, label=label[0] if label else None)
+            batch = batch_of(batch, self.model.info)
         if not (self._looked and getattr(self.data, "looked_at", False)):
             self.model.check_rows(batch.x, batch.mask)
             self._looked = True

@@ -45,7 +45,7 @@ _packages: dict[str, str] = {}
 
 _MOST = 10_000  # entries of a configuration
 _PART_KEYS = ("data", "model.optimizer", *(f"model.{kind}" for kind in MODEL_KINDS))
-_NUMBERS = re.compile(r"(--[\w.]+=)?(-?[\d.]+(?:,-?[\d.]+)+)")
+_NUMBERS = re.compile(r"(--[\w.]+=)?\[?((?:-?[\d.]+|-inf)(?:, ?-?(?:[\d.]+|inf))+)\]?")
 
 
 class Parser(LightningArgumentParser):
@@ -120,9 +120,15 @@ def bracketed(args: Iterable[str]) -> list[str]:
     Example:
         >>> bracketed(["--model.encoder.hidden", "256,128"])
         ['--model.encoder.hidden', '[256,128]']
+        >>> bracketed(["--data.data_range=0,inf"])
+        ['--data.data_range=[0,.inf]']
     """
     found = ((arg, _NUMBERS.fullmatch(arg)) for arg in args)
-    return [f"{m[1] or ''}[{m[2]}]" if m else arg for arg, m in found]
+    return [f"{m[1] or ''}[{_yaml_numbers(m[2])}]" if m else arg for arg, m in found]
+
+
+def _yaml_numbers(text: str) -> str:
+    return re.sub(r"(?<![.\w])inf", ".inf", text)
 
 
 def _refusal(message: str) -> str | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
-import warnings
-from collections.abc import Callable, Mapping
-from math import isfinite
+from collections.abc import Mapping
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,37 +12,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaekit.batch import Ranges, Tree, each, entries_of, first, flat, like, within
+from vaekit.batch import Ranges, Tree, each, entries_of, first, flat, like
 from vaekit.data.base import DataModule
-from vaekit.data.rows import Rows, natural, span, split
+from vaekit.data.ranges import checked, measured, spread, top_of
+from vaekit.data.rows import Rows, split, split_by_name
+from vaekit.data.scale import moments, standardized, warn_of_scales
+from vaekit.data.sources import (
+    classes_of,
+    column_names,
+    numbers_of,
+    read_file,
+    row_names,
+)
 
 __all__ = ["Arrays"]
 
-Source = str | Path | Tensor | np.ndarray
 _COLUMNS = ("x", "label", "context", "mask")
-_WHOLE, _BYTES = 2**31, 2**28
-"""Size in bytes up to which all values are looked at before the first step; of uint8 less, since
-all that is asked of them is whether they are 0 and 1 alone."""
-
-_LARGEST = 1e18
-"""Of values: sums of squares of larger ones overflow in float32."""
 
 
 class Arrays(DataModule):
-    """Rows from `.npy`, `.npz` or `.pt` files, or from tensors and NumPy arrays.
+    """Rows from `.npy`, `.npz` or `.pt` files, or from tensors, arrays, frames and lists.
 
     Files are read without running code that they may hold: NumPy's without pickles, torch's with
     `weights_only`. An `.npz` or `.pt` of several arrays holds them under the names x, label,
-    context and mask. A lone `.npy` is mapped into memory, not read; of one above 2 GiB a thousand
-    rows are looked at, and the others when they come. uint8 values 0 to 255 (or 0 and 1 alone)
-    become x from 0 to 1; other values are taken as they are, in any type of numbers.
+    context and mask, and a column of text beside them names the rows; what else it holds is not
+    looked at. A lone `.npy` is mapped into memory, not read; of one above 2 GiB a thousand
+    rows are looked at, and the others when they come. uint8 values 0 to 255 (or 0 and 1 alone),
+    and images of 16 bits, become x from 0 to 1; other values are taken as they are, in any type of
+    numbers.
 
     Where a row has several entries (an image and a column, say), x is a dict with a source for
     each, or one file whose arrays have names such as `x.image`; so are mask and data_range.
 
     Arguments:
         x: The data (N, *event).
-        label: Labels (N,) or (N, *).
+        label: Labels (N,) or (N, *), numbers or text.
         context: Columns (N, C) to condition on.
         mask: Like x, True where an element is observed; what is not observed may be NaN.
         val: Share of the rows held out for validation.
@@ -53,8 +56,16 @@ class Arrays(DataModule):
             want them, or "last", which moves them; None refuses what looks like the latter.
         data_range: Smallest and largest value of x; None takes the narrowest of [0, 1], [-1, 1],
             [0, inf) and the real line that holds the values that are observed. Integers of a
-            finite range, tokens say, have as many levels as there are numbers in it. Of a dict
-            only some entries may be named.
+            finite range, tokens say, have as many levels as there are numbers in it. uint8 values
+            of another range than [0, 1] are taken as they are. Of a dict only some entries may be
+            named.
+        key: Which array of an `.npz` or `.pt` is x; None for the one of that name, or the only
+            one that can be it.
+        standardize: Bring each column, or each channel, to mean 0 and standard deviation 1 over
+            the training rows; `restored` undoes it. Of a dict the entries of floating type.
+        split: The name of each row's split, train, val or test, (N,), in the place of shares.
+        group: What rows that stay in one split have in common, (N,).
+        missing: "nan" takes NaN in x as not observed; a number hides such a share at random.
 
     Raises:
         ValueError: If arrays differ in length, a value is not finite or out of the range, or a
@@ -66,34 +77,58 @@ class Arrays(DataModule):
         >>> data = Arrays(torch.rand(100, 3), val=0.1, test=0.1)
         >>> data.info.event_shape, data.info.data_size
         ((3,), 80)
-        >>> Arrays({"a": torch.rand(9, 3), "b": torch.rand(9, 2)}).info.event_shape
+        >>> Arrays({"a": torch.rand(19, 3), "b": torch.rand(19, 2)}).info.event_shape
         {'a': (3,), 'b': (2,)}
     """
 
     def __init__(
         self,
-        x: dict[str, Any] | Source,
-        label: Source | None = None,
-        context: Source | None = None,
-        mask: dict[str, Any] | Source | None = None,
+        x: Any,
+        label: Any = None,
+        context: Any = None,
+        mask: Any = None,
         val: float = 0.1,
         test: float = 0.1,
         channels: Literal["first", "last"] | None = None,
         data_range: tuple[float, float] | dict[str, tuple[float, float]] | None = None,
+        key: str | None = None,
+        standardize: bool = False,
+        split: Any = None,
+        group: Any = None,
         batch_size: int = 128,
         binarize: Literal["none", "dynamic", "static"] = "none",
         dequantize: bool = False,
         seed: int = 0,
+        missing: Literal["nan"] | float = 0.0,
     ) -> None:
-        super().__init__(batch_size, binarize, dequantize, seed)
+        self.nan = missing in ("nan",) or missing != missing
+        if self.nan:  # as a checkpoint can note and compare it
+            self._init["missing"] = "nan"
+        share = 0.0 if self.nan else float(missing)
+        super().__init__(batch_size, binarize, dequantize, seed, share)
         self.sources = dict(zip(_COLUMNS, (x, label, context, mask), strict=True))
         if channels not in (None, "first", "last"):
             raise ValueError(f"Expected channels to be first or last but got {channels!r}.")
+        if standardize and data_range is not None:
+            raise ValueError("Expected one of standardize and data_range but got both.")
         self.shares, self.data_range, self.channels = (val, test), data_range, channels
-        self._range: Ranges = data_range or (0.0, 1.0)
+        self.key, self.standardize, self.by = key, standardize, (split, group)
+        self._range: Ranges = (0.0, 1.0) if data_range is None else data_range
 
     def natural_range(self) -> Ranges:
         return self._range
+
+    def restored(self, x: Tree) -> Tree:
+        scales = (self.schema or {}).get("scales", {})
+
+        def back(name: str, leaf: Tensor) -> Tensor:
+            if name not in scales:
+                return leaf
+            mean, std = (torch.tensor(m, dtype=torch.float64) for m in scales[name])
+            return leaf.double() * std + mean
+
+        found = {name: back(name, leaf) for name, leaf in entries_of(x).items()}
+        return found if isinstance(x, dict) else found["x"]
 
     def _refuse_rows(self, rows: Rows, split: str) -> None:
         """Nothing: `load` has looked at all values."""
@@ -103,8 +138,9 @@ class Arrays(DataModule):
         x, mask = columns["x"], columns.get("mask")
         for name, column in flat("x", x).items():
             if column.dim() < 2 or column.numel() == 0:
+                one = ": x[:, None] has one number a row" if column.dim() == 1 else ""
                 raise ValueError(
-                    f"Expected {name} with shape (N, *event) but got {tuple(column.shape)}."
+                    f"Expected {name} with shape (N, *event) but got {tuple(column.shape)}{one}."
                 )
         for name, column in flat("x", x).items():
             self._refuse_channels_last(name, column)
@@ -114,35 +150,31 @@ class Arrays(DataModule):
             columns["x"] = x = each(_channels_first, x)
             if mask is not None:
                 columns["mask"] = mask = each(_channels_first, mask)
-        n = len(first(x))
-        for column, tree in columns.items():
-            for name, array in flat(column, tree).items():
-                if len(array) != n:
-                    raise ValueError(f"Expected {n} rows, as in x, but {name} has {len(array)}.")
-        if mask is not None:
-            _check_mask(x, mask)
-            columns["mask"] = mask = each(Tensor.bool, mask)
-        for name, label in flat("label", columns.get("label", {})).items():
-            if not bool(label.isfinite().all()):
-                raise ValueError(
-                    f"Expected labels that are finite but {name} holds NaN or infinity."
-                )
-        context = columns.get("context")
-        if context is not None and (context.dim() != 2 or not bool(context.isfinite().all())):
-            raise ValueError(
-                "Expected a context of finite values with shape (N, C) but got "
-                f"{tuple(context.shape)}."
-            )
-        top = each(_top, x)
-        tops = entries_of(top)
+        if self.nan:
+            columns["mask"] = mask = each(_seen, x, like(x, mask))
+        self._check(columns)
+        mask = columns.get("mask")
+        declared = self._declared(x)
+        top = {n: top_of(n, leaf, declared[n]) for n, leaf in entries_of(x).items()}
         self.looked_at = all(  # of bytes from 0 to 255 there is nothing to see
-            _spread(leaf) is None or tops[entry] == 255 for entry, leaf in entries_of(x).items()
+            spread(leaf) is None or top[entry] == 255 for entry, leaf in entries_of(x).items()
         )
-        self._find_ranges(x, mask, top)
-        rows = Rows(**columns, top=top)
-        return split(rows, *self.shares, seed=self.seed)
+        rows = Rows(**columns, top=top if isinstance(x, Mapping) else top["x"])
+        splits = self._split(rows)
+        if self.standardize or "scales" in (self.schema or {}):
+            splits = self._standardized(splits)
+        ready = splits["train"]
+        self._find_ranges(ready.x, mask, entries_of(ready.top), declared)
+        return splits
+
+    def _split(self, rows: Rows) -> dict[str, Rows]:
+        names, groups = (None if by is None else _text(by, len(rows)) for by in self.by)
+        if names is not None:
+            return split_by_name(rows, names)
+        return split(rows, *self.shares, seed=self.seed, groups=groups)
 
     def _columns(self) -> dict[str, Any]:
+        """The tensors by column; labels that are text become classes, whose names are kept."""
         columns: dict[str, Any] = {}
         for name, source in self.sources.items():
             if source is None:
@@ -150,27 +182,51 @@ class Arrays(DataModule):
             if isinstance(source, Mapping):
                 if not source:
                     raise ValueError(f"Expected entries of {name} but got none.")
-                columns[name] = {entry: _single(part) for entry, part in source.items()}
-                continue
-            found = _read(source)
-            if isinstance(found, dict):
-                found = _folded(found)
-                if name not in found:
-                    raise ValueError(
-                        f"Expected an array named {name} in {source} but it holds "
-                        f"{', '.join(found)}."
-                    )
-                wanted = {k: v for k, v in found.items() if k in _COLUMNS} if name == "x" else {}
-                columns = {**wanted, **columns, name: found[name]}
+                columns[name] = {entry: _single(part, entry) for entry, part in source.items()}
+            elif isinstance(source, str | Path):
+                found = _folded(read_file(Path(source), self.key if name == "x" else None))
+                wanted = found if name == "x" else {}
+                columns = {**wanted, **columns, name: found.get(name, found["x"])}
             else:
-                columns[name] = found
+                columns[name] = source if name == "label" else numbers_of(source, name)
+        self.names = columns.pop("names", row_names(self.sources["x"]))
+        if "label" in columns:
+            known = (self.schema or {}).get("classes")
+            columns["label"], classes = classes_of(columns["label"], known)
+            if classes:
+                self.schema = {**(self.schema or {}), "classes": classes}
+        for name in ("context", "mask"):
+            if name in columns:
+                columns[name] = each(_common, columns[name])
         return columns
+
+    def _check(self, columns: dict[str, Any]) -> None:
+        x, mask, n = columns["x"], columns.get("mask"), len(first(columns["x"]))
+        for column, tree in columns.items():
+            for name, array in flat(column, tree).items():
+                if len(array) != n:
+                    raise ValueError(f"Expected {n} rows, as in x, but {name} has {len(array)}.")
+        if mask is not None:
+            _check_mask(x, mask)
+            columns["mask"] = each(Tensor.bool, mask)
+        for name, label in flat("label", columns.get("label", {})).items():
+            if not bool(label.isfinite().all()):
+                raise ValueError(
+                    f"Expected labels that are finite but {name} holds NaN or infinity: give -1 "
+                    "where a class is unknown."
+                )
+        context = columns.get("context")
+        if context is not None and (context.dim() != 2 or not bool(context.isfinite().all())):
+            raise ValueError(
+                "Expected a context of finite values with shape (N, C) but got "
+                f"{tuple(context.shape)}."
+            )
 
     def _refuse_channels_last(self, name: str, x: Tensor) -> None:
         """Refuses what looks like images whose last axis is the channels, unless that is said."""
         few = (1, 3, 4)
         last = x.dim() == 4 and x.shape[3] in few and x.shape[1] not in few
-        pixels = x.dtype in (torch.uint8, torch.bool) or x.is_floating_point()
+        pixels = x.dtype in (torch.uint8, torch.bool, torch.uint16) or x.is_floating_point()
         if self.channels is None and last and pixels:
             raise ValueError(
                 f"Expected images (N, channels, height, width) but {name} has the shape "
@@ -178,8 +234,27 @@ class Arrays(DataModule):
                 "moves them, --data.channels first takes the array as it stands."
             )
 
-    def _find_ranges(self, x: Tree, mask: Tree | None, top: Any) -> None:
-        """Finds, or checks, the range and the number of levels of x."""
+    def _standardized(self, splits: dict[str, Rows]) -> dict[str, Rows]:
+        """The rows with entries on one scale, that of the training rows or of a model's."""
+        rows, known = splits["train"], (self.schema or {}).get("scales", {})
+        single = not isinstance(rows.x, dict)
+        xs, tops, scales = entries_of(rows.x), entries_of(rows.top), dict(known)
+        masks = entries_of(like(rows.x, rows.mask))
+        for name, x in xs.items():
+            if not known and (single or x.is_floating_point()):
+                found = moments(x, masks[name], rows.index)
+                if not all(bool(moment.isfinite().all()) for moment in found):
+                    continue  # which is refused with its reason
+                scales[name] = [moment.tolist() for moment in found]
+            if name in scales:
+                mean, std = (torch.tensor(m, dtype=torch.float64) for m in scales[name])
+                xs[name], tops[name] = standardized(x, mean, std), None
+        self.schema = {**(self.schema or {}), "scales": scales}
+        x, top = (xs["x"], tops["x"]) if single else (xs, tops)
+        return {name: replace(own, x=x, top=top) for name, own in splits.items()}
+
+    def _declared(self, x: Tree) -> dict[str, tuple[float, float] | None]:
+        """The range that the user declares of each entry of x."""
         declared: Any = self.data_range
         if not isinstance(declared, Mapping):
             declared = dict.fromkeys(entries_of(x), declared)
@@ -188,18 +263,60 @@ class Arrays(DataModule):
                 f"Expected a data_range of {', '.join(entries_of(x))}, as in x, but got one of "
                 f"{', '.join(sorted(unknown))}."
             )
-        ranges, levels, tops, masks = {}, {}, entries_of(top), entries_of(like(x, mask))
+        names = zip(entries_of(x), flat("x", x), strict=True)
+        return {entry: checked(name, declared.get(entry)) for entry, name in names}
+
+    def _find_ranges(self, x: Tree, mask: Tree | None, top: Any, declared: Any) -> None:
+        """Finds, or checks, the range and the number of levels of x."""
+        ranges, levels, kinds = {}, {}, {}
+        masks, scales = entries_of(like(x, mask)), (self.schema or {}).get("scales", {})
+        names = column_names(self.sources["x"])
         for (entry, leaf), name in zip(entries_of(x).items(), flat("x", x), strict=True):
-            given = _checked_range(name, declared.get(entry))
-            ranges[entry], levels[entry] = _measured(name, leaf, masks[entry], tops[entry], given)
+            found = measured(name, leaf, masks[entry], top[entry], declared[entry])
+            if entry in scales:
+                found = (-inf, inf), None
+            elif leaf.is_floating_point() and leaf.dim() == 2 and found[0][1] == inf:
+                if spread(leaf) is None:
+                    warn_of_scales(name, leaf, masks[entry], names)
+            elif not leaf.is_floating_point() and found[0] == (0.0, inf):
+                kinds[entry] = "count"
+            ranges[entry], levels[entry] = found
         single = not isinstance(x, Mapping)
         self._range = ranges["x"] if single else ranges
         self.levels = levels["x"] if single else levels
+        self.kinds = kinds
 
 
 def _channels_first(x: Tensor) -> Tensor:
     """Images (N, H, W, C) as (N, C, H, W); other arrays as they are."""
     return x.movedim(3, 1) if x.dim() == 4 else x
+
+
+def _seen(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Where x is observed: no NaN, and not hidden by a mask."""
+    seen = ~x.isnan() if x.is_floating_point() else torch.ones(x.shape, dtype=torch.bool)
+    return seen if mask is None else seen & mask.bool()
+
+
+def _common(x: Tensor) -> Tensor:
+    """x in a type for which torch has all operations."""
+    kinds = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.float64}
+    return x.to(kinds.get(x.dtype, x.dtype))
+
+
+def _text(source: Any, rows: int) -> np.ndarray:
+    """A column that says something of each row, as text."""
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if path.suffix != ".npy" or not path.is_file():
+            raise ValueError(
+                f"Expected split and group as a .npy file or an array but got {path}."
+            )
+        source = np.load(path, allow_pickle=False)
+    column = np.asarray(source).astype(str)
+    if column.shape != (rows,):
+        raise ValueError(f"Expected a name for each of {rows} rows but got {column.shape}.")
+    return column
 
 
 def _check_mask(x: Tree, mask: Tree) -> None:
@@ -212,77 +329,7 @@ def _check_mask(x: Tree, mask: Tree) -> None:
         )
 
 
-def _top(x: Tensor) -> float | None:
-    """The stored value of x = 1: of uint8 images 255, or 1 where they hold 0 and 1 alone."""
-    if x.dtype == torch.bool:
-        return 1
-    if x.dtype != torch.uint8:
-        return None
-    at = _spread(x)
-    binary = bool((x if at is None else x[at]).max() <= 1)
-    return 1 if binary else 255
-
-
-def _spread(x: Tensor) -> Tensor | None:
-    """A thousand rows spread over what is too large to be read whole; None for all."""
-    size = x.numel() * x.element_size()
-    if size <= (_BYTES if x.dtype == torch.uint8 else _WHOLE) or len(x) <= 1000:
-        return None
-    return torch.linspace(0, len(x) - 1, 1000, dtype=torch.float64).long()
-
-
-def _checked_range(name: str, declared: Any) -> tuple[float, float] | None:
-    if declared is None:
-        return None
-    if len(declared) != 2 or not declared[0] < declared[1]:
-        raise ValueError(
-            f"Expected the data_range of {name} as its smallest and largest value but got "
-            f"{declared!r}."
-        )
-    return float(declared[0]), float(declared[1])
-
-
-def _measured(
-    name: str,
-    x: Tensor,
-    mask: Tensor | None,
-    top: float | None,
-    declared: tuple[float, float] | None,
-) -> tuple[tuple[float, float], int | None]:
-    """The range and the number of levels of an array's observed values."""
-    if top is not None:
-        if declared not in (None, (0.0, 1.0)):
-            raise ValueError(
-                "Expected no data_range, or [0, 1], of uint8 values, which are scaled to it, but "
-                f"got {list(declared)}."
-            )
-        return (0.0, 1.0), 256 if top == 255 else 2
-    found = span(x, mask, _spread(x))
-    if found is None:  # the narrowest there is
-        return declared or (0.0, 1.0), None
-    low, high, binary = found
-    if not (isfinite(low) and isfinite(high)):
-        raise ValueError(
-            f"Expected finite values but {name} holds NaN or infinity. Leave rows out, or give a "
-            "mask that is False there."
-        )
-    if declared is not None and not within(low, high, declared, x.dtype):
-        raise ValueError(
-            f"Expected values in the declared data_range {list(declared)} but {name} spans "
-            f"[{low:g}, {high:g}]."
-        )
-    if max(-low, high) > _LARGEST:
-        raise ValueError(
-            f"Expected values whose squares float32 can hold but {name} spans "
-            f"[{low:g}, {high:g}]: rescale the data."
-        )
-    taken = declared or natural(low, high)
-    if not x.is_floating_point() and isfinite(taken[1] - taken[0]):
-        return taken, round(taken[1] - taken[0]) + 1
-    return taken, 2 if binary and taken == (0.0, 1.0) else None
-
-
-def _folded(found: dict[str, Tensor]) -> dict[str, Any]:
+def _folded(found: dict[str, Any]) -> dict[str, Any]:
     """Arrays by column; those with names such as `x.image` are the entries of a dict."""
     columns: dict[str, Any] = {}
     for name, array in found.items():
@@ -294,94 +341,9 @@ def _folded(found: dict[str, Tensor]) -> dict[str, Any]:
     return columns
 
 
-def _single(source: Source) -> Tensor:
-    found = _read(source)
-    if isinstance(found, dict):
-        raise ValueError(f"Expected one array in {source} but it holds {', '.join(found)}.")
-    return found
-
-
-def _read(source: Source) -> Tensor | dict[str, Tensor]:
-    if isinstance(source, Tensor):
-        return _dense(source)
-    if isinstance(source, np.ndarray):
-        return _of_numpy(source)
+def _single(source: Any, name: str) -> Tensor:
     if not isinstance(source, str | Path):
-        raise ValueError(f"Expected a file, a tensor or an array but got {source!r}.")
-    path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected an array file but there is none at {path}.")
-    if path.suffix not in _READERS:
-        raise ValueError(f"Expected a file of type {', '.join(_READERS)} but got {path}.")
-    try:
-        return _READERS[path.suffix](path)
-    except Exception as error:
-        said = " ".join(str(error).split())
-        # NumPy and torch go on to say how to load it all the same.
-        if "pickle" in said or "Weights only load failed" in said:
-            said = "it holds objects, or is of another kind"
-        raise ValueError(
-            f"Expected {path} to hold plain arrays, without pickled objects, but it could not be "
-            f"read: {said}"
-        ) from error
-
-
-def _read_npy(path: Path) -> Tensor:
-    if path.stat().st_size <= _WHOLE:
-        # Mapped copy-on-write: torch wants writable memory, and nothing is written to the file.
-        return _of_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
-    # A private copy of what is larger than memory is refused by the system.
-    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    if hasattr(mmap, "MADV_RANDOM"):
-        # Rows come in random order: a system that reads on beside each reads ten times as much.
-        mapped.base.madvise(mmap.MADV_RANDOM)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return _of_numpy(mapped)
-
-
-def _read_npz(path: Path) -> dict[str, Tensor]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: _of_numpy(arrays[name]) for name in arrays.files}
-
-
-def _of_numpy(array: np.ndarray) -> Tensor:
-    """The array as a tensor, not copied where torch has its type.
-
-    Raises:
-        ValueError: If it holds no real numbers.
-    """
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"Expected an array of real numbers but got one of {array.dtype}.")
-    if array.dtype.itemsize > 8:  # a long double
-        array = array.astype(np.float64)
-    return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
-
-
-def _dense(x: Tensor) -> Tensor:
-    """A tensor of real numbers that stand one beside the other, without a gradient.
-
-    Raises:
-        ValueError: If it is of another kind.
-    """
-    strange = x.is_quantized or x.is_complex() or x.is_meta or x.is_nested
-    if x.layout != torch.strided or strange or (x.is_floating_point() and x.itemsize < 2):
-        kind = x.dtype if x.layout == torch.strided else x.layout
-        raise ValueError(f"Expected a dense tensor of real numbers but got one of {kind}.")
-    return x.detach()
-
-
-def _read_pt(path: Path) -> Tensor | dict[str, Tensor]:
-    found = torch.load(path, map_location="cpu", weights_only=True)
-    tensors = found.values() if isinstance(found, dict) else [found]
-    names = all(isinstance(name, str) for name in (found if isinstance(found, dict) else []))
-    if not (names and all(isinstance(x, Tensor) for x in tensors)):
-        raise TypeError("not a tensor or a dict of tensors")
-    return {k: _dense(x) for k, x in found.items()} if isinstance(found, dict) else _dense(found)
-
-
-_READERS: dict[str, Callable[[Path], Tensor | dict[str, Tensor]]] = {
-    ".npy": _read_npy,
-    ".npz": _read_npz,
-    ".pt": _read_pt,
-}
+        return numbers_of(source, name)
+    found = read_file(Path(source))["x"]
+    assert isinstance(found, Tensor)
+    return found

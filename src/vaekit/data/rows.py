@@ -118,7 +118,11 @@ def gathered(x: Tensor, at: Tensor | slice) -> Tensor:
 
 
 def split(
-    rows: Rows, val: float, test: float, seed: int, groups: Sequence[Any] | None = None
+    rows: Rows,
+    val: float,
+    test: float,
+    seed: int,
+    groups: Sequence[Any] | np.ndarray | None = None,
 ) -> dict[str, Rows]:
     """Disjoint train, val and test rows, drawn with a seed; a split without rows is left out.
 
@@ -155,7 +159,7 @@ def split(
 
 
 def _split_groups(
-    rows: Rows, wanted: list[int], seed: int, groups: Sequence[Any]
+    rows: Rows, wanted: list[int], seed: int, groups: Sequence[Any] | np.ndarray
 ) -> dict[str, Rows]:
     if len(groups) != len(rows):
         raise ValueError(f"Expected a group for each of {len(rows)} rows but got {len(groups)}.")
@@ -179,7 +183,7 @@ def _split_groups(
     return {name: rows.subset(index) for name, index in found.items() if len(index)}
 
 
-def split_by_name(rows: Rows, names: Sequence[Any]) -> dict[str, Rows]:
+def split_by_name(rows: Rows, names: Sequence[Any] | np.ndarray) -> dict[str, Rows]:
     """The rows by the names of their splits: train, val and test, or what people call them.
 
     Raises:
