@@ -73,7 +73,7 @@ def plant_arrays(folder: Path) -> None:
         "img": (noise.random((40, 5, 53, 3)) * 255).astype(np.uint8),
     }.items():
         np.save(folder / f"{name}.npy", array)
-    np.savez(folder / "noX.npz", a=x)
+    np.savez(folder / "noX.npz", a=x, b=x)
     np.savez(folder / "two.npz", x=x, label=np.arange(3))
     for name, tensor in {
         "sparse": torch.eye(40).to_sparse(),

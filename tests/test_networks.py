@@ -48,8 +48,8 @@ def test_channels_are_at_least_one_and_positive(channels: list[int]) -> None:
 
 
 def test_a_row_is_no_image_for_a_decoder_either() -> None:
-    with pytest.raises(ValueError, match=r"images of shape \(C, H, W\) but got \(2, 64\)"):
-        ConvDecoder((2,), (2, 64), channels=[4])
+    with pytest.raises(ValueError, match=r"images of shape \(C, H, W\) but got \(64,\)"):
+        ConvDecoder((2,), (2, 64), channels=[4], event_shape=(64,))
 
 
 def test_convolutions_refuse_what_is_no_image() -> None:

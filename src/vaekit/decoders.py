@@ -90,8 +90,11 @@ class ConvDecoder(Decoder):
         hidden: int = 256,
         activation: str = "ReLU",
         blocks: int = 0,
+        event_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
+        if event_shape is not None and len(event_shape) < 2:  # two numbers for each of a row
+            conv_sizes(event_shape, [1])  # refuses it
         # Leading axes (a mean and a scale for each element, say) are more channels of the same
         # image.
         image = tuple(output_shape)
@@ -156,7 +159,15 @@ class ResNetDecoder(ConvDecoder):
         hidden: int = 256,
         activation: str = "SiLU",
         blocks: int = 1,
+        event_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(
-            latent_shape, output_shape, context_features, channels, hidden, activation, blocks
+            latent_shape,
+            output_shape,
+            context_features,
+            channels,
+            hidden,
+            activation,
+            blocks,
+            event_shape,
         )

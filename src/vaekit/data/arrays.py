@@ -185,8 +185,11 @@ class Arrays(DataModule):
                 columns[name] = {entry: _single(part, entry) for entry, part in source.items()}
             elif isinstance(source, str | Path):
                 found = _folded(read_file(Path(source), self.key if name == "x" else None))
-                wanted = found if name == "x" else {}
-                columns = {**wanted, **columns, name: found.get(name, found["x"])}
+                own = found.get(name, found["x"])
+                if name != "label":
+                    parts = {n: numbers_of(leaf, n) for n, leaf in flat(name, own).items()}
+                    own = _folded(parts)[name]
+                columns = {**(found if name == "x" else {}), **columns, name: own}
             else:
                 columns[name] = source if name == "label" else numbers_of(source, name)
         self.names = columns.pop("names", row_names(self.sources["x"]))
@@ -344,6 +347,4 @@ def _folded(found: dict[str, Any]) -> dict[str, Any]:
 def _single(source: Any, name: str) -> Tensor:
     if not isinstance(source, str | Path):
         return numbers_of(source, name)
-    found = read_file(Path(source))["x"]
-    assert isinstance(found, Tensor)
-    return found
+    return numbers_of(read_file(Path(source))["x"], name)

@@ -214,7 +214,7 @@ class _Choice(ValueError):
 def _read_npy(path: Path, key: str | None) -> dict[str, Any]:
     if path.stat().st_size <= WHOLE:
         # Mapped copy-on-write: torch wants writable memory, and nothing is written to the file.
-        return {"x": _of_numpy(np.load(path, mmap_mode="c", allow_pickle=False), "x")}
+        return {"x": np.load(path, mmap_mode="c", allow_pickle=False)}
     # A private copy of what is larger than memory is refused by the system.
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     if hasattr(mmap, "MADV_RANDOM"):
@@ -222,7 +222,7 @@ def _read_npy(path: Path, key: str | None) -> dict[str, Any]:
         mapped.base.madvise(mmap.MADV_RANDOM)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return {"x": _of_numpy(mapped, "x")}
+        return {"x": _of_numpy(mapped, "x")}  # whose warning is silenced here
 
 
 def _read_npz(path: Path, key: str | None) -> dict[str, Any]:
@@ -276,7 +276,7 @@ def _chosen(
     found |= {name: name for name in ("context",) if name in shapes}
     left = {name: kind for name, (shape, kind) in shapes.items() if shape[:1] == n}
     left = {name: kind for name, kind in left.items() if name not in found.values()}
-    label = next((name for name in LABELS if name in left), None)
+    label = "label" if "label" in shapes else next((name for name in LABELS if name in left), None)
     text = [name for name, kind in left.items() if kind.kind in "US" and name != label]
     text = [name for name in text if len(shapes[name][0]) == 1]
     return {
