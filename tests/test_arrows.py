@@ -25,14 +25,24 @@ ARROWS = {
     "doctor": {"", "commands", "loggers", "plugins"},
     "cli": LAUNCH
     | {"module", "callbacks", "commands", "parsing", "quiet", "resume", "summary", "trainer"}
-    | {"results"}
+    | {"before", "choice", "results"}
     | {"arguments", "finite", "guard", "imports", "limits", "messages", "noise", "storage"},
     "limits": set(),
     "arguments": LAUNCH | {"callbacks", "guard", "imports", "parsing", "trainer"},
     "resume": {"optim", "specs", "storage"},
-    "parsing": {"checkpoints", "commands", "imports", "messages", "model", "optim", "plugins"},
+    "before": {"checkpoints", "choice", "imports", "messages", "parsing", "resume"},
+    "parsing": {
+        "checkpoints",
+        "commands",
+        "imports",
+        "messages",
+        "model",
+        "optim",
+        "plugins",
+    },
     "messages": {"imports", "plugins", "specs"},
     "imports": {"plugins"},
+    "choice": {"batch", "data"},
     "commands": set(),
     "trainer": {"model", "batch", "data", "results", "pictures", "storage"},
     "results": {"batch", "data", "precision"},

@@ -15,27 +15,29 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import RichProgressBar
 
-from vaekit import plugins, resume, specs, summary
+from vaekit import choice, plugins, resume, specs, summary
 from vaekit.arguments import LOOKS, Options
+from vaekit.before import (
+    choosing_file,
+    going_on,
+    named_by_path,
+    names_data,
+    settings_below,
+    with_data,
+)
 from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, Progress
 from vaekit.checkpoints import describe, load, missing, read_checkpoint, restored
 from vaekit.commands import ASIDE, COMMANDS
 from vaekit.data.base import DataModule
 from vaekit.finite import NonFiniteError
 from vaekit.guard import Interrupted, exit_code, guard_of
-from vaekit.imports import limited, split_off, words
+from vaekit.imports import limited, split_off
 from vaekit.limits import refuse_monitors, refuse_settings
 from vaekit.messages import REFUSALS, is_of_restoring, is_refusal, one_line, why
 from vaekit.model import Model
 from vaekit.module import VAEModule
 from vaekit.noise import fixed_noise
-from vaekit.parsing import (
-    Parser,
-    default_files,
-    named,
-    names_data,
-    names_lead_to_plugins,
-)
+from vaekit.parsing import Parser, default_files, names_lead_to_plugins
 from vaekit.quiet import quieten
 from vaekit.results import PredictionWriter
 from vaekit.storage import CheckpointError, RunLogger, beside
@@ -55,9 +57,13 @@ class CLI(Options):
             name: {"description": COMMANDS[name]} for name in self.subcommands()
         }
         # Of a fit that goes on: the checkpoint, and its settings, which lie below all others.
-        self._path, self.checkpoint = _going_on(args) if "fit" in args else (None, None)
+        self._path, self.checkpoint = going_on(args) if "fit" in args else (None, None)
         self._data_are_named = self.checkpoint is None or names_data(args)
-        self._base = _settings(self.checkpoint)
+        # Where data are named by their path, what is not said of the model is chosen for them.
+        self._chooses = "fit" in args and self.checkpoint is None and named_by_path(args)
+        self._base = settings_below(self.checkpoint) or (
+            choosing_file() if self._chooses else None
+        )
         if "fit" in own:
             below = [self._base] if self._base else default_files()
             own["fit"]["default_config_files"] = below
@@ -149,11 +155,23 @@ class CLI(Options):
         self.datamodule = self._data(config.get("data"), checkpoint, self._data_are_named)
         if checkpoint is not None:
             restored(checkpoint).check_data(self.datamodule.info)
+        if self._chooses:
+            self._choose(config)
         parts = {k: v for k, v in config["model"].items() if k not in resume.TRAINING}
         training = {k: v for k, v in config["model"].items() if k in resume.TRAINING}
         self.model = VAEModule(Model(self.datamodule, **parts), **training)
         if self.model.lr_scheduler:  # as it is in force
             config["model"]["lr_scheduler"] = self.model.lr_scheduler
+
+    def _choose(self, config: dict[str, Any]) -> None:
+        """Chooses what a user does not say for data that were named by their path."""
+        data, own = self.datamodule, config.setdefault("model", {})
+        found = {k: v for k, v in choice.parts_for(data).items() if own.get(k) is None}
+        own |= found
+        trainer = self._get(self.config_init, "trainer")
+        if trainer.get("max_epochs") is None:
+            trainer["max_epochs"] = config["trainer"]["max_epochs"] = choice.epochs_for(data)
+        summary.show_data(data, found, trainer["max_epochs"])
 
     def _instantiate_trained(self, config: dict[str, Any]) -> None:
         if self.ckpt_path is None:
@@ -343,33 +361,6 @@ class CLI(Options):
             summary.show(self.model.model, self.datamodule, best, files)
 
 
-def _going_on(args: list[str]) -> tuple[str | None, dict[str, Any] | None]:
-    """The checkpoint that a fit goes on from, and its path, if it goes on from one."""
-    said, runs = named("ckpt_path", args), Path(named("runs", args) or "runs")
-    if said is None or {"-h", "--help"} & set(args):
-        return None, None
-    try:
-        path = str(resume.found(said, runs, on=True))
-        checkpoint = read_checkpoint(path, on=True)
-        configured = bool({"-c", "--config"} & set(words(args)))
-        resume.refuse_foreign(checkpoint, path, runs, configured)
-        return path, checkpoint
-    except (ValueError, OSError) as error:
-        print(f"vaekit: error: {why(error)}\n(All options: vaekit fit --help)", file=sys.stderr)
-        sys.exit(2)
-
-
-def _settings(checkpoint: dict[str, Any] | None) -> str | None:
-    """The file of a checkpoint's settings, if a fit goes on from one."""
-    if checkpoint is None:
-        return None
-    try:
-        return resume.settings_file(checkpoint)
-    except (ValueError, yaml.YAMLError) as error:
-        print(f"vaekit: error: {why(error)}", file=sys.stderr)
-        sys.exit(2)
-
-
 def run(args: list[str]) -> None:
     """Parses and runs one command."""
     quieten()
@@ -378,7 +369,7 @@ def run(args: list[str]) -> None:
     with warnings.catch_warnings(), limited(packages), names_lead_to_plugins():
         warnings.showwarning = _said
         try:
-            CLI(args)
+            CLI(with_data(args))
         except KeyboardInterrupt:
             sys.exit(130)
         except SystemExit as error:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import glob
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +29,6 @@ __all__ = [
     "bracketed",
     "config_path",
     "default_files",
-    "named",
-    "names_data",
     "names_lead_to_plugins",
 ]
 
@@ -277,28 +273,6 @@ def _is_large(content: Any) -> bool:
         elif isinstance(value, list):
             left.extend(value)
     return bool(left)
-
-
-def named(option: str, args: Iterable[str]) -> str | None:
-    """What an option of a fit is given, before all is parsed: the last of what says it."""
-    values = [os.environ.get(f"VAEKIT_FIT__{option}".upper())]
-    words = imports.words(args)
-    for word, value in pairwise(words):
-        if word in ("-c", "--config"):
-            with suppress(yaml.YAMLError, OSError, ValueError):  # reported when it is parsed
-                content = yaml.safe_load(config_path(value).read_text())
-                values.append(content.get(option) if isinstance(content, Mapping) else None)
-    values += [value for word, value in pairwise(words) if word == f"--{option}"]
-    found = next((value for value in reversed(values) if value is not None), None)
-    if option != "data" and not isinstance(found, str | None):
-        sys.exit(f"vaekit: error: --{option}: expected a path but got {found!r}")
-    return found
-
-
-def names_data(args: Iterable[str]) -> bool:
-    """Whether a user says which data are meant, or where they lie."""
-    said = {"--data", "--data.root"} & set(imports.words(args))
-    return bool(said) or named("data", args) is not None
 
 
 def config_path(name: str) -> Path:

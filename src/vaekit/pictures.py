@@ -128,11 +128,11 @@ def samples(model: Model, x: Tree, data: Any = None) -> dict[str, Figure]:
     Arguments:
         data: The data module, which may bring its own drawing.
     """
-    n = _most(x)
-    x = each(lambda leaf: leaf[:n], x)
     own = data.draw(x) if data is not None else None
     if own is not None:
         return {"samples": own}
+    n = _most(x)
+    x = each(lambda leaf: leaf[:n], x)
     title = "Samples: what stands for p(x|z), z from the prior"
 
     def drawn(leaf: Tensor, info: DataInfo) -> Figure:
@@ -253,8 +253,10 @@ def draw_all(model: Model, batch: Batch, data: Any = None) -> dict[str, Figure]:
     Arguments:
         data: The data module, which may bring its own drawing.
     """
-    context = None if batch.context is None else batch.context[:64]
-    x = model.sample(64 if context is None else len(context), context)
+    draws = getattr(data, "draws_rows", False)  # of which a picture counts many
+    n = 1000 if draws else 64
+    context = None if batch.context is None else batch.context[:n]
+    x = model.sample(n if context is None else len(context), context, draws)
     return {
         **samples(model, x, data),
         **reconstructions(model, batch, data=data),

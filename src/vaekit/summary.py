@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -16,7 +19,7 @@ from vaekit.model import Model
 from vaekit.noise import fixed_noise
 from vaekit.precision import exact
 
-__all__ = ["baseline", "bound", "show"]
+__all__ = ["baseline", "bound", "show", "show_data"]
 
 
 _CAPTION = "The baseline is the likelihood alone, without latents, matched to the training rows."
@@ -52,9 +55,47 @@ def bound(model: Model, data: DataModule, split: str = "val") -> float:
     return means.compute()[model.best[0]]
 
 
+def _compared(gain: float) -> str:
+    """Whether a model beats the baseline, in words."""
+    if gain > 0:
+        return f"The model beats the baseline by {gain:.2f} nats a row."
+    return (
+        "The model is worse than the baseline: it has learned nothing from its latents. Train for "
+        "longer, or try another learning rate."
+    )
+
+
 def _label(model: Model, checkpoint: str) -> str:
     name, _ = model.best
     return f"{name.upper()} of {checkpoint}" if model.has_bound else f"{name}, which is no bound"
+
+
+def show_data(data: DataModule, parts: Mapping[str, Any], epochs: int) -> None:
+    """Prints what data were taken for, and what was chosen for them.
+
+    Arguments:
+        parts: The arguments of the model that were chosen.
+    """
+    table = Table("data", type(data).__name__)
+    for name, what in data.told().items():
+        table.add_row(escape(name), escape(what))
+    table.add_section()
+    for name, part in parts.items():
+        table.add_row(name, escape(_in_words(part)))
+    table.add_row("epochs", str(epochs))
+    table.caption = "--data.X says otherwise of the data, --model.X of what was chosen."
+    Console().print(table)
+
+
+def _in_words(part: Any) -> str:
+    """A part in one line: its name, and its arguments where it has any."""
+    if not isinstance(part, Mapping) or "class_path" not in part:
+        return str(part)
+    found = []
+    for name, value in part["init_args"].items():
+        inner = value.items() if isinstance(value, Mapping) else [(name, value)]
+        found += [f"{n} {_in_words(v)}" for n, v in inner]
+    return f"{part['class_path']}({', '.join(found)})" if found else str(part["class_path"])
 
 
 def show(model: Model, data: DataModule, best: float | None, files: list[Path]) -> None:
@@ -87,11 +128,8 @@ def show(model: Model, data: DataModule, best: float | None, files: list[Path]) 
         console.print(table)
         sign = 1 if model.best[1] == "max" else -1
         bound = model.objective.bound  # of what the baseline is, a likelihood's or a score
-        if base is not None and bound and sign * best < sign * base:
-            console.print(
-                "The model is worse than the baseline: it has learned nothing from its latents. "
-                "Train for longer, or try another learning rate."
-            )
+        if base is not None and bound:
+            console.print(_compared(sign * (best - base)))
     for file in files:
         console.print(f"  {file}")
     console.print(f"Next: vaekit sample --ckpt_path {checkpoint}")

@@ -5,5 +5,15 @@ from vaekit.data.base import DataModule
 from vaekit.data.digits import Digits
 from vaekit.data.frey import FreyFaces
 from vaekit.data.idx import KMNIST, MNIST, FashionMNIST
+from vaekit.data.tables import Table
 
-__all__ = ["KMNIST", "MNIST", "Arrays", "DataModule", "Digits", "FashionMNIST", "FreyFaces"]
+__all__ = [
+    "KMNIST",
+    "MNIST",
+    "Arrays",
+    "DataModule",
+    "Digits",
+    "FashionMNIST",
+    "FreyFaces",
+    "Table",
+]
