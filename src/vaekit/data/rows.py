@@ -21,6 +21,7 @@ __all__ = [
     "Order",
     "Rows",
     "Stored",
+    "hold_out_last",
     "natural",
     "slices",
     "span",
@@ -177,6 +178,22 @@ def _split_groups(
     of_row = torch.from_numpy(split_of[group])
     found = {name: (of_row == at).nonzero().flatten() for at, name in enumerate(SPLITS)}
     return {name: rows.subset(index) for name, index in found.items() if len(index)}
+
+
+def hold_out_last(rows: Rows, val: int) -> dict[str, Rows]:
+    """The rows as train, but for the last so many, which are val; 0 leaves val out.
+
+    Raises:
+        ValueError: If no row is left for training.
+    """
+    if not 0 <= val < len(rows):
+        raise ValueError(
+            f"Expected val, the number of held-out rows, from 0 to {len(rows) - 1:,} but got "
+            f"{val:,}."
+        )
+    cut = len(rows) - val
+    splits = {"train": rows.subset(slice(0, cut))}
+    return {**splits, "val": rows.subset(slice(cut, None))} if val else splits
 
 
 def split_by_name(rows: Rows, names: Sequence[Any]) -> dict[str, Rows]:
