@@ -3,7 +3,17 @@
 from vaekit.data.arrays import Arrays
 from vaekit.data.base import DataModule
 from vaekit.data.digits import Digits
+from vaekit.data.dsprites import DSprites
 from vaekit.data.frey import FreyFaces
 from vaekit.data.idx import KMNIST, MNIST, FashionMNIST
 
-__all__ = ["KMNIST", "MNIST", "Arrays", "DataModule", "Digits", "FashionMNIST", "FreyFaces"]
+__all__ = [
+    "KMNIST",
+    "MNIST",
+    "Arrays",
+    "DSprites",
+    "DataModule",
+    "Digits",
+    "FashionMNIST",
+    "FreyFaces",
+]
