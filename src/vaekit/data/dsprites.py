@@ -164,7 +164,7 @@ def _drawn(
 
 
 def _box(position: Array, size: Array) -> tuple[Array, Array]:
-    """Where the box around a centre begins, and its pixels' distances from it, in units of size."""
+    """Where the box around a centre begins, and its pixels' distances from that, in sizes."""
     centre = 16 + 32 * position / 31
     start = np.floor(centre).astype(int) - _BOX // 2
     pixels = start[:, None] + np.arange(_BOX) + 0.5
