@@ -191,10 +191,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 def test_a_damaged_archive_is_refused(damage: str, tmp_path: Path) -> None:
     path = write_archive(tmp_path / ARCHIVE)
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
-    refused(
-        tmp_path,
-        "cifar-10-binary.tar.gz to hold the binary files of CIFAR-10 but it could not be read: .",
-    )
+    refused(tmp_path, r"binary files of CIFAR-10 but it could not be read: \w")
 
 
 BOMBS = {

@@ -40,6 +40,7 @@ CASES: dict[str, list[Case]] = {
     "Linear": [({"steps": 10}, {})],
     "Sigmoid": [({"steps": 10}, {})],
     "Arrays": [({"x": torch.rand(90, 5)}, {})],
+    "DSprites": [({"rows": 200}, {})],
     "Bernoulli": [({}, {}), ({"from_baseline": True}, {})],
     "ContinuousBernoulli": [({}, rows((2,))), ({"from_baseline": True}, {})],
     "Gaussian": [({}, {}), ({"scale": "learned"}, {}), ({"scale": "elementwise"}, {})],
@@ -86,7 +87,10 @@ CASES: dict[str, list[Case]] = {
 WITHOUT = dict.fromkeys(("GRUEncoder", "GRUDecoder"), ("it_compiles_whole",))
 """Laws that a part of ours is excused from: torch.compile cannot follow recurrent units."""
 
-FILES = ("MNIST", "FashionMNIST", "KMNIST", "FreyFaces")  # which no test downloads
+FILES = (
+    *("MNIST", "FashionMNIST", "KMNIST", "CIFAR10"),
+    *("FreyFaces", "Omniglot", "Caltech101Silhouettes"),
+)  # which no test downloads
 
 
 def installed() -> list[Any]:

@@ -7,15 +7,18 @@ from vaekit.data.digits import Digits
 from vaekit.data.dsprites import DSprites
 from vaekit.data.frey import FreyFaces
 from vaekit.data.idx import KMNIST, MNIST, FashionMNIST
+from vaekit.data.mat import Caltech101Silhouettes, Omniglot
 
 __all__ = [
     "CIFAR10",
     "KMNIST",
     "MNIST",
     "Arrays",
+    "Caltech101Silhouettes",
     "DSprites",
     "DataModule",
     "Digits",
     "FashionMNIST",
     "FreyFaces",
+    "Omniglot",
 ]

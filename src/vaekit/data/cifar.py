@@ -13,7 +13,7 @@ import torch
 
 from vaekit.data.base import DataModule
 from vaekit.data.files import download, existing, folder_of, not_found, parsed
-from vaekit.data.rows import Rows, hold_out_last
+from vaekit.data.rows import Rows, hold_out
 
 __all__ = ["CIFAR10"]
 
@@ -90,7 +90,7 @@ class CIFAR10(DataModule):
         read = self._unpacked if path.is_dir() else self._archived
         files = parsed(path, read, "the binary files of CIFAR-10")
         train = _rows([files[name] for name in _TRAIN])
-        return {**hold_out_last(train, self.val), "test": _rows([files[_FILES[-1]]])}
+        return {**hold_out(train, self.val), "test": _rows([files[_FILES[-1]]])}
 
     def _unpacked(self, folder: Path) -> dict[str, np.ndarray]:
         found = {}

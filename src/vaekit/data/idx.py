@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vaekit.data.base import DataModule
 from vaekit.data.files import download, existing, folder_of
-from vaekit.data.rows import Rows, hold_out_last
+from vaekit.data.rows import Rows, hold_out
 
 __all__ = ["KMNIST", "MNIST", "FashionMNIST", "read_idx"]
 
@@ -107,7 +107,7 @@ class MNIST(DataModule):
                 download(type(self).__name__, self.root, file, self.mirrors, md5)
 
     def load(self) -> dict[str, Rows]:
-        splits = hold_out_last(self._images("train"), self.val)
+        splits = hold_out(self._images("train"), self.val)
         return {**splits, "test": self._images("t10k")}
 
     def _images(self, part: str) -> Rows:
