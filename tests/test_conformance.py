@@ -8,6 +8,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -24,6 +25,7 @@ def rows(event: Any, span: Any = (0.0, 1.0), levels: Any = None, **known: Any) -
     return {"data": DataInfo(event, span, levels, data_size=100, **known)}
 
 
+PEOPLE = pd.DataFrame({"age": torch.rand(90).numpy(), "job": ["a", "b", None] * 30})
 TABLE = rows(
     {"a": (2,), "b": (1,), "c": (1,)},
     {"a": (-inf, inf), "b": (0, 5), "c": (0, 3)},
@@ -39,7 +41,9 @@ CASES: dict[str, list[Case]] = {
     "Cyclical": [({"steps": 10}, {})],
     "Linear": [({"steps": 10}, {})],
     "Sigmoid": [({"steps": 10}, {})],
-    "Arrays": [({"x": torch.rand(90, 5)}, {})],
+    "Arrays": [({"x": torch.rand(90, 5)}, {}), ({"x": [[0.0, 9.0]] * 90, "missing": 0.2}, {})],
+    "Table": [({"path": PEOPLE}, {})],
+    "DSprites": [({"rows": 200}, {})],
     "Bernoulli": [({}, {}), ({"from_baseline": True}, {})],
     "ContinuousBernoulli": [({}, rows((2,))), ({"from_baseline": True}, {})],
     "Gaussian": [({}, {}), ({"scale": "learned"}, {}), ({"scale": "elementwise"}, {})],
@@ -86,7 +90,10 @@ CASES: dict[str, list[Case]] = {
 WITHOUT = dict.fromkeys(("GRUEncoder", "GRUDecoder"), ("it_compiles_whole",))
 """Laws that a part of ours is excused from: torch.compile cannot follow recurrent units."""
 
-FILES = ("MNIST", "FashionMNIST", "KMNIST", "FreyFaces")  # which no test downloads
+FILES = (
+    *("MNIST", "FashionMNIST", "KMNIST", "CIFAR10"),
+    *("FreyFaces", "Omniglot", "Caltech101Silhouettes"),
+)  # which no test downloads
 
 
 def installed() -> list[Any]:

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from vaekit import data
-from vaekit.data.idx import fetch, read_idx
+from vaekit.data.files import fetch
+from vaekit.data.idx import read_idx
 
 
 def idx(array: np.ndarray) -> bytes:

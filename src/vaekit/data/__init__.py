@@ -2,18 +2,25 @@
 
 from vaekit.data.arrays import Arrays
 from vaekit.data.base import DataModule
+from vaekit.data.cifar import CIFAR10
 from vaekit.data.digits import Digits
+from vaekit.data.dsprites import DSprites
 from vaekit.data.frey import FreyFaces
 from vaekit.data.idx import KMNIST, MNIST, FashionMNIST
+from vaekit.data.mat import Caltech101Silhouettes, Omniglot
 from vaekit.data.tables import Table
 
 __all__ = [
+    "CIFAR10",
     "KMNIST",
     "MNIST",
     "Arrays",
+    "Caltech101Silhouettes",
+    "DSprites",
     "DataModule",
     "Digits",
     "FashionMNIST",
     "FreyFaces",
+    "Omniglot",
     "Table",
 ]

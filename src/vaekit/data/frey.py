@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vaekit.data.base import DataModule
+from vaekit.data.files import existing, folder_of, not_found, parsed
 from vaekit.data.rows import Rows, split
 
 __all__ = ["FreyFaces"]
@@ -52,7 +52,7 @@ class FreyFaces(DataModule):
         missing: float = 0.0,
     ) -> None:
         super().__init__(batch_size, "none", dequantize, seed, missing)
-        self.root = Path(os.environ.get("VAEKIT_DATA", "data") if root is None else root)
+        self.root = folder_of(root)
         self.held_out = val, test
 
     def load(self) -> dict[str, Rows]:
@@ -66,22 +66,10 @@ class FreyFaces(DataModule):
         return split(Rows(x, top=255), val / len(x), test / len(x), seed=self.seed)
 
     def _images(self) -> Tensor:
-        for name, read in _READERS.items():
-            for path in (self.root / name, self.root / "freyfaces" / name):
-                if path.is_file():
-                    return self._checked(path, read)
-        raise FileNotFoundError(
-            f"FreyFaces needs {' or '.join(_READERS)}, which is not under {self.root}. Put it "
-            "there, or name the folder that has it with --data.root or VAEKIT_DATA."
-        )
-
-    def _checked(self, path: Path, read: Callable[[Path], np.ndarray]) -> Tensor:
-        try:
-            images = read(path)
-        except Exception as error:
-            raise ValueError(
-                f"Expected {path} to hold Frey faces but it could not be read: {error}"
-            ) from error
+        path = existing((self.root, self.root / "freyfaces"), tuple(_READERS))
+        if path is None:
+            raise not_found("FreyFaces", tuple(_READERS), self.root)
+        images = parsed(path, _READERS[path.name], "Frey faces")
         if images.shape != self.shape or images.dtype != np.uint8:
             raise ValueError(
                 f"Expected images of shape {self.shape} and type uint8 in {path} but got "

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
-import os
-import urllib.request
 from math import prod
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -13,10 +10,10 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vaekit.data.base import DataModule
-from vaekit.data.rows import Rows
+from vaekit.data.files import download, existing, folder_of
+from vaekit.data.rows import Rows, hold_out
 
 __all__ = ["KMNIST", "MNIST", "FashionMNIST", "read_idx"]
 
@@ -91,7 +88,7 @@ class MNIST(DataModule):
         missing: float = 0.0,
     ) -> None:
         super().__init__(batch_size, binarize, dequantize, seed, missing)
-        self.root = Path(os.environ.get("VAEKIT_DATA", "data") if root is None else root)
+        self.root = folder_of(root)
         self.val = val
 
     @property
@@ -100,43 +97,18 @@ class MNIST(DataModule):
 
     def _existing(self, name: str) -> Path | None:
         own = type(self).__name__
-        for folder in (self.root, self.root / own.lower(), self.root / own, self._folder):
-            for file in (folder / name, folder / f"{name}.gz"):
-                if file.is_file():
-                    return file
-        return None
+        folders = (self.root, self.root / own.lower(), self.root / own, self._folder)
+        return existing(folders, (name, f"{name}.gz"))
 
     def prepare_data(self) -> None:
-        for name in self.md5:
+        for name, md5 in self.md5.items():
             if self._existing(name) is None:
-                self._download(name)
-
-    def _download(self, name: str) -> None:
-        errors = []
-        for mirror in self.mirrors:
-            url = f"{mirror}{name}.gz"
-            try:
-                return fetch(url, self._folder / f"{name}.gz", self.md5[name])
-            except (OSError, ValueError) as error:
-                errors.append(f"{url}: {error}")
-        raise FileNotFoundError(
-            f"{type(self).__name__} needs the file {name}.gz, which is not under {self.root} and "
-            f"could not be downloaded. Put it into {self._folder}, or name the folder that has it "
-            f"with --data.root or VAEKIT_DATA. Tried: {'; '.join(errors)}"
-        )
+                file = self._folder / f"{name}.gz"
+                download(type(self).__name__, self.root, file, self.mirrors, md5)
 
     def load(self) -> dict[str, Rows]:
-        train = self._images("train")
-        if not 0 <= self.val < len(train):
-            raise ValueError(
-                f"Expected val, the number of held-out rows, from 0 to {len(train) - 1:,} but got "
-                f"{self.val:,}."
-            )
-        cut = len(train) - self.val
-        splits = {"train": train.subset(slice(0, cut)), "test": self._images("t10k")}
-        if self.val:
-            splits["val"] = train.subset(slice(cut, None))
-        return splits
+        splits = hold_out(self._images("train"), self.val)
+        return {**splits, "test": self._images("t10k")}
 
     def _images(self, part: str) -> Rows:
         x, label = (self._read(f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
@@ -189,29 +161,3 @@ class KMNIST(MNIST):
         "t10k-images-idx3-ubyte": "5c965bf0a639b31b8f53240b1b52f4d7",
         "t10k-labels-idx1-ubyte": "7320c461ea6c1c855c0b718fb2a4b134",
     }
-
-
-def fetch(url: str, path: Path, md5: str) -> None:
-    """Downloads a file with a progress bar; it gets its name when it is whole and checked.
-
-    Raises:
-        OSError: If it cannot be reached or written.
-        ValueError: If its md5 is not the published one.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    digest = hashlib.md5(usedforsecurity=False)
-    try:
-        with urllib.request.urlopen(url, timeout=30) as source:
-            size = int(source.headers.get("Content-Length") or 0) or None
-            bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as target, bar:
-                while chunk := source.read(1 << 16):
-                    digest.update(chunk)
-                    target.write(chunk)
-                    bar.update(len(chunk))
-        if digest.hexdigest() != md5:
-            raise ValueError(f"expected md5 {md5} but got {digest.hexdigest()}")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

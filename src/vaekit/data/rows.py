@@ -21,6 +21,7 @@ __all__ = [
     "Order",
     "Rows",
     "Stored",
+    "hold_out",
     "natural",
     "slices",
     "span",
@@ -181,6 +182,27 @@ def _split_groups(
     of_row = torch.from_numpy(split_of[group])
     found = {name: (of_row == at).nonzero().flatten() for at, name in enumerate(SPLITS)}
     return {name: rows.subset(index) for name, index in found.items() if len(index)}
+
+
+def hold_out(rows: Rows, val: int, seed: int | None = None) -> dict[str, Rows]:
+    """The rows as train, but for so many of them, which are val; 0 leaves val out.
+
+    Arguments:
+        seed: Draws those that are val; None takes the last ones.
+
+    Raises:
+        ValueError: If no row is left for training.
+    """
+    if not 0 <= val < len(rows):
+        raise ValueError(
+            f"Expected val, the number of held-out rows, from 0 to {len(rows) - 1:,} but got "
+            f"{val:,}."
+        )
+    if seed is not None:
+        return split(rows, val / len(rows), 0.0, seed)
+    cut = len(rows) - val
+    splits = {"train": rows.subset(slice(0, cut))}
+    return {**splits, "val": rows.subset(slice(cut, None))} if val else splits
 
 
 def split_by_name(rows: Rows, names: Sequence[Any] | np.ndarray) -> dict[str, Rows]:

@@ -344,7 +344,7 @@ class Table(DataModule):
                 label if classes is None else [classes[at] if at >= 0 else None for at in label]
             )
         if rows is not None:
-            own = self.schema["id"] or "row"
+            own = "row" if self.names is None else self.schema["id"] or "name"
             names = rows.numpy() if self.names is None else self.names[rows.numpy()]
             frame.insert(0, own if own not in frame else f"{own}_", names)
         return [write_frame(frame, folder / f"{name}{self.schema['suffix']}")]
