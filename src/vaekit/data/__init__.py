@@ -4,6 +4,18 @@ from vaekit.data.arrays import Arrays
 from vaekit.data.base import DataModule
 from vaekit.data.digits import Digits
 from vaekit.data.frey import FreyFaces
+from vaekit.data.huggingface import HuggingFace
 from vaekit.data.idx import KMNIST, MNIST, FashionMNIST
+from vaekit.data.images import ImageFolder
 
-__all__ = ["KMNIST", "MNIST", "Arrays", "DataModule", "Digits", "FashionMNIST", "FreyFaces"]
+__all__ = [
+    "KMNIST",
+    "MNIST",
+    "Arrays",
+    "DataModule",
+    "Digits",
+    "FashionMNIST",
+    "FreyFaces",
+    "HuggingFace",
+    "ImageFolder",
+]
