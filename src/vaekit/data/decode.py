@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,8 @@ _CHUNK = 32  # images of one task
 _WRITTEN = 5000  # images that are written at most
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Source = tuple[str, Any]
-"""What a user calls an image, and what Pillow opens: a path, or a file in memory."""
+Source = tuple[str, str | BytesIO]
+"""What a user calls an image, and its path, or the file itself in memory."""
 
 
 @dataclass(frozen=True)
@@ -117,15 +118,14 @@ class Decoder:
         self.form, self.mode, self.size = form, form.mode, form.size
         self.formats: set[str] = set()
 
-    def __call__(self, name: str, source: Any) -> Array:
+    def __call__(self, name: str, source: str | BytesIO) -> Array:
         """The array of an image.
 
         Raises:
             ValueError: If it is no image, a damaged or a too large one, or unlike the first.
         """
-        with _readable(name):
-            image: Image.Image = Image.open(source, formats=_FORMATS)
-        with image:
+        image: Image.Image
+        with _opened(name, source) as image:
             self._refuse_header(name, image)
             self.formats.add(str(image.format))
             with _readable(name):
@@ -238,6 +238,19 @@ def _readable(name: str) -> Iterator[None]:
         raise ValueError(
             f"Expected an image but {name} could not be read: {said}. Replace it, or take it out."
         ) from error
+
+
+@contextmanager
+def _opened(name: str, source: str | BytesIO) -> Iterator[Image.Image]:
+    """An image whose header is read, and no pixel."""
+    with _readable(name):
+        # Not by its name: Pillow maps some files then, and mistakes a TIFF that lies on its side.
+        file = open(source, "rb") if isinstance(source, str) else source
+    with file:
+        with _readable(name):
+            image = Image.open(file, formats=_FORMATS)
+        with image:
+            yield image
 
 
 def _has_colours(image: Image.Image) -> bool:

@@ -303,10 +303,10 @@ def _tensor(table: Any, column: str) -> Tensor:
         feature = inner
     wanted = np.dtype(feature.dtype)
     table = table.select_columns([column]).with_format("numpy")
-    parts = [
-        _numbers(table[at : at + _ROWS][column], wanted) for at in range(0, len(table), _ROWS)
-    ]
-    if any(part is None or part.shape[1:] != parts[0].shape[1:] for part in parts):
+    slices = (slice(at, at + _ROWS) for at in range(0, len(table), _ROWS))
+    found = [_in_type(table[at][column], wanted) for at in slices]
+    parts = [part for part in found if part is not None]
+    if len(parts) < len(found) or len({part.shape[1:] for part in parts}) != 1:
         raise ValueError(
             f"Expected numbers of one shape in each row but those of {column} differ, or some are "
             "missing: pad them, or leave rows out."
@@ -314,7 +314,7 @@ def _tensor(table: Any, column: str) -> Tensor:
     return torch.from_numpy(np.concatenate(parts))
 
 
-def _numbers(rows: Array, wanted: np.dtype[Any]) -> Array | None:
+def _in_type(rows: Array, wanted: np.dtype[Any]) -> Array | None:
     """Rows that `datasets` gives in a wider type; None where they do not have one shape."""
     if rows.dtype == object or (rows.dtype.kind == "f" and wanted.kind != "f"):
         return None
