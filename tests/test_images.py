@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -536,6 +537,19 @@ def test_other_images_follow_the_model_s_size_mode_and_classes(
     saved(tmp_path / "others/3/2.png", noise(4, 4))  # smaller than the model's crop
     with pytest.raises(SystemExit):
         cli("predict", "--ckpt_path", "best", *others)
+
+
+@pytest.mark.slow
+def test_the_commands_of_readme_run(cli: Cli, tmp_path: Path) -> None:
+    for at in range(12):
+        saved(tmp_path / f"photos/{at % 2}/{at}.jpg", noise(70, 90, 3))
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    section = readme.partition("## Your own images\n")[2].partition("\n## ")[0]
+    fit_command, sample = re.findall(r"^    vaekit (.*)$", section, re.MULTILINE)
+    cli(*fit_command.split(), *QUICK)
+    cli(*sample.split())
+    with Image.open("runs/version_0/sample/samples/00099.png") as image:
+        assert (image.size, image.mode) == ((64, 64), "RGB")
 
 
 def test_a_bad_folder_is_told_in_a_line_on_the_command_line(

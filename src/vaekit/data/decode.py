@@ -245,7 +245,7 @@ def _opened(name: str, source: str | BytesIO) -> Iterator[Image.Image]:
     """An image whose header is read, and no pixel."""
     with _readable(name):
         # Not by its name: Pillow maps some files then, and mistakes a TIFF that lies on its side.
-        file = open(source, "rb") if isinstance(source, str) else source
+        file = open(source, "rb") if isinstance(source, str) else source  # noqa: SIM115
     with file:
         with _readable(name):
             image = Image.open(file, formats=_FORMATS)
@@ -314,7 +314,7 @@ def decoded(
         first = decoder(*read(slice(0, 1))[0])
         pixels = _room((n, *first.shape), first.dtype, cache)
         pixels[0] = first
-        bar = tqdm(total=n, initial=1, desc="images", delay=3, leave=False)
+        bar = tqdm(total=n, initial=1, desc="images", delay=3, leave=False, disable=None)
         with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
             for count in pool.map(work, range(1, n, _CHUNK)):
                 bar.update(count)
