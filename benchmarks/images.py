@@ -103,10 +103,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dry", action="store_true", help="leave the results as they are")
     args = parser.parse_args()
-    lines = [
-        "| | Pillow alone, images a second | ImageFolder | time, ratio |",
-        "|---|---|---|---|",
-    ]
+    head = "| | Pillow alone, images a second | ImageFolder | ratio of times |"
+    lines = [head, "|---|---|---|---|"]
     for name, case in CASES.items():
         lines.append(f"| {name} {measured(case, args.number, args.rounds)}")
         print(lines[-1], flush=True)
@@ -114,7 +112,7 @@ def main() -> None:
         f"`python benchmarks/images.py`: {args.number:,} files in 10 folders, read by Pillow "
         "alone in a pool of threads and by `ImageFolder`, which lists them and has its rows "
         f"ready; the median of {args.rounds} alternating rounds, and the least and the largest "
-        "ratio. The cores, 2, are shared with others."
+        "ratio. On shared cores."
     )
     publish("Reading images", how, lines, args.dry)
 

@@ -417,7 +417,7 @@ def test_what_cannot_be_read_so_is_told(tmp_path: Path) -> None:
     [
         ({"size": 0}, "size, crop and max_pixels of at least 1"),
         ({"size": [3]}, r"\[height, width\]"),
-        ({"crop": -1}, "at least 1"),
+        ({"crop": 0}, "at least 1"),
         ({"mode": "F"}, "a mode out of L, RGB, RGBA, I;16"),
         ({"background": "nocolour"}, "background as the name of a colour"),
         ({"group": "patient"}, "group to be folder"),
@@ -477,8 +477,10 @@ def test_rows_are_written_as_they_were_read(
 def test_of_many_images_the_first_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decode, "_WRITTEN", 3)
+    monkeypatch.setattr("vaekit.data.images._WRITTEN", 3)
     module = ImageFolder(tmp_path)
+    assert module.write(tmp_path, "unknown", torch.rand(5, 1, 2, 2), {}) == []
+    module.follow({"mode": "L"})  # as for samples, for which no image is read
     assert module.write(tmp_path, "samples", torch.rand(5, 1, 2, 2), {}) == [tmp_path / "samples"]
     names = sorted(path.name for path in (tmp_path / "samples").iterdir())
     assert names == ["00000.png", "00001.png", "00002.png"]

@@ -35,7 +35,6 @@ _NATURAL = {
 """What an image becomes, by its own mode, where nothing is said."""
 
 _CHUNK = 32  # images of one task
-_WRITTEN = 5000  # images that are written at most
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Source = tuple[str, str | BytesIO]
@@ -91,16 +90,17 @@ class Form:
         schema: dict[str, Any] | None = None,
     ) -> Form:
         """The form by a user's words; what they leave open is as in a schema, a model's."""
-        schema = schema or {}
-        size = schema.get("size") if size is None else size
+        given = {"size": size, "mode": mode, "crop": crop, "background": background}
+        found = {**(schema or {}), **{k: v for k, v in given.items() if v is not None}}
+        size = found.get("size")
         sides = [size] * 2 if isinstance(size, int) else size
         if sides is not None and len(sides) != 2:
             raise ValueError(f"Expected a size, or [height, width], but got {size}.")
         return cls(
             None if sides is None else (int(sides[0]), int(sides[1])),
-            mode or schema.get("mode"),
-            crop or schema.get("crop"),
-            background or schema.get("background") or "white",
+            found.get("mode"),
+            found.get("crop"),
+            found.get("background") or "white",
             max_pixels,
         )
 
@@ -368,17 +368,13 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def saved(folder: Path, images: Array, names: Sequence[str]) -> list[Path]:
-    """Writes images (n, C, H, W), uint8 or uint16, as PNG files; of many the first 5,000.
+def saved(folder: Path, images: Array, names: Sequence[str]) -> None:
+    """Writes images (n, C, H, W), uint8 or uint16, as PNG files.
 
     Arguments:
         names: Of the files, without suffix.
-
-    Returns:
-        The folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for image, name in zip(images[:_WRITTEN], names, strict=False):
+    for image, name in zip(images, names, strict=True):
         pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
         Image.fromarray(pixels).save(folder / f"{name}.png")
-    return [folder]

@@ -24,6 +24,7 @@ _SUFFIXES = {
     *(".webp", ".bmp", ".gif", ".tif", ".tiff"),
     *(".pbm", ".pgm", ".ppm", ".pnm"),
 }
+_WRITTEN = 5000  # images that are written at most
 _SPLITS = {"train", "val", "valid", "validation", "test"}
 
 
@@ -60,16 +61,17 @@ class OfImages(DataModule):
 
         A file's name is the number of the row and what the user calls it.
         """
-        if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] not in (1, 3, 4):
+        mode = (self.schema or {}).get("mode")
+        if mode is None or not isinstance(x, Tensor) or x.dim() != 4:
             return []
-        deep = (self.schema or {}).get("mode") == "I;16"
-        top = 65535 if deep else 255
-        x = x.float().nan_to_num(0.0)
+        top = 65535 if mode == "I;16" else 255
+        x = x[:_WRITTEN].cpu().double().nan_to_num(0.0)
         levels = (x * (top + 1)).floor() if self.dequantize else (x * top).round()
-        images = levels.clamp(0, top).cpu().numpy().astype(np.uint16 if deep else np.uint8)
-        numbers = range(len(x)) if rows is None else rows.tolist()
+        images = levels.clamp(0, top).numpy().astype(np.uint8 if top == 255 else np.uint16)
+        numbers = range(len(x)) if rows is None else rows[:_WRITTEN].tolist()
         names = [f"{number:05}{self._stem(number, rows)}" for number in numbers]
-        return saved(folder / name, images, names)
+        saved(folder / name, images, names)
+        return [folder / name]
 
     def _stem(self, number: int, rows: Tensor | None) -> str:
         if rows is None or self.names is None:
