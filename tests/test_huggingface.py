@@ -120,6 +120,14 @@ def test_numbers_become_x(
     testing.check_data(HuggingFace, {"path": path})
 
 
+def test_float64_values_keep_all_their_digits(tmp_path: Path) -> None:
+    x = [0.1, 1e9 + 0.123]
+    module = HuggingFace(
+        saved(tmp_path / "x", {"x": x}, x=datasets.Value("float64")), val=0, test=0
+    )
+    assert module.load()["train"].x.flatten().tolist() == x
+
+
 def test_channels_may_stand_last(tmp_path: Path) -> None:
     x = np.random.default_rng(0).random((20, 6, 5, 3), np.float32)
     path = saved(tmp_path / "x", {"x": x.tolist()}, x=datasets.Array3D((6, 5, 3), "float32"))
@@ -143,6 +151,9 @@ def test_the_columns_are_found_or_named(tmp_path: Path) -> None:
     assert batch.label.unique().tolist() == [3]
     batch = next(HuggingFace(path, x="a", label="other").rows("train"))
     assert batch.label.unique().tolist() == [4]
+    module = HuggingFace(path, x="label")
+    assert next(module.rows("train")).x.unique().tolist() == [3]
+    assert module.info.classes is None
     with pytest.raises(ValueError, match=r"whole numbers \(label, other\) but got a"):
         HuggingFace(path, x="b", label="a").info  # noqa: B018
     text = saved(tmp_path / "text", {"text": ["a", "b"]}, text=datasets.Value("string"))

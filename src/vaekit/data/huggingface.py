@@ -109,7 +109,7 @@ class HuggingFace(OfImages):
         parts = self._parts()
         table = _joined(self.path, list(parts.values()))
         given, label = self.columns
-        label = _label_of(table.features, label)
+        label = _label_of({n: f for n, f in table.features.items() if n != given}, label)
         x = _x_of(table.features, given, label)
         labels = None if label is None else self._numbered(table, label)
         if _is_image(table.features[x]):
@@ -253,9 +253,8 @@ def _label_of(features: Mapping[str, Any], given: str | None) -> str | None:
     Raises:
         ValueError: If there is none of the given name, or it holds no whole numbers.
     """
-    whole = [
-        n for n, f in features.items() if str(getattr(f, "dtype", "")).startswith(("int", "uint"))
-    ]
+    dtypes = {name: str(getattr(feature, "dtype", "")) for name, feature in features.items()}
+    whole = [name for name, dtype in dtypes.items() if dtype.startswith(("int", "uint"))]
     if given is not None:
         if given not in whole:
             raise ValueError(
@@ -302,7 +301,9 @@ def _tensor(table: Any, column: str) -> Tensor:
     while (inner := getattr(feature, "feature", None)) is not None:
         feature = inner
     wanted = np.dtype(feature.dtype)
-    table = table.select_columns([column]).with_format("numpy")
+    # Integers come in a wider type, or as floating-point numbers where some are missing.
+    kept = {"dtype": wanted} if wanted.kind == "f" else {}
+    table = table.select_columns([column]).with_format("numpy", **kept)
     slices = (slice(at, at + _ROWS) for at in range(0, len(table), _ROWS))
     found = [_in_type(table[at][column], wanted) for at in slices]
     parts = [part for part in found if part is not None]
@@ -315,7 +316,7 @@ def _tensor(table: Any, column: str) -> Tensor:
 
 
 def _in_type(rows: Array, wanted: np.dtype[Any]) -> Array | None:
-    """Rows that `datasets` gives in a wider type; None where they do not have one shape."""
+    """Rows in the type that is wanted; None where they do not have one shape, or some miss."""
     if rows.dtype == object or (rows.dtype.kind == "f" and wanted.kind != "f"):
         return None
     return rows.astype(wanted)
