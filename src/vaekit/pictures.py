@@ -25,11 +25,14 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 def image_grid(x: Tensor, columns: int, low: float, high: float) -> Array:
     """Rows x (N, *event) as one picture (H, W, 3), values from `low` (black) to `high` (white).
 
-    Images have shape (C, H, W) with one or three channels, or (H, W).
+    Images have shape (C, H, W) with one or three channels, or four, whose last says how far
+    the others cover white, or (H, W).
     """
     if x.dim() == 3:
         x = x.unsqueeze(1)
     x = ((x.double().cpu() - low) / (high - low)).clamp(0, 1).nan_to_num(0.0)
+    if x.shape[1] == 4:
+        x = x[:, :3] * x[:, 3:] + 1 - x[:, 3:]
     x = x.expand(-1, 3, -1, -1)
     n, _, h, w = x.shape
     rows = -(-n // columns)
@@ -53,7 +56,7 @@ def _kind(event: tuple[int, ...]) -> str:
     """What an event is drawn as: an image, a signal of few channels, or a row of a table."""
     if len(event) == 2 and event[0] < 8 and event[1] >= max(16, 4 * event[0]):
         return "signal"
-    if len(event) == 2 or (len(event) == 3 and event[0] in (1, 3)):
+    if len(event) == 2 or (len(event) == 3 and event[0] in (1, 3, 4)):
         return "image"
     return "row"
 
