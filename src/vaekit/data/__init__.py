@@ -2,6 +2,7 @@
 
 from vaekit.data.arrays import Arrays
 from vaekit.data.base import DataModule
+from vaekit.data.counts import Counts
 from vaekit.data.digits import Digits
 from vaekit.data.frey import FreyFaces
 from vaekit.data.idx import KMNIST, MNIST, FashionMNIST
