@@ -79,6 +79,9 @@ def compressed(
 
     counts = _as_counts(values, column, genes)
     make = sparse.csr_array if kind == "csr" else sparse.csc_array
+    # Both of one type, or scipy copies the places into the wider one.
+    own = np.int32 if max(len(indices), rows, columns) < 2**31 else np.int64
+    indices, indptr = (array.astype(own, copy=False) for array in (indices, indptr))
     return make((counts, indices, indptr), shape=(rows, columns)).tocsr()
 
 

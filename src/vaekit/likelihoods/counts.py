@@ -99,8 +99,11 @@ class _Counts(FromBaseline):
             x = widest(fill(batch.x, batch.mask))
             seen = torch.ones_like(x) if batch.mask is None else batch.mask.to(x)
             size = self.log_library(batch.context, x).exp().expand_as(x)
-            powers = (seen, x, x * x, x * size, size, size * size, (x == 0).to(x))
-            sums = torch.stack([(power * seen).sum(0) for power in powers]).cpu().double()
+            pairs = ((seen, seen), (x, seen), (x, x), (x, size), (size, seen), (size, size))
+            # One product at a time: rows of many elements are large.
+            parts = [(one * other * seen).sum(0) for one, other in pairs]
+            parts.append(((x == 0) * seen).sum(0))
+            sums = torch.stack(parts).cpu().double()
             total = sums if total is None else total + sums
         assert total is not None
         rows = total[0].clamp(min=1)
