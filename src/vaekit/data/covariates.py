@@ -81,8 +81,9 @@ def classes(column: Series) -> list[Any]:
 def labels(column: Series, known: Sequence[Any]) -> np.ndarray:
     """The place of each value among those that are known, -1 for others; they may be texts."""
     place = {str(value): at for at, value in enumerate(known)}
-    values = column.astype(object)
-    return np.asarray([-1 if v != v else place.get(str(v), -1) for v in values], dtype=np.int64)
+    pairs = zip(column.astype(object), column.isna(), strict=True)
+    found = [-1 if missing else place.get(str(value), -1) for value, missing in pairs]
+    return np.asarray(found, dtype=np.int64)
 
 
 def encoded(column: Series, name: str, known: Known) -> Tensor:

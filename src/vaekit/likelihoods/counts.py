@@ -224,7 +224,7 @@ class NegativeBinomial(_Counts):
         log_mean = soft_clamp(parts[0]) + self.log_library(context, parts[0])
         log_r = parts[-1] if self.dispersion == "elementwise" else self.log_r.to(y.dtype)
         zero = parts[1] if self.inflated else None
-        base = GammaPoisson(log_mean, soft_clamp(log_r).expand_as(log_mean), zero)
+        base = GammaPoisson(log_mean, soft_clamp(log_r), zero)
         return elementwise(base, self.event)
 
     def begin(self, mean: Tensor, variance: Tensor) -> None:
@@ -311,7 +311,7 @@ class GammaPoisson(Distribution):
 
     Arguments:
         log_mean: The logarithm of the mean of counts that are not lost.
-        log_r: That of the inverse dispersion, with the shape of `log_mean`.
+        log_r: That of the inverse dispersion, of a shape that broadcasts against `log_mean`.
         zero: The logit of a count that is lost; None where none is.
     """
 
