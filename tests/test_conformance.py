@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
 from vaekit import DataInfo, plugins, testing
 from vaekit.testing.models import it_compiles_whole
@@ -40,6 +41,11 @@ CASES: dict[str, list[Case]] = {
     "Linear": [({"steps": 10}, {})],
     "Sigmoid": [({"steps": 10}, {})],
     "Arrays": [({"x": torch.rand(90, 5)}, {})],
+    "Counts": [({"path": csr_matrix(torch.arange(1, 451).remainder(7).view(90, 5).numpy())}, {})],
+    "Sequences": [
+        ({"path": [torch.randn(2 + i % 5, 2) for i in range(90)]}, {}),
+        ({"path": [torch.arange(2 + i % 5) for i in range(90)]}, {}),
+    ],
     "Bernoulli": [({}, {}), ({"from_baseline": True}, {})],
     "ContinuousBernoulli": [({}, rows((2,))), ({"from_baseline": True}, {})],
     "Gaussian": [({}, {}), ({"scale": "learned"}, {}), ({"scale": "elementwise"}, {})],

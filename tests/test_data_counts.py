@@ -191,6 +191,9 @@ def test_rows_without_counts_are_left_out_with_a_warning() -> None:
         data.setup()
     numbers = torch.cat([data.numbers(split) for split in data.splits]).tolist()
     assert sorted(numbers) == [i for i in range(ROWS) if i not in (3, 7)]
+    model = Counts(sparse.csr_matrix(matrix())).info.schema
+    with pytest.warns(UserWarning, match="2 of 60 rows have no counts"):  # whatever is said now
+        Counts(sparse.csr_matrix(x), library=False).follow(model).setup()
     kept = Counts(sparse.csr_matrix(x), library=False)
     assert kept.info.context_features == 0
     assert sum(len(kept.numbers(split)) for split in kept.splits) == ROWS
@@ -251,6 +254,17 @@ def test_names_that_two_genes_share_are_told_apart() -> None:
         assert _unique(["a", "a", "b", "a-1", "a", "b"]) == ["a", "a-2", "b", "a-1", "a-3", "b-1"]
 
 
+def test_dates_as_covariates_are_plain_data_in_a_checkpoint() -> None:
+    other = cells()
+    other.obs["day"] = pd.to_datetime(["2020-01-02", "2020-01-01"] * 30)
+    data = Counts(other, layer="counts", covariates=["day"])
+    assert data.info.schema["covariates"]["day"]["categories"] == [
+        "2020-01-01 00:00:00",
+        "2020-01-02 00:00:00",
+    ]
+    assert data.info.context_features == 3
+
+
 # What is refused
 
 
@@ -275,6 +289,7 @@ def test_a_layer_that_is_not_there_is_told() -> None:
 
 HOSTILE: dict[str, dict[str, Any]] = {
     "indices from 0 to 4 but got 0 to 7": {"indices": np.asarray([0, 7, 2])},
+    "indices from 0 to 4 but got 0 to 5": {"indices": np.asarray([0, 5, 2])},
     "indices from 0 to 4 but got -1 to 2": {"indices": np.asarray([0, -1, 2])},
     "indptr that does not fall": {"indptr": np.asarray([0, 5, 3])},
     "indptr from 0 to 3": {"indptr": np.asarray([0, 1, 9])},
@@ -434,7 +449,7 @@ import pandas, scipy.sparse
 from vaekit.data import Counts
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 before = peak()
-rows = Counts(sys.argv[1])
+rows = Counts(sys.argv[1], batch_size=16)
 small = {"init_args": {"hidden": [32]}}
 likelihood = {"class_path": "NegativeBinomial", "init_args": {"library": 0}}
 model = Model(rows, 8, likelihood=likelihood,
@@ -463,7 +478,7 @@ def test_sparse_counts_take_far_less_memory_than_dense_ones(tmp_path: Path) -> N
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     dense = 4 * n * genes >> 20
-    assert int(done.stdout.split()[-1]) < dense, done.stdout
+    assert int(done.stdout.split()[-1]) < 0.75 * dense, done.stdout
 
 
 def test_places_are_checked_before_anything_is_read_from_them() -> None:

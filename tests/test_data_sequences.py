@@ -219,6 +219,11 @@ def following(kind: str, source: Any, **known: Any) -> Sequences:
     return Sequences(source, **{**LONG, **known}).follow(model.info.as_dict()["schema"])
 
 
+def _named(data: Sequences, split: str) -> list[tuple[str, torch.Tensor]]:
+    x = next(data.rows(split)).x
+    return list(zip(data.names[data.numbers(split).numpy()], x, strict=True))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_moments_vocabulary_and_length_are_the_model_s(kind: str) -> None:
     own = Sequences(long(KINDS[kind]()).drop(columns="part"), **LONG)
@@ -235,6 +240,10 @@ def test_moments_vocabulary_and_length_are_the_model_s(kind: str) -> None:
     }
     order = [int(name[1:]) for name in new.names]
     assert torch.equal(batch.x, torch.stack([rows[at] for at in order]))
+    unsorted = following(kind, some[some.columns[::-1]].iloc[::-1], id="who", time=None)
+    assert unsorted.info.event_shape == own.info.event_shape
+    mixed = {name: x for s in unsorted.splits for name, x in _named(unsorted, s)}
+    assert all(torch.equal(mixed[name], rows[int(name[1:])]) for name in new.names)
     longer = some[some["who"].isin(["s0", "s1", "s2"])].assign(who="one", kind="odd")
     with pytest.warns(UserWarning, match="1 of 1 sequences are longer than 8"):
         assert following(kind, longer, val=0, test=0).info.event_shape[-1] == 8

@@ -119,7 +119,9 @@ def _heat_map(x: Tensor, y: Tensor | None, low: float, high: float, title: str) 
             aspect="auto",
             interpolation="nearest",
         )
-        axes.set(xlabel="element", ylabel=name)
+        n = part[0].numel()
+        few = f", the first {_COLUMNS:,} of {n:,}" if n > _COLUMNS else ""
+        axes.set(xlabel=f"element{few}", ylabel=name)
     figure.colorbar(shown, ax=list(grid), label="value")
     figure.suptitle(title, fontsize=10)
     return figure

@@ -28,6 +28,7 @@ from vaekit.data.covariates import (
 from vaekit.data.frames import write_frame
 from vaekit.data.rows import Rows, split, split_by_name
 from vaekit.data.sparse import Sparse
+from vaekit.precision import at_least_float32
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -127,7 +128,8 @@ class Counts(DataModule):
             cells = _as_known(cells, model["genes"], model["size"])
         x = Sparse(cells.counts)
         totals = x.totals()
-        splits = self._splits_of(Rows(x), cells, totals)
+        library = model["library"] if model else self.library
+        splits = self._splits_of(Rows(x), cells, totals if library else np.ones(len(x)))
         self.schema = model or self._schema_of(cells, splits)
         self.names = cells.names
         context, label = self._context(cells, totals), self._labels(cells)
@@ -143,7 +145,8 @@ class Counts(DataModule):
         return self.schema or {}
 
     def _splits_of(self, rows: Rows, cells: Cells, totals: np.ndarray) -> dict[str, Rows]:
-        kept = np.flatnonzero(totals > 0) if self.library else np.arange(len(totals))
+        """The rows of each split, those whose total is 0 left out."""
+        kept = np.flatnonzero(totals > 0)
         if not len(kept):
             raise ValueError(f"Expected counts but all {len(totals):,} rows have none.")
         if len(kept) < len(totals):
@@ -213,7 +216,8 @@ class Counts(DataModule):
         """
         if self.schema is None:
             return []
-        arrays = {k: torch.as_tensor(column) for k, column in columns.items()}
+        x = None if x is None else at_least_float32(x).cpu()
+        arrays = {k: at_least_float32(column).cpu() for k, column in columns.items()}
         about = self._about(arrays, self._called(arrays, x, rows))
         wide = {k: v.flatten(1).numpy() for k, v in arrays.items() if v.dim() > 1}
         wide.pop("context", None)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["classes", "column_of", "decoded", "encoded", "known_of", "labels", "width"]
 
+_BOOLS = ("bool", "boolean")
+
 Known = dict[str, Any]
 """What is known of a column, as plain data: its categories, or its mean and standard deviation."""
 
@@ -68,14 +70,19 @@ def known_of(column: Series, name: str, train: np.ndarray) -> Known:
 
 
 def classes(column: Series) -> list[Any]:
-    """The values of a column of categories, in their order; of others they are sorted by name."""
+    """The values of a column of categories, in their order; those of others are sorted.
+
+    They are plain data: what is neither text nor a number, such as a date, is written as text.
+    """
     if str(column.dtype) == "category":
-        return list(column.cat.categories.tolist())
-    found = column.dropna().unique().tolist()
-    try:
-        return sorted(found)
-    except TypeError:  # of several types
-        return sorted(found, key=str)
+        found = column.cat.categories.tolist()
+    else:
+        found = column.dropna().unique().tolist()
+        try:
+            found = sorted(found)
+        except TypeError:  # of several types
+            found = sorted(found, key=str)
+    return [value if isinstance(value, str | int | float) else str(value) for value in found]
 
 
 def labels(column: Series, known: Sequence[Any]) -> np.ndarray:
@@ -125,7 +132,7 @@ def decoded(values: Tensor, known: Mapping[str, Any]) -> Any:
         found = [names[at] for at in values.argmax(1).tolist()]
         if known["type"] == "category":
             return pd.Categorical(found, categories=names, ordered=known["ordered"])
-        return pd.array(found, dtype=known["type"]) if known["type"] == "bool" else found
+        return pd.array(found, dtype=known["type"]) if known["type"] in _BOOLS else found
     numbers = values[:, 0].double().numpy() * known["std"] + known["mean"]
     kind = pd.api.types.pandas_dtype(known["type"])
     whole = pd.api.types.is_integer_dtype(kind)

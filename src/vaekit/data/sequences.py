@@ -19,6 +19,7 @@ from vaekit.data.covariates import classes, column_of, labels
 from vaekit.data.frames import write_frame
 from vaekit.data.rows import Rows, natural, span, split, split_by_name
 from vaekit.data.steps import Steps, read_steps
+from vaekit.precision import at_least_float32
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -122,7 +123,8 @@ class Sequences(DataModule):
         model = self._of_model()
         named = [name for name in (self.label, self.split, self.group) if name is not None]
         channels = model["channels"] if model else self.channels
-        steps = read_steps(self.source, self.id, self.time, channels, named)
+        time = self.time or model.get("time")
+        steps = read_steps(self.source, self.id, time, channels, named)
         label = self.label or ("label" if steps.form == ".npz" else None)
         if steps.about is None or label not in steps.about:
             label = self.label
@@ -166,7 +168,7 @@ class Sequences(DataModule):
             "label": label,
             "classes": known,
             "id": self.id or steps.id,
-            "time": self.time or "time",
+            "time": self.time,
             "form": steps.form,
         }
 
@@ -236,7 +238,8 @@ class Sequences(DataModule):
         if self.schema is None:
             return []
         suffix = self.schema["form"].replace(".npz", ".parquet")
-        arrays = {k: torch.as_tensor(column) for k, column in columns.items()}
+        x = None if x is None else at_least_float32(x).cpu()
+        arrays = {k: at_least_float32(column).cpu() for k, column in columns.items()}
         n = len(x) if x is not None else len(next(iter(arrays.values())))
         ids = self._called(n, rows)
         files = []
@@ -265,7 +268,7 @@ class Sequences(DataModule):
             times = _of_rows(self._steps, rows.numpy())
         seen = np.arange(x.shape[-1]) < lengths[:, None]
         frame = pd.DataFrame({self.schema["id"]: np.repeat(ids, lengths)})
-        frame[self.schema["time"]] = _places(lengths) if times is None else times
+        frame[self.schema["time"] or "time"] = _places(lengths) if times is None else times
         if words is None:
             values = self.restored(x).numpy().transpose(0, 2, 1)[seen]
             return frame.assign(
