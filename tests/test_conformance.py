@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
 from vaekit import DataInfo, plugins, testing
 from vaekit.testing.models import it_compiles_whole
@@ -41,9 +42,17 @@ CASES: dict[str, list[Case]] = {
     "Cyclical": [({"steps": 10}, {})],
     "Linear": [({"steps": 10}, {})],
     "Sigmoid": [({"steps": 10}, {})],
-    "Arrays": [({"x": torch.rand(90, 5)}, {}), ({"x": [[0.0, 9.0]] * 90, "missing": 0.2}, {})],
+    "Arrays": [
+        ({"x": torch.rand(90, 5)}, {}),
+        ({"x": torch.rand(90, 2).tolist(), "missing": 0.2}, {}),
+    ],
     "Table": [({"path": PEOPLE}, {})],
     "DSprites": [({"rows": 200}, {})],
+    "Counts": [({"path": csr_matrix(torch.arange(1, 451).remainder(7).view(90, 5).numpy())}, {})],
+    "Sequences": [
+        ({"path": [torch.randn(2 + i % 5, 2) for i in range(90)]}, {}),
+        ({"path": [torch.arange(2 + i % 5) for i in range(90)]}, {}),
+    ],
     "Bernoulli": [({}, {}), ({"from_baseline": True}, {})],
     "ContinuousBernoulli": [({}, rows((2,))), ({"from_baseline": True}, {})],
     "Gaussian": [({}, {}), ({"scale": "learned"}, {}), ({"scale": "elementwise"}, {})],

@@ -25,10 +25,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from vaekit import pictures
 from vaekit.checkpoints import load, read_checkpoint
 from vaekit.data.base import DataModule
+from vaekit.data.rows import fitting
 from vaekit.finite import NonFiniteError
 from vaekit.guard import Interrupted, guard_of
 from vaekit.model import Model
 from vaekit.module import VAEModule
+from vaekit.nn import count
 from vaekit.noise import fixed_noise
 from vaekit.storage import CheckpointError, local, write
 
@@ -275,7 +277,8 @@ class Pictures(Callback):
         if not trainer.is_global_zero or folder is None or not isinstance(data, DataModule):
             return
         split = next(split for split in ("val", "test", "train") if split in data.splits)
-        batch = next(data.rows(split, self.rows, batch_size=self.rows))
+        rows = fitting(self.rows, count(model.info.event_shape))
+        batch = next(data.rows(split, rows, batch_size=rows))
         # The same latents in every picture, and training undisturbed.
         with fixed_noise(0, model.device):
             figures = pictures.draw_all(model, batch, data)

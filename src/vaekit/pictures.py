@@ -18,6 +18,7 @@ from vaekit.model import Model
 __all__ = ["draw_all", "image_grid", "latent_plane", "reconstructions", "samples", "save"]
 
 _SHOWN, _VALUES = 256, 2**23  # rows, and values, of a picture at most
+_COLUMNS = 2**11  # of a heat map, at most: a picture has no more points
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -109,15 +110,21 @@ def _lines(x: Tensor, y: Tensor | None, title: str) -> Figure:
 
 
 def _heat_map(x: Tensor, y: Tensor | None, low: float, high: float, title: str) -> Figure:
-    """A row of the map for each row of data, a column for each element."""
+    """A row of the map for each row of data, a column for each element, of many the first."""
     parts = [("rows", x)] if y is None else [("rows", x), ("reconstructions", y)]
     figure = Figure(figsize=(5 * len(parts) + 1, 5), dpi=150, layout="constrained")
     grid = np.atleast_1d(np.asarray(figure.subplots(1, len(parts), sharey=True)))
     for axes, (name, part) in zip(grid, parts, strict=True):
         shown = axes.imshow(
-            part.flatten(1).numpy(), vmin=low, vmax=high, aspect="auto", interpolation="nearest"
+            part.flatten(1)[:, :_COLUMNS].numpy(),
+            vmin=low,
+            vmax=high,
+            aspect="auto",
+            interpolation="nearest",
         )
-        axes.set(xlabel="element", ylabel=name)
+        n = part[0].numel()
+        few = f", the first {_COLUMNS:,} of {n:,}" if n > _COLUMNS else ""
+        axes.set(xlabel=f"element{few}", ylabel=name)
     figure.colorbar(shown, ax=list(grid), label="value")
     figure.suptitle(title, fontsize=10)
     return figure

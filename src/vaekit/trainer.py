@@ -13,7 +13,9 @@ from lightning.pytorch import Trainer as LightningTrainer
 from vaekit import pictures
 from vaekit.batch import each, entries_of
 from vaekit.data.base import DataModule
+from vaekit.data.rows import fitting
 from vaekit.model import Model
+from vaekit.nn import count
 from vaekit.results import write_rows
 from vaekit.storage import beside
 
@@ -86,11 +88,12 @@ class Trainer(LightningTrainer):
             context = torch.cat(rows)[torch.arange(n) % sum(map(len, rows))]
         if draw is None:
             draw = datamodule is not None and datamodule.draws_rows
+        step = fitting(_ROWS, count(model.info.event_shape))
         parts = [
             model.sample(
-                min(_ROWS, n - i), None if context is None else context[i : i + _ROWS], draw
+                min(step, n - i), None if context is None else context[i : i + step], draw
             )
-            for i in range(0, n, _ROWS)
+            for i in range(0, n, step)
         ]
         x: Any = each(lambda *leaves: torch.cat(leaves), *parts)
         _draw(pictures.samples(model, x, datamodule), folder)
@@ -155,7 +158,8 @@ class Trainer(LightningTrainer):
             columns["label"] = torch.cat(labels)
         rows = torch.cat([datamodule.numbers(name) for name in splits])
         order = rows.argsort()
-        shown = next(datamodule.rows(splits[0], 2000, batch_size=2000))
+        some = fitting(2000, count(model.info.event_shape))
+        shown = next(datamodule.rows(splits[0], some, batch_size=some))
         _draw({"latent": pictures.latent_plane(model, shown)}, folder)
         columns = {name: x.cpu()[order] for name, x in columns.items()}
         write_rows(datamodule, folder, "codes", None, columns, rows[order])

@@ -379,7 +379,7 @@ class DataModule(LightningDataModule):
             rows = rows.subset(slice(0, limit))
         if batch_size is None:
             size = sum(prod(leaf.shape[1:]) for leaf in leaves(rows.x))
-            batch_size = max(1, min(1000, 2**22 // max(1, size)))
+            batch_size = max(1, min(1000, 2**20 // max(1, size)))
         for batch in Batches(rows, batch_size, shuffle=False):
             yield self._converted(batch, split, torch.get_default_dtype())
 

@@ -21,6 +21,7 @@ __all__ = [
     "Order",
     "Rows",
     "Stored",
+    "fitting",
     "hold_out",
     "natural",
     "slices",
@@ -322,6 +323,16 @@ def natural(low: float, high: float) -> tuple[float, float]:
         if least <= low and high <= most:
             return least, most
     return -inf, inf
+
+
+def fitting(rows: int, elements: int, most: int = 2**24) -> int:
+    """So many rows, or fewer where they have so many elements that memory would not hold them.
+
+    Example:
+        >>> fitting(2000, 784), fitting(2000, 20_000)
+        (2000, 838)
+    """
+    return max(1, min(rows, most // max(1, elements)))
 
 
 def slices(rows: int, elements: int) -> Iterator[slice]:

@@ -99,8 +99,11 @@ class _Counts(FromBaseline):
             x = widest(fill(batch.x, batch.mask))
             seen = torch.ones_like(x) if batch.mask is None else batch.mask.to(x)
             size = self.log_library(batch.context, x).exp().expand_as(x)
-            powers = (seen, x, x * x, x * size, size, size * size, (x == 0).to(x))
-            sums = torch.stack([(power * seen).sum(0) for power in powers]).cpu().double()
+            pairs = ((seen, seen), (x, seen), (x, x), (x, size), (size, seen), (size, size))
+            # One product at a time: rows of many elements are large.
+            parts = [(one * other * seen).sum(0) for one, other in pairs]
+            parts.append(((x == 0) * seen).sum(0))
+            sums = torch.stack(parts).cpu().double()
             total = sums if total is None else total + sums
         assert total is not None
         rows = total[0].clamp(min=1)
@@ -221,7 +224,7 @@ class NegativeBinomial(_Counts):
         log_mean = soft_clamp(parts[0]) + self.log_library(context, parts[0])
         log_r = parts[-1] if self.dispersion == "elementwise" else self.log_r.to(y.dtype)
         zero = parts[1] if self.inflated else None
-        base = GammaPoisson(log_mean, soft_clamp(log_r).expand_as(log_mean), zero)
+        base = GammaPoisson(log_mean, soft_clamp(log_r), zero)
         return elementwise(base, self.event)
 
     def begin(self, mean: Tensor, variance: Tensor) -> None:
@@ -308,7 +311,7 @@ class GammaPoisson(Distribution):
 
     Arguments:
         log_mean: The logarithm of the mean of counts that are not lost.
-        log_r: That of the inverse dispersion, with the shape of `log_mean`.
+        log_r: That of the inverse dispersion, of a shape that broadcasts against `log_mean`.
         zero: The logit of a count that is lost; None where none is.
     """
 
