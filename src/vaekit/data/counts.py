@@ -23,6 +23,7 @@ from vaekit.data.covariates import (
     encoded,
     known_of,
     labels,
+    listed,
     width,
 )
 from vaekit.data.frames import write_frame
@@ -52,8 +53,9 @@ class Counts(DataModule):
     Arguments:
         path: The data.
         layer: Of an AnnData, the layer that holds the counts; None for X.
-        covariates: Columns of obs, or of a table, to condition on: categories become a column
-            each, numbers are standardised by the training rows.
+        covariates: Columns of obs, or of a table, to condition on, in a list or with commas
+            between them: categories become a column each, numbers are standardised by the
+            training rows.
         label: A column of classes, for pictures and metrics.
         library: Whether the context begins with the logarithm of the row's total, of all its
             counts, those that `missing` hides included.
@@ -88,7 +90,7 @@ class Counts(DataModule):
         self,
         path: str | Path | Any,
         layer: str | None = None,
-        covariates: list[str] = [],  # noqa: B006 - read only
+        covariates: list[str] | str = [],  # noqa: B006 - read only
         label: str | None = None,
         library: bool = True,
         split: str | None = None,
@@ -106,7 +108,7 @@ class Counts(DataModule):
                 "splits says already which rows stay together."
             )
         self.source, self.layer, self.library = path, layer, library
-        self.covariates, self.label = list(covariates), label
+        self.covariates, self.label = listed(covariates), label
         self.split, self.group, self.shares = split, group, (val, test)
 
     def natural_range(self) -> tuple[float, float]:

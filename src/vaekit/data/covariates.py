@@ -12,12 +12,22 @@ from torch import Tensor
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-__all__ = ["classes", "column_of", "decoded", "encoded", "known_of", "labels", "width"]
+__all__ = ["classes", "column_of", "decoded", "encoded", "known_of", "labels", "listed", "width"]
 
 _BOOLS = ("bool", "boolean")
 
 Known = dict[str, Any]
 """What is known of a column, as plain data: its categories, or its mean and standard deviation."""
+
+
+def listed(names: list[str] | str) -> list[str]:
+    """Names in a list, or in one text with commas between them, as on a command line.
+
+    Example:
+        >>> listed("batch,age"), listed(["batch"])
+        (['batch', 'age'], ['batch'])
+    """
+    return [n for n in names.split(",") if n] if isinstance(names, str) else list(names)
 
 
 def column_of(frame: DataFrame | None, name: str, what: str) -> Series:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vaekit.data.base import DataModule
 from vaekit.data.channels import numbers_of, vocabulary_of
-from vaekit.data.covariates import classes, column_of, labels
+from vaekit.data.covariates import classes, column_of, labels, listed
 from vaekit.data.frames import write_frame
 from vaekit.data.rows import Rows, natural, span, split, split_by_name
 from vaekit.data.steps import Steps, read_steps
@@ -42,7 +42,8 @@ class Sequences(DataModule):
         path: The data.
         id: Of a long form, the column that says of which sequence a step is; None for the first.
         time: Of a long form, the column by which steps are sorted; None for their order.
-        channels: Of a long form, the columns of values; None for all others.
+        channels: Of a long form, the columns of values, in a list or with commas between them;
+            None for all others.
         label: A column, or an array, of classes, one for each sequence.
         tokens: Whether steps are tokens; None finds out.
         standardize: Whether each channel of a signal has the mean and the standard deviation of
@@ -75,7 +76,7 @@ class Sequences(DataModule):
         path: str | Path | Any,
         id: str | None = None,
         time: str | None = None,
-        channels: list[str] | None = None,
+        channels: list[str] | str | None = None,
         label: str | None = None,
         tokens: bool | None = None,
         standardize: bool = True,
@@ -96,7 +97,8 @@ class Sequences(DataModule):
                 f"Expected split or group but got both, {split!r} and {group!r}: a column of "
                 "splits says already which rows stay together."
             )
-        self.source, self.id, self.time, self.channels = path, id, time, channels
+        self.source, self.id, self.time = path, id, time
+        self.channels = None if channels is None else listed(channels)
         self.label, self.tokens, self.standardize = label, tokens, standardize
         self.max_length, self.shares = max_length, (val, test)
         self.split, self.group = split, group
