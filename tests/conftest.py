@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from vaekit import Model, VAEModule, plugins
 from vaekit.cli import run
@@ -46,6 +49,17 @@ def mnist_root() -> Path:
     if not Path(root, "mnist").is_dir():
         pytest.skip("needs VAEKIT_DATA, a folder with mnist/ and its IDX files")
     return Path(root)
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    """300 of scikit-learn's digits as PNG files, in a folder for each class."""
+    found = load_digits()
+    for at, (image, target) in enumerate(zip(found.images[:300], found.target, strict=False)):
+        path = tmp_path / f"digits/{target}/{at:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15).astype(np.uint8)).save(path)
+    return tmp_path / "digits"
 
 
 @pytest.fixture

@@ -337,7 +337,7 @@ def test_a_checkpoint_s_data_are_not_downloaded(
     attack: Any, command: str, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("vaekit.data.idx.fetch", lambda url, path, md5: asked.append(url))
+    monkeypatch.setattr("vaekit.data.files.fetch", lambda url, path, md5: asked.append(url))
     found = read_checkpoint(good)
     root = str(tmp_path / "chosen")
     spec = {"class_path": "MNIST", "init_args": {"root": root}}

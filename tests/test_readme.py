@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch.nn.utils import parameters_to_vector
 
 from vaekit import load, plugins
@@ -117,6 +120,19 @@ def test_every_command_and_part_is_named() -> None:
         assert f"`{path.stem}`" in README, path
 
 
+def _write_data() -> None:
+    """What README's commands call a user's own."""
+    counts = np.random.default_rng(0).poisson(3, (40, 5)) + 1
+    obs = pd.DataFrame({"batch": ["a", "b"] * 20, "age": range(40)}).set_index(
+        np.arange(40).astype(str)
+    )
+    anndata.AnnData(counts, obs=obs, layers={"counts": counts}).write_h5ad("cells.h5ad")
+    pd.DataFrame({"age": range(40), "job": ["cook", "nurse"] * 20}).to_csv("people.csv")
+    Path("photos").mkdir()
+    for at in range(20):
+        Image.fromarray(np.full((32, 32), at, np.uint8)).save(f"photos/{at}.png")
+
+
 @pytest.mark.parametrize("command", _commands(), ids=" ".join)
 def test_commands_name_what_there_is(command: list[str], cli: Callable[..., Path]) -> None:
     """Each is parsed as it stands; only what it would do is left out."""
@@ -124,6 +140,7 @@ def test_commands_name_what_there_is(command: list[str], cli: Callable[..., Path
     assert command[1] in COMMANDS
     Path("mine.yaml").write_text("trainer: {max_epochs: 1}")
     Path("my_callbacks.py").touch()
+    _write_data()
     if command[1] == "fit" and "--ckpt_path" in command:
         cli("fit", "--trainer.max_epochs", "1")
     if not options:

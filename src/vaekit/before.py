@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -13,14 +14,15 @@ from typing import Any
 
 import yaml
 
-from vaekit import choice, imports, resume
+from vaekit import choice, imports, resume, specs
 from vaekit.checkpoints import read_checkpoint
+from vaekit.data.base import DataModule
 from vaekit.imports import words
 from vaekit.messages import why
-from vaekit.parsing import config_path
+from vaekit.parsing import Parser, bracketed, config_path
 
 __all__ = [
-    "choosing_file",
+    "chosen",
     "going_on",
     "named_by_path",
     "names_data",
@@ -71,15 +73,58 @@ def with_data(args: list[str]) -> list[str]:
         sys.exit(2)
 
 
-def choosing_file() -> str:
-    """A file, for the caller to remove, of what lies below a fit whose parts are chosen."""
+def chosen(args: list[str]) -> tuple[DataModule, dict[str, Any], str]:
+    """The data that a fit names by a path, the parts that are chosen for them, and a file, for the
+    caller to remove, of what lies below its settings then.
+
+    A part that the user names is not chosen.
+    """
+    try:
+        data = _data(args)
+        parts, said = choice.parts_for(data), _parts_named(args)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"vaekit: error: {why(error)}\n(All options: vaekit fit --help)", file=sys.stderr)
+        sys.exit(2)
+    parts = {name: part for name, part in parts.items() if name not in said}
     settings = yaml.safe_load(config_path("digits").read_text())
-    del settings["data"], settings["trainer"]["max_epochs"]
-    for name in choice.CHOSEN:
-        del settings["model"][name]
+    settings["model"] |= parts
+    settings["trainer"]["max_epochs"] = choice.epochs_for(data)
+    del settings["data"]
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
         yaml.safe_dump(settings, file)
-    return file.name
+    return data, parts, file.name
+
+
+def _data(args: list[str]) -> DataModule:
+    """The data module of a command line, whose other options are not looked at."""
+    own, said = [], imports.words(args)
+    for at, word in enumerate(said):
+        if re.match(r"--data[.=]|--data$", word):
+            bare = "=" not in word and at + 1 < len(said)
+            own += [word, said[at + 1]] if bare else [word]
+    parser = Parser(prog="vaekit fit")
+    plain: dict[str, Any] = {"instantiate": False, "required": False, "fail_untyped": False}
+    parser.add_subclass_arguments(DataModule, "data", **plain)
+    parser.read_no_files()
+    config = parser.parse_args(bracketed(own))
+    text = parser.dump(config, skip_unset=True, format="yaml", skip_validation=True)
+    data: DataModule = specs.build("data", specs.shorten(yaml.safe_load(text)["data"]))
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def _parts_named(args: list[str]) -> set[str]:
+    """The parts of a model that a user names, on the command line or in a configuration."""
+    found = set()
+    for word, value in pairwise([*imports.words(args), ""]):
+        if word.startswith("--model.") and word.count(".") == 1:
+            found.add(word.removeprefix("--model.").partition("=")[0])
+        if word in ("-c", "--config"):
+            with suppress(yaml.YAMLError, OSError, ValueError):  # reported when it is parsed
+                content = yaml.safe_load(config_path(value).read_text())
+                found |= set(content.get("model") or {}) if isinstance(content, Mapping) else set()
+    return found
 
 
 # Where a fit goes on

@@ -30,7 +30,6 @@ from vaekit.finite import NonFiniteError
 from vaekit.guard import Interrupted, guard_of
 from vaekit.model import Model
 from vaekit.module import VAEModule
-from vaekit.nn import count
 from vaekit.noise import fixed_noise
 from vaekit.storage import CheckpointError, local, write
 
@@ -277,7 +276,7 @@ class Pictures(Callback):
         if not trainer.is_global_zero or folder is None or not isinstance(data, DataModule):
             return
         split = next(split for split in ("val", "test", "train") if split in data.splits)
-        rows = fitting(self.rows, count(model.info.event_shape))
+        rows = fitting(self.rows, model.info.event_shape)
         batch = next(data.rows(split, rows, batch_size=rows))
         # The same latents in every picture, and training undisturbed.
         with fixed_noise(0, model.device):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
-from collections.abc import Iterator
 from contextlib import suppress
 from math import ceil, inf, log2
 from pathlib import Path
@@ -13,19 +11,15 @@ from typing import Any
 from vaekit.batch import DataInfo
 from vaekit.data.base import DataModule
 
-__all__ = ["CHOSEN", "data_named", "epochs_for", "module_for", "parts_for", "with_data"]
-
-CHOSEN = ("latent_shape", "encoder", "decoder", "likelihood")
-"""What is chosen of a model where a user names data by a path alone."""
+__all__ = ["data_named", "epochs_for", "module_for", "parts_for", "with_data"]
 
 _BY_SUFFIX = {
     **dict.fromkeys((".csv", ".tsv", ".parquet"), "Table"),
     ".h5ad": "Counts",
     **dict.fromkeys((".npy", ".npz", ".pt"), "Arrays"),
 }
-_IMAGES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-_LOOKED_AT = 10_000
-"""Files of a folder that are looked at, at most, for an image."""
+_SAVED = ("dataset_info.json", "dataset_dict.json")
+"""What a data set of the package datasets is saved with."""
 
 _STEPS, _FEWEST, _MOST = 10_000, 10, 300
 """Of a fit: about so many steps, within so many epochs."""
@@ -38,8 +32,9 @@ def module_for(path: Path) -> tuple[str, str]:
         FileNotFoundError: If there is no such file.
         ValueError: If none does.
     """
-    if path.is_dir():
-        return _of_folder(path), "path"
+    if path.is_dir():  # not listed here: it may hold a million files, and is listed once
+        saved = any((path / name).is_file() for name in _SAVED)
+        return "HuggingFace" if saved else "ImageFolder", "path"
     if not path.exists():
         raise FileNotFoundError(f"Expected a file or a folder with data but there is no {path}.")
     name = _BY_SUFFIX.get(path.suffix.lower())
@@ -61,29 +56,6 @@ def _names_in(path: Path) -> set[str]:
     with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as file:
         return {name.removesuffix(".npy") for name in file.namelist()}
     return set()
-
-
-def _of_folder(path: Path) -> str:
-    names = {entry.name for entry in os.scandir(path)}
-    if names & {"dataset_info.json", "dataset_dict.json"}:
-        return "HuggingFace"
-    if any(Path(name).suffix.lower() in _IMAGES for name in _some_files(path)):
-        return "ImageFolder"
-    raise ValueError(
-        f"Expected a folder of images but {path} holds none among its first {_LOOKED_AT:,} files: "
-        "--data says what else it is (vaekit plugins lists what there is)."
-    )
-
-
-def _some_files(path: Path) -> Iterator[str]:
-    seen = 0
-    for _, folders, files in os.walk(path):
-        folders.sort()
-        for name in files:
-            seen += 1
-            if seen > _LOOKED_AT:
-                return
-            yield name
 
 
 def data_named(words: list[str]) -> str | None:

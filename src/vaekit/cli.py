@@ -14,11 +14,12 @@ import matplotlib
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities import rank_zero_only
 
-from vaekit import choice, plugins, resume, specs, summary
+from vaekit import plugins, resume, specs, summary
 from vaekit.arguments import LOOKS, Options
 from vaekit.before import (
-    choosing_file,
+    chosen,
     going_on,
     named_by_path,
     names_data,
@@ -59,11 +60,14 @@ class CLI(Options):
         # Of a fit that goes on: the checkpoint, and its settings, which lie below all others.
         self._path, self.checkpoint = going_on(args) if "fit" in args else (None, None)
         self._data_are_named = self.checkpoint is None or names_data(args)
-        # Where data are named by their path, what is not said of the model is chosen for them.
-        self._chooses = "fit" in args and self.checkpoint is None and named_by_path(args)
-        self._base = settings_below(self.checkpoint) or (
-            choosing_file() if self._chooses else None
-        )
+        # Of data that are named by their path, which are read before all else is parsed.
+        self._read: DataModule | None = None
+        if {"-h", "--help"} & set(args) or "fit" not in args or self.checkpoint is not None:
+            self._base = settings_below(self.checkpoint)
+        elif named_by_path(args):
+            self._read, self._chosen, self._base = chosen(args)
+        else:
+            self._base = None
         if "fit" in own:
             below = [self._base] if self._base else default_files()
             own["fit"]["default_config_files"] = below
@@ -152,26 +156,26 @@ class CLI(Options):
             if config.get("data") is None:
                 self._data(None, checkpoint)  # which says what to name
             resume.refuse_contradictions(config, checkpoint)
-        self.datamodule = self._data(config.get("data"), checkpoint, self._data_are_named)
+        self.datamodule = self._known() or self._data(
+            config.get("data"), checkpoint, self._data_are_named
+        )
         if checkpoint is not None:
             restored(checkpoint).check_data(self.datamodule.info)
-        if self._chooses:
-            self._choose(config)
+        if self._read is not None and getattr(rank_zero_only, "rank", 0) == 0:
+            summary.show_data(self.datamodule, {k: config["model"][k] for k in self._chosen})
         parts = {k: v for k, v in config["model"].items() if k not in resume.TRAINING}
         training = {k: v for k, v in config["model"].items() if k in resume.TRAINING}
         self.model = VAEModule(Model(self.datamodule, **parts), **training)
         if self.model.lr_scheduler:  # as it is in force
             config["model"]["lr_scheduler"] = self.model.lr_scheduler
 
-    def _choose(self, config: dict[str, Any]) -> None:
-        """Chooses what a user does not say for data that were named by their path."""
-        data, own = self.datamodule, config.setdefault("model", {})
-        found = {k: v for k, v in choice.parts_for(data).items() if own.get(k) is None}
-        own |= found
-        trainer = self._get(self.config_init, "trainer")
-        if trainer.get("max_epochs") is None:
-            trainer["max_epochs"] = config["trainer"]["max_epochs"] = choice.epochs_for(data)
-        summary.show_data(data, found, trainer["max_epochs"])
+    def _known(self) -> DataModule | None:
+        """The data that were read to choose parts for them, if they are those of the fit."""
+        spec = self.plain.get("data")
+        if self._read is None or spec is None:
+            return None
+        given, read = (specs.resolve("data", s) for s in (spec, self._read.spec))
+        return self._read if given == read else None
 
     def _instantiate_trained(self, config: dict[str, Any]) -> None:
         if self.ckpt_path is None:

@@ -70,7 +70,7 @@ def _label(model: Model, checkpoint: str) -> str:
     return f"{name.upper()} of {checkpoint}" if model.has_bound else f"{name}, which is no bound"
 
 
-def show_data(data: DataModule, parts: Mapping[str, Any], epochs: int) -> None:
+def show_data(data: DataModule, parts: Mapping[str, Any]) -> None:
     """Prints what data were taken for, and what was chosen for them.
 
     Arguments:
@@ -82,7 +82,6 @@ def show_data(data: DataModule, parts: Mapping[str, Any], epochs: int) -> None:
     table.add_section()
     for name, part in parts.items():
         table.add_row(name, escape(_in_words(part)))
-    table.add_row("epochs", str(epochs))
     table.caption = "--data.X says otherwise of the data, --model.X of what was chosen."
     Console().print(table)
 

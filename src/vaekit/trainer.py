@@ -15,7 +15,6 @@ from vaekit.batch import each, entries_of
 from vaekit.data.base import DataModule
 from vaekit.data.rows import fitting
 from vaekit.model import Model
-from vaekit.nn import count
 from vaekit.results import write_rows
 from vaekit.storage import beside
 
@@ -88,7 +87,7 @@ class Trainer(LightningTrainer):
             context = torch.cat(rows)[torch.arange(n) % sum(map(len, rows))]
         if draw is None:
             draw = datamodule is not None and datamodule.draws_rows
-        step = fitting(_ROWS, count(model.info.event_shape))
+        step = fitting(_ROWS, model.info.event_shape)
         parts = [
             model.sample(
                 min(step, n - i), None if context is None else context[i : i + step], draw
@@ -158,7 +157,7 @@ class Trainer(LightningTrainer):
             columns["label"] = torch.cat(labels)
         rows = torch.cat([datamodule.numbers(name) for name in splits])
         order = rows.argsort()
-        some = fitting(2000, count(model.info.event_shape))
+        some = fitting(2000, model.info.event_shape)
         shown = next(datamodule.rows(splits[0], some, batch_size=some))
         _draw({"latent": pictures.latent_plane(model, shown)}, folder)
         columns = {name: x.cpu()[order] for name, x in columns.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from math import isfinite, prod
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -22,12 +22,11 @@ from vaekit.batch import (
     each,
     entries_of,
     first,
-    leaves,
     like,
     within,
 )
 from vaekit.data.prepare import apart, binarized, described, hide
-from vaekit.data.rows import SPLITS, Batches, Rows, span
+from vaekit.data.rows import SPLITS, Batches, Rows, fitting, span
 from vaekit.noise import fixed_noise, generator, seed_of
 from vaekit.specs import is_plain
 
@@ -378,8 +377,7 @@ class DataModule(LightningDataModule):
         if limit is not None:
             rows = rows.subset(slice(0, limit))
         if batch_size is None:
-            size = sum(prod(leaf.shape[1:]) for leaf in leaves(rows.x))
-            batch_size = max(1, min(1000, 2**20 // max(1, size)))
+            batch_size = fitting(1000, each(lambda leaf: leaf.shape[1:], rows.x), 2**20)
         for batch in Batches(rows, batch_size, shuffle=False):
             yield self._converted(batch, split, torch.get_default_dtype())
 

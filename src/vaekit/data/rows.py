@@ -5,14 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, inf
+from math import ceil, inf, prod
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vaekit.batch import Batch, Shape, Tree, each, entries_of, first, like
+from vaekit.batch import Batch, Shape, Shapes, Tree, each, entries_of, first, leaves, like
 from vaekit.noise import generator
 
 __all__ = [
@@ -325,14 +325,14 @@ def natural(low: float, high: float) -> tuple[float, float]:
     return -inf, inf
 
 
-def fitting(rows: int, elements: int, most: int = 2**24) -> int:
-    """So many rows, or fewer where they have so many elements that memory would not hold them.
+def fitting(rows: int, shapes: Shapes, most: int = 2**24) -> int:
+    """So many rows of these shapes, or fewer where memory would not hold their elements.
 
     Example:
-        >>> fitting(2000, 784), fitting(2000, 20_000)
+        >>> fitting(2000, (1, 28, 28)), fitting(2000, {"genes": (20_000,)})
         (2000, 838)
     """
-    return max(1, min(rows, most // max(1, elements)))
+    return max(1, min(rows, most // max(1, sum(prod(shape) for shape in leaves(shapes)))))
 
 
 def slices(rows: int, elements: int) -> Iterator[slice]:
