@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from conftest import fit
-from test_images import bomb
+from test_images_refused import bomb
 from vaekit import Model, testing
 from vaekit.data.huggingface import HuggingFace
 
