@@ -230,7 +230,7 @@ def test_what_the_model_does_not_know_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"batch of the model's categories, b, a, unused.* got c"):
         following(other, layer="counts").info  # noqa: B018
     del other.obs["batch"]
-    with pytest.raises(ValueError, match="named 'batch', as covariate, but got: age"):
+    with pytest.raises(ValueError, match="'batch', as covariate, but there are: age"):
         following(other, layer="counts").info  # noqa: B018
     with pytest.raises(ValueError, match="genes by name"):
         following(sparse.csr_matrix(matrix())).info  # noqa: B018

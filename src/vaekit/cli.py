@@ -18,14 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vaekit import plugins, resume, specs, summary
 from vaekit.arguments import LOOKS, Options
-from vaekit.before import (
-    chosen,
-    going_on,
-    named_by_path,
-    names_data,
-    settings_below,
-    with_data,
-)
+from vaekit.before import chosen, going_on, named_by_path, names_data, settings_below, with_data
 from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, Progress
 from vaekit.checkpoints import describe, load, missing, read_checkpoint, restored
 from vaekit.commands import ASIDE, COMMANDS
@@ -46,13 +39,18 @@ from vaekit.trainer import Trainer
 
 __all__ = ["CLI", "run"]
 
-_NEEDS = {"validate": "val", "test": "test", "predict": "test"}  # which rows
+_NEEDS = {"validate": "val", "test": "test", "predict": "named"}  # which rows
 
 
 class CLI(Options):
-    """The command line: LightningCLI with a kind of plugin behind each part of the model."""
+    """The command line: LightningCLI with a kind of plugin behind each part of the model.
 
-    def __init__(self, args: list[str]) -> None:
+    Arguments:
+        args: Its words.
+        chooses: Whether a fit's parts that are not named are chosen for its data.
+    """
+
+    def __init__(self, args: list[str], chooses: bool = False) -> None:
         self.asked = COMMANDS.keys() & set(args) - ASIDE
         own: dict[str, Any] = {
             name: {"description": COMMANDS[name]} for name in self.subcommands()
@@ -64,7 +62,7 @@ class CLI(Options):
         self._read: DataModule | None = None
         if {"-h", "--help"} & set(args) or "fit" not in args or self.checkpoint is not None:
             self._base = settings_below(self.checkpoint)
-        elif named_by_path(args):
+        elif chooses:
             self._read, self._chosen, self._base = chosen(args)
         else:
             self._base = None
@@ -203,8 +201,10 @@ class CLI(Options):
                 raise
             raise ValueError(f"The checkpoint's data are damaged: {error}") from error
         self.model.model.check_data(info)
-        if self.subcommand in _NEEDS:
-            next(self.datamodule.rows(_NEEDS[self.subcommand], 1))  # refused where there are none
+        if needed := _NEEDS.get(str(self.subcommand)):
+            said = str(self._get(self.config, "split")) if needed == "named" else needed
+            for split in self.datamodule.splits if said == "all" else (said,):
+                next(self.datamodule.rows(split, 1))  # refused where there are none
 
     def _data(
         self, spec: Any, checkpoint: dict[str, Any] | None, named: bool = True
@@ -373,7 +373,7 @@ def run(args: list[str]) -> None:
     with warnings.catch_warnings(), limited(packages), names_lead_to_plugins():
         warnings.showwarning = _said
         try:
-            CLI(with_data(args))
+            CLI(with_data(args), chooses=named_by_path(args))
         except KeyboardInterrupt:
             sys.exit(130)
         except SystemExit as error:

@@ -12,7 +12,7 @@ from vaekit.data.covariates import classes, labels
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-__all__ = ["numbers_of", "vocabulary_of"]
+__all__ = ["read_numbers", "vocabulary_of"]
 
 
 def vocabulary_of(values: DataFrame, tokens: bool | None) -> list[Any] | None:
@@ -54,7 +54,7 @@ def _as_tokens(column: Series) -> Series:
     return column.astype("Int64")
 
 
-def numbers_of(values: DataFrame, schema: Mapping[str, Any]) -> np.ndarray:
+def read_numbers(values: DataFrame, schema: Mapping[str, Any]) -> np.ndarray:
     """The steps as numbers (S, C), NaN where there is none; of tokens (S,), -1 there."""
     own = [str(name) for name in values.columns]
     if missing := [name for name in schema["channels"] if name not in own]:

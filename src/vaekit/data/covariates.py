@@ -42,7 +42,7 @@ def column_of(frame: DataFrame | None, name: str, what: str) -> Series:
     found = [] if frame is None else [str(column) for column in frame.columns]
     if frame is None or name not in found:
         has = f"{', '.join(found[:10])}" if found else "the data have none"
-        raise ValueError(f"Expected a column of cells named {name!r}, as {what}, but got: {has}.")
+        raise ValueError(f"Expected a column {name!r}, as {what}, but there are: {has}.")
     return frame.iloc[:, found.index(name)]
 
 

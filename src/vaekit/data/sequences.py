@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vaekit.data.base import DataModule
-from vaekit.data.channels import numbers_of, vocabulary_of
+from vaekit.data.channels import read_numbers, vocabulary_of
 from vaekit.data.covariates import classes, column_of, labels, listed
 from vaekit.data.frames import write_frame
 from vaekit.data.rows import Rows, natural, span, split, split_by_name
@@ -133,7 +133,7 @@ class Sequences(DataModule):
         schema = model or self._schema_of(steps, label)
         steps = self._cut(steps, model["length"] if model else self.max_length)
         schema.setdefault("length", int(steps.lengths.max()))
-        values = numbers_of(steps.values, schema)
+        values = read_numbers(steps.values, schema)
         x, mask = _padded(values, steps.lengths, schema["length"])
         splits = self._splits_of(Rows(x, mask=mask), steps)
         if not model and schema["vocabulary"] is None:

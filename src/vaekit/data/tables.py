@@ -16,6 +16,16 @@ from torch import Tensor
 from vaekit.batch import Ranges, Tree, entries_of, first
 from vaekit.data import columns as of
 from vaekit.data.base import DataModule
+from vaekit.data.covariates import (
+    classes,
+    column_of,
+    decoded,
+    encoded,
+    known_of,
+    labels,
+    listed,
+    width,
+)
 from vaekit.data.frames import frame_of, write_frame
 from vaekit.data.panels import marginals, pairs
 from vaekit.data.rows import Rows, split, split_by_name
@@ -48,8 +58,8 @@ class Table(DataModule):
         kinds: What columns are to be taken for in the place of what their values suggest: numeric,
             binary, category, count or ignore, by name.
         label: A column that is no part of x but the rows' label.
-        context: Columns that are no part of x but conditioned on: categories become columns of
-            zeros and ones, numbers are standardised.
+        context: Columns that are no part of x but conditioned on, in a list or with commas between
+            them: categories become a column each, numbers are standardised.
         id: A column that names the rows; it goes through to what is written. None takes a first
             column without a name, or one of text in which all values differ.
         val: Share of the rows held out for validation, or a file that holds these rows.
@@ -84,7 +94,7 @@ class Table(DataModule):
         path: Source,
         kinds: dict[str, str] | None = None,
         label: str | None = None,
-        context: list[str] | None = None,
+        context: list[str] | str = [],  # noqa: B006 - read only
         id: str | None = None,
         val: float | str = 0.1,
         test: float | str = 0.1,
@@ -97,7 +107,7 @@ class Table(DataModule):
     ) -> None:
         super().__init__(batch_size, "none", False, seed, missing)
         self.source, self.chosen = path, dict(kinds or {})
-        self.label, self.context, self.id = label, list(context or []), id
+        self.label, self.context, self.id = label, listed(context), id
         self.held_out, self.by, self.most = (val, test), (split, group), categories
         if strange := {kind for kind in self.chosen.values() if kind not in of.KINDS}:
             raise ValueError(
@@ -176,7 +186,7 @@ class Table(DataModule):
         own, aside = self._id(frame), {self.label, *self.by} - {None}
         found = []
         for name in frame.columns:
-            if name == own or name in aside:
+            if name == own or name in aside or name in self.context:
                 continue
             kind = self.chosen.get(name) or of.kind_of(frame[name], self.most)
             column = (
@@ -184,7 +194,7 @@ class Table(DataModule):
                 if kind == "ignore"
                 else of.learned(frame[name], kind, train)
             )
-            found.append({**column, "given": name in self.context})
+            found.append(column)
         left = [c["name"] for c in found if c["kind"] == "ignore" and c["name"] not in self.chosen]
         if left:
             warnings.warn(
@@ -193,15 +203,14 @@ class Table(DataModule):
                 "which one names the rows.",
                 stacklevel=2,
             )
-        if not any(c["kind"] != "ignore" and not c["given"] for c in found):
+        if not any(c["kind"] != "ignore" for c in found):
             raise ValueError("Expected columns to learn from but none is left.")
         suffix = Path(self.source).suffix if isinstance(self.source, str | Path) else ".csv"
         schema: dict[str, Any] = {"columns": found, "id": own, "suffix": suffix}
         schema["order"] = [str(name) for name in frame.columns]
-        if self.label is not None:
-            values = frame[self.label].dropna().unique().tolist()
-            whole = all(isinstance(value, int) for value in values)
-            schema["classes"] = None if whole else sorted(map(str, values))
+        schema["context"] = {n: known_of(frame[n], n, train) for n in self.context}
+        schema["label"] = self.label
+        schema["classes"] = None if self.label is None else classes(frame[self.label])
         return schema
 
     # To x, and back
@@ -212,13 +221,14 @@ class Table(DataModule):
 
     def _entries(self) -> dict[str, list[of.Column]]:
         """The columns of each entry of x."""
-        own = [c for c in self._columns() if not c["given"]]
+        own = self._columns()
         groups = {kind: [c for c in own if c["kind"] == kind] for kind in _GROUPED}
         found = {kind: columns for kind, columns in groups.items() if columns}
         return found | {_entry(c["name"]): [c] for c in own if c["kind"] == "category"}
 
     def _rows(self, frame: DataFrame) -> Rows:
-        wanted = [c["name"] for c in self._columns()]
+        assert self.schema is not None
+        wanted = [c["name"] for c in self._columns()] + list(self.schema["context"])
         if lacking := [name for name in wanted if name not in frame.columns]:
             raise ValueError(
                 f"Expected the columns {', '.join(wanted)}, with which the model was trained, but "
@@ -240,30 +250,17 @@ class Table(DataModule):
         )
 
     def _context(self, frame: DataFrame) -> Tensor | None:
-        given = [c for c in self._columns() if c["given"]]
-        if not given:
-            return None
-        parts = []
-        for column in given:
-            values = of.scaled(of.codes(frame[column["name"]], column), column)
-            if np.isnan(values).any():
-                raise ValueError(
-                    f"Expected a value of {column['name']}, which is conditioned on, in every row "
-                    "but some are missing: leave them out."
-                )
-            many = column["kind"] == "category"
-            parts.append(np.eye(len(column["values"]))[values.astype(int)] if many else values)
-        return torch.from_numpy(np.column_stack(parts)).float()
+        assert self.schema is not None
+        given = self.schema["context"].items()
+        parts = [encoded(column_of(frame, name, "context"), name, known) for name, known in given]
+        return torch.cat(parts, 1) if parts else None
 
     def _label(self, frame: DataFrame) -> Tensor | None:
-        if self.label is None or self.label not in frame.columns:
-            return None
         assert self.schema is not None
-        column, classes = frame[self.label], self.schema["classes"]
-        if classes is None:
-            return torch.from_numpy(column.fillna(-1).to_numpy(dtype=np.int64))
-        place = {name: at for at, name in enumerate(classes)}
-        return torch.tensor([place.get(str(value), -1) for value in column])
+        name = self.schema["label"]
+        if name is None or name not in frame.columns:
+            return None
+        return torch.from_numpy(labels(frame[name], self.schema["classes"]))
 
     def _declare(self, splits: Mapping[str, Rows]) -> None:
         ranges: dict[str, tuple[float, float]] = {}
@@ -300,20 +297,13 @@ class Table(DataModule):
             for at, column in enumerate(columns):
                 values = of.unscaled(leaf[:, at].double().cpu().numpy(), column)
                 found[column["name"]] = of.restored(values, column)
-        if context is not None:
-            found |= self._given(context.double().cpu().numpy())
         assert self.schema is not None
+        at = 0
+        for name, known in self.schema["context"].items() if context is not None else ():
+            assert context is not None
+            found[name] = decoded(context[:, at : at + width(known)].cpu(), known)
+            at += width(known)
         return pd.DataFrame({name: found[name] for name in self.schema["order"] if name in found})
-
-    def _given(self, context: np.ndarray) -> dict[str, Any]:
-        found, at = {}, 0
-        for column in (c for c in self._columns() if c["given"]):
-            width = len(column["values"]) if column["kind"] == "category" else 1
-            part = context[:, at : at + width]
-            values = part.argmax(1) if width > 1 else of.unscaled(part[:, 0], column)
-            found[column["name"]] = of.restored(values, column)
-            at += width
-        return found
 
     def write(
         self,
@@ -338,11 +328,10 @@ class Table(DataModule):
             )
             for own, part in parts.items():
                 frame[own if own not in frame else f"{own}_"] = part
-        if "label" in columns and self.label is not None:
-            label, classes = np.asarray(columns["label"]), self.schema["classes"]
-            frame[self.label] = (
-                label if classes is None else [classes[at] if at >= 0 else None for at in label]
-            )
+        if "label" in columns and self.schema["label"] is not None:
+            known = self.schema["classes"]
+            found = [known[at] if at >= 0 else None for at in columns["label"].tolist()]
+            frame[self.schema["label"]] = found
         if rows is not None:
             own = "row" if self.names is None else self.schema["id"] or "name"
             names = rows.numpy() if self.names is None else self.names[rows.numpy()]
@@ -356,10 +345,8 @@ class Table(DataModule):
         for entry in self.info.entries():
             del found[entry]
         assert self.schema is not None
-        columns = {
-            c["name"]: of.told(c) + (", conditioned on" if c["given"] else "")
-            for c in self.schema["columns"]
-        }
+        columns = {c["name"]: of.told(c) for c in self.schema["columns"]}
+        columns |= dict.fromkeys(self.schema["context"], "conditioned on")
         own = self.schema["id"]
         return {**columns, **({own: "names the rows"} if own else {}), **found}
 

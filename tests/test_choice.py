@@ -1,0 +1,178 @@
+"""What is chosen for data that are named by a path: the module that reads them, and parts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import anndata
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+import torch
+import yaml
+from PIL import Image
+
+from conftest import fit
+from vaekit import Model, data
+from vaekit.choice import data_named, epochs_for, module_for, parts_for, with_data
+
+Cli = Callable[..., Path]
+RNG = np.random.default_rng(0)
+COUNTS = RNG.poisson(2.0, (60, 5)) + 1
+FAST = ("--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
+
+
+def write(kind: str, folder: Path) -> Path:
+    """Data of a kind, as a user has them."""
+    path = folder / kind
+    if kind == "cells.h5ad":
+        anndata.AnnData(COUNTS).write_h5ad(path)
+    elif kind == "sparse.npz":
+        scipy.sparse.save_npz(path, scipy.sparse.csr_matrix(COUNTS))
+    elif kind == "sequences.npz":
+        np.savez(path, x=RNG.normal(size=(60, 2, 20)), lengths=RNG.integers(5, 21, 60))
+    elif kind == "tokens.npz":
+        np.savez(path, x=RNG.integers(0, 4, (60, 9)), lengths=RNG.integers(3, 10, 60))
+    elif kind == "arrays.npz":
+        np.savez(path, images=RNG.integers(0, 256, (60, 12, 12), dtype=np.uint8))
+    elif kind == "numbers.npy":
+        np.save(path, RNG.normal(size=(60, 4)))
+    elif kind == "tensor.pt":
+        torch.save(torch.randint(0, 2, (60, 6)).byte(), path)
+    elif kind in ("table.csv", "table.parquet"):
+        frame = pd.DataFrame({"age": RNG.normal(size=60), "job": ["a", "b", "c"] * 20})
+        (frame.to_csv if kind == "table.csv" else frame.to_parquet)(path, index=False)
+    elif kind == "photos":
+        path.mkdir()
+        for at in range(30):
+            pixels = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path / f"{at}.png")
+    else:
+        assert kind == "set"
+        rows = datasets.Dataset.from_dict({"x": RNG.normal(size=(60, 3)).tolist()})
+        rows.save_to_disk(path)
+    return path
+
+
+KINDS = {
+    "cells.h5ad": ("Counts", "path", "NegativeBinomial", "MLPEncoder"),
+    "sparse.npz": ("Counts", "path", "NegativeBinomial", "MLPEncoder"),
+    "sequences.npz": ("Sequences", "path", "Gaussian", "Conv1dEncoder"),
+    "tokens.npz": ("Sequences", "path", "Categorical", "GRUEncoder"),
+    "arrays.npz": ("Arrays", "x", "DiscretizedLogistic", "ConvEncoder"),
+    "numbers.npy": ("Arrays", "x", "Gaussian", "MLPEncoder"),
+    "tensor.pt": ("Arrays", "x", "Bernoulli", "MLPEncoder"),
+    "table.csv": ("Table", "path", "Mixed", "EmbeddingEncoder"),
+    "table.parquet": ("Table", "path", "Mixed", "EmbeddingEncoder"),
+    "photos": ("ImageFolder", "path", "DiscretizedLogistic", "ConvEncoder"),
+    "set": ("HuggingFace", "path", "Gaussian", "MLPEncoder"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_path_alone_trains(
+    kind: str, cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, argument, likelihood, encoder = KINDS[kind]
+    path = write(kind, tmp_path)
+    assert module_for(path) == (module, argument)
+    capsys.readouterr()
+    folder = cli("fit", "--data.path", path, *FAST)
+    said = capsys.readouterr().out
+    for words in (f" {module} ", "rows", "train", likelihood, encoder, "baseline"):
+        assert words in said, words
+    config = yaml.safe_load((folder / "runs/version_0/config.yaml").read_text())
+    assert config["data"]["class_path"] == module
+    assert config["model"]["likelihood"]["class_path"] == likelihood
+    assert config["model"]["encoder"]["class_path"] == encoder
+    assert config["trainer"]["max_epochs"] == 1
+    cli("sample", "--ckpt_path", "best", "--n", 3)
+    cli("predict", "--ckpt_path", "best", "--data.path", path, "--split", "all")
+    with np.load(folder / "runs/version_0/predictions.npz") as found:
+        assert found["row"].tolist() == list(range(30 if kind == "photos" else 60))
+
+
+def test_what_is_chosen_is_overridden(cli: Cli, tmp_path: Path) -> None:
+    write("table.csv", tmp_path)
+    Path("mine.yaml").write_text("model: {decoder: {class_path: MLPDecoder}, latent_shape: 3}")
+    own = ("--model.encoder.hidden", 9, "--data.kinds.age", "ignore", "-c", "mine.yaml")
+    folder = cli("fit", "--data.path=table.csv", *own, *FAST)
+    config = yaml.safe_load((folder / "runs/version_0/config.yaml").read_text())
+    assert config["data"]["init_args"]["kinds"] == {"age": "ignore"}
+    assert config["model"]["likelihood"]["class_path"] == "Categorical"  # of the one column left
+    assert config["model"]["encoder"]["init_args"]["hidden"] == 9
+    assert config["model"]["decoder"]["init_args"]["hidden"] == [256]
+    assert config["model"]["latent_shape"] == 3
+    other = ("--model.encoder", "MLPEncoder", "--model.likelihood", "Mixed")
+    gaussians = ("--model.likelihood.others", "Gaussian")
+    cli("fit", "--data.path", "table.csv", *other, *gaussians, *FAST)
+    config = yaml.safe_load((folder / "runs/version_1/config.yaml").read_text())
+    assert config["model"]["encoder"]["class_path"] == "MLPEncoder"
+    assert config["model"]["likelihood"]["init_args"]["columns"] == {}
+    cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 2)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--data.path", "nowhere.csv"], "there is no nowhere.csv"),
+        (["--data.path", "x.doc"], "a file of .csv, .* but got x.doc"),
+        (["--data.path", "empty"], "Expected images in empty"),
+        (["--data.path", "table.csv", "--data.kindss.age", "count"], "kindss"),
+        (["--data.path", "table.csv", "--data.kinds.age", "number"], "kinds out of numeric"),
+        (["--data.path", "table.csv", "--model.encoder.hiddn", "3"], "Did you mean hidden"),
+    ],
+)
+def test_mistakes_end_in_a_line(
+    args: list[str], words: str, cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("table.csv", tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "x.doc").write_text("a letter")
+    with pytest.raises(SystemExit) as stopped:
+        cli("fit", *args)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[0].startswith("vaekit: error: ")
+    assert len(said) <= 2
+    assert re.search(words, said[0]), said
+
+
+def test_the_words_of_a_command_line(tmp_path: Path) -> None:
+    assert data_named(["fit", "--data.path", "a.csv"]) == "a.csv"
+    assert data_named(["fit", "--data.path=a.csv"]) == "a.csv"
+    assert data_named(["fit", "--data", "Table", "--data.path", "a.csv"]) is None
+    assert data_named(["fit"]) is None
+    path = str(write("numbers.npy", tmp_path))
+    found = with_data(["fit", "--data.val", "0.2", "--data.path", path, "--runs", "r"], path)
+    own = ["fit", "--data", "Arrays", "--data.x", path, "--data.val", "0.2", "--runs", "r"]
+    assert found == own
+
+
+def test_parts_fit_in_python_too() -> None:
+    table = data.Table(pd.DataFrame({"a": RNG.normal(size=90), "b": ["x", "y", "z"] * 30}))
+    model = Model(table, **parts_for(table))
+    trainer = fit(model, table, max_epochs=1)
+    assert trainer.callback_metrics["val/elbo"].isfinite()
+    counts = data.Arrays(COUNTS, data_range=(0, inf))
+    assert parts_for(counts)["likelihood"]["class_path"] == "NegativeBinomial"
+    assert epochs_for(counts) == 300
+
+
+def _of(x: Any) -> str:
+    likelihood = parts_for(data.Arrays(x))["likelihood"]
+    return likelihood if isinstance(likelihood, str) else likelihood["class_path"]
+
+
+def test_the_likelihood_is_one_of_the_values() -> None:
+    assert _of(torch.randint(0, 2, (60, 4)).byte()) == "Bernoulli"
+    assert _of(torch.randint(0, 256, (60, 1, 16, 16)).byte()) == "DiscretizedLogistic"
+    assert _of(torch.rand(60, 3, 16, 16)) == "Gaussian"
+    assert _of(torch.randn(60, 5)) == "Gaussian"
+    assert _of(torch.randint(0, 900, (60, 4))) == "NegativeBinomial"
