@@ -171,7 +171,7 @@ def test_splits_and_groups_are_those_of_a_column() -> None:
     assert [len(found) for found in donors] == [4, 1, 1]
     assert len(set.union(*donors)) == 6
     with pytest.raises(ValueError, match="split or group but got both"):
-        Counts(cells(), split="part", group="donor")
+        Counts(cells(), layer="counts", split="part", group="donor").info  # noqa: B018
 
 
 def test_columns_of_a_table_may_be_covariates() -> None:

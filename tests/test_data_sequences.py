@@ -198,7 +198,7 @@ def test_splits_and_groups_are_those_of_a_column() -> None:
     data = Sequences(long(words()), channels=["word"], group="kind", val=0.5, test=0)
     assert {len(set((data.numbers(s) % 2).tolist())) for s in data.splits} == {1}
     with pytest.raises(ValueError, match="split or group but got both"):
-        Sequences(long(words()), split="part", group="kind")
+        Sequences(long(words()), channels=["word"], split="part", group="kind").info  # noqa: B018
 
 
 def test_labels_and_names_of_an_npz_are_found(tmp_path: Path) -> None:

@@ -37,7 +37,12 @@ WORK: dict[str, tuple[Callable[[], Any], dict[str, Any], dict[str, Any]]] = {
     "uint64": (lambda: RNG.integers(0, 900, (ROWS, 4)).astype("u8"), {}, {"range": (0, inf)}),
     "int8": (lambda: RNG.integers(-9, 9, (ROWS, 4)).astype("i1"), {}, {"range": (-inf, inf)}),
     "big-endian": (lambda: TABLE.astype(">f8"), {}, {"range": (-inf, inf)}),
-    "big-endian integers": (lambda: GREY.astype(">u2"), {}, {"range": (0, inf)}),
+    "big-endian integers": (lambda: GREY[:, 0].astype(">i2"), {}, {"range": (0, inf)}),
+    "grey images of 16 bits": (
+        lambda: (GREY.astype(int) * 257).astype(">u2"),
+        {},
+        {"shape": (8, 8), "range": (0, 1), "levels": 65536},
+    ),
     "negative strides": (lambda: TABLE[::-1, ::-1], {}, {"range": (-inf, inf)}),
     "every second column": (lambda: TABLE[:, ::2], {}, {"shape": (2,)}),
     "lists of lists": (lambda: TABLE.tolist(), {}, {"shape": (4,)}),

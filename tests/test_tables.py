@@ -264,7 +264,7 @@ def test_a_table_obeys_the_laws(csv: Path, missing: float) -> None:
 REAL = {"iris": load_iris, "wine": load_wine, "breast_cancer": load_breast_cancer}
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", pytest.param(".parquet", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", REAL)
 def test_real_tables_train(name: str, suffix: str, tmp_path: Path) -> None:
     found = REAL[name](as_frame=True)

@@ -64,8 +64,15 @@ def named_by_path(args: Iterable[str]) -> bool:
 def with_data(args: list[str]) -> list[str]:
     """The command line with the module for data that are named by their path alone."""
     path = choice.data_named(words(args))
-    if path is None or named("data", args) is not None:
+    if path is None:
         return args
+    if named("data", args) is not None:
+        print(
+            "vaekit: error: The configuration names data already: leave out --data.path, or say "
+            "which data module it is for, with --data.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     try:
         return choice.with_data(words(args), path)
     except (ValueError, OSError) as error:

@@ -43,7 +43,7 @@ def module_for(path: Path) -> tuple[str, str]:
             f"Expected a file of {', '.join(_BY_SUFFIX)} or a folder of images but got {path}: "
             "--data says what else it is (vaekit plugins lists what there is)."
         )
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         names = _names_in(path)
         if {"indices", "indptr", "data"} <= names:
             name = "Counts"

@@ -30,6 +30,9 @@ MODEL_KINDS = (
 )
 """The kinds of plugin that a model is made of; each is an argument of `Model`."""
 
+_NAMES_ALONE: dict[str, Any] = {"of": None, "classes": None, "label": None}
+"""What a schema says of labels, and of the data module: rows become the same x without it."""
+
 Choice = str | Mapping[str, Any] | nn.Module
 
 
@@ -250,6 +253,12 @@ class Model(nn.Module):
                 raise ValueError(
                     f"The model was made for data of {name} {expected} but got {got}."
                 )
+        ours, theirs = ({**(i.schema or {}), **_NAMES_ALONE} for i in (self.info, data))
+        if data.schema is not None and self.info.schema is not None and ours != theirs:
+            raise ValueError(
+                "The model was made for data of other columns, units or categories: let these "
+                "follow them, with data.follow(model.info.schema) before they are loaded."
+            )
         others = data.entries()
         for name, own in self.info.entries().items():
             (low, high), (least, most) = own.data_range, others[name].data_range

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer as LightningTrainer
+from torch import Tensor
 
 from vaekit import pictures
 from vaekit.batch import each, entries_of
@@ -149,10 +150,13 @@ class Trainer(LightningTrainer):
             out: Folder to write to; by default `encode` beside the checkpoint.
         """
         splits = datamodule.splits if split == "all" else (split,)
-        batches = [batch for name in splits for batch in datamodule.rows(name)]
         folder = _folder(out, ckpt_path, "encode")
-        columns = {"z": torch.cat([model.encode(b.x, b.context, b.mask) for b in batches])}
-        labels = [b.label for b in batches if b.label is not None]
+        found: list[Tensor] = []
+        labels: list[Tensor] = []
+        for batch in (batch for name in splits for batch in datamodule.rows(name)):
+            found.append(model.encode(batch.x, batch.context, batch.mask))
+            labels += [] if batch.label is None else [batch.label]
+        columns = {"z": torch.cat(found)}
         if labels:
             columns["label"] = torch.cat(labels)
         rows = torch.cat([datamodule.numbers(name) for name in splits])

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from vaekit.batch import Ranges, Tree, each, entries_of, first, flat, like
 from vaekit.data.base import DataModule
+from vaekit.data.prepare import other_files, share
 from vaekit.data.ranges import checked, measured, spread, top_of
-from vaekit.data.rows import Rows, split, split_by_name
+from vaekit.data.rows import Rows
 from vaekit.data.scale import moments, standardized, warn_of_scales
 from vaekit.data.sources import (
     classes_of,
@@ -24,6 +25,7 @@ from vaekit.data.sources import (
     read_file,
     row_names,
 )
+from vaekit.data.splits import divided
 
 __all__ = ["Arrays"]
 
@@ -49,9 +51,8 @@ class Arrays(DataModule):
         label: Labels (N,) or (N, *), numbers or text.
         context: Columns (N, C) to condition on.
         mask: Like x, True where an element is observed; what is not observed may be NaN.
-        val: Share of the rows held out for validation.
-        test: Share of the rows held out for testing; with `val` 0 as well, all rows are for
-            training.
+        val: Share of the rows held out for validation, or a file that holds these rows.
+        test: The same for testing; with `val` 0 as well, all rows are for training.
         channels: Where the channels of images (N, *, *, *) stand: "first", as the parts for images
             want them, or "last", which moves them; None refuses what looks like the latter.
         data_range: Smallest and largest value of x; None takes the narrowest of [0, 1], [-1, 1],
@@ -61,8 +62,9 @@ class Arrays(DataModule):
             named.
         key: Which array of an `.npz` or `.pt` is x; None for the one of that name, or the only
             one that can be it.
-        standardize: Bring each column, or each channel, to mean 0 and standard deviation 1 over
-            the training rows; `restored` undoes it. Of a dict the entries of floating type.
+        standardize: Bring each column, or each channel (the second axis), to mean 0 and standard
+            deviation 1 over the training rows; `restored` undoes it. Of a dict the entries of
+            floating type.
         split: The name of each row's split, train, val or test, (N,), in the place of shares.
         group: What rows that stay in one split have in common, (N,).
         missing: "nan" takes NaN in x as not observed; a number hides such a share at random.
@@ -87,8 +89,8 @@ class Arrays(DataModule):
         label: Any = None,
         context: Any = None,
         mask: Any = None,
-        val: float = 0.1,
-        test: float = 0.1,
+        val: float | str = 0.1,
+        test: float | str = 0.1,
         channels: Literal["first", "last"] | None = None,
         data_range: tuple[float, float] | dict[str, tuple[float, float]] | None = None,
         key: str | None = None,
@@ -151,6 +153,8 @@ class Arrays(DataModule):
             if mask is not None:
                 columns["mask"] = mask = each(_channels_first, mask)
         if self.nan:
+            if mask is not None:
+                _check_mask(x, mask)
             columns["mask"] = mask = each(_seen, x, like(x, mask))
         self._check(columns)
         mask = columns.get("mask")
@@ -165,13 +169,20 @@ class Arrays(DataModule):
             splits = self._standardized(splits)
         ready = splits["train"]
         self._find_ranges(ready.x, mask, entries_of(ready.top), declared)
+        for other in other_files(self, splits, self.shares, "x"):
+            wide = [other.natural_range(), other.levels], [self._range, self.levels]
+            if wide[0] != wide[1]:
+                raise ValueError(
+                    f"Expected held-out rows of the range {wide[1][0]} and {wide[1][1]} levels, "
+                    f"as those for training, but got {wide[0][0]} and {wide[0][1]}: "
+                    "--data.data_range declares one for all."
+                )
         return splits
 
     def _split(self, rows: Rows) -> dict[str, Rows]:
         names, groups = (None if by is None else _text(by, len(rows)) for by in self.by)
-        if names is not None:
-            return split_by_name(rows, names)
-        return split(rows, *self.shares, seed=self.seed, groups=groups)
+        val, test = map(share, self.shares)
+        return divided(rows, names, groups, (val, test), self.seed)
 
     def _columns(self) -> dict[str, Any]:
         """The tensors by column; labels that are text become classes, whose names are kept."""
@@ -222,7 +233,7 @@ class Arrays(DataModule):
         if context is not None and (context.dim() != 2 or not bool(context.isfinite().all())):
             raise ValueError(
                 "Expected a context of finite values with shape (N, C) but got "
-                f"{tuple(context.shape)}."
+                f"{'NaN or infinity in ' if context.dim() == 2 else ''}{tuple(context.shape)}."
             )
 
     def _refuse_channels_last(self, name: str, x: Tensor) -> None:
@@ -308,7 +319,7 @@ def _common(x: Tensor) -> Tensor:
 
 
 def _text(source: Any, rows: int) -> np.ndarray:
-    """A column that says something of each row, as text."""
+    """A column that says something of each row, as text; None where it says nothing."""
     if isinstance(source, str | Path):
         path = Path(source)
         if path.suffix != ".npy" or not path.is_file():
@@ -316,7 +327,8 @@ def _text(source: Any, rows: int) -> np.ndarray:
                 f"Expected split and group as a .npy file or an array but got {path}."
             )
         source = np.load(path, allow_pickle=False)
-    column = np.asarray(source).astype(str)
+    given = np.asarray(source, dtype=object)
+    column = np.vectorize(lambda v: None if v is None or v != v else str(v), otypes="O")(given)
     if column.shape != (rows,):
         raise ValueError(f"Expected a name for each of {rows} rows but got {column.shape}.")
     return column

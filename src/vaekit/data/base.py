@@ -33,6 +33,7 @@ from vaekit.specs import is_plain
 __all__ = ["DataModule"]
 
 
+_BINDING = {"scales", "columns", "genes", "vocabulary"}  # of a schema: what changes values
 _SPLIT_OF = {"train": "train", "validate": "val", "sanity_check": "val"}  # by Lightning's stage
 
 
@@ -67,8 +68,7 @@ class DataModule(LightningDataModule):
     """What the user calls each row of the data, counted through all files, such as an index."""
 
     draws_rows = False
-    """Whether samples are draws of p(x|z), as for categories and counts, and not what stands for
-    it, as for images."""
+    """Whether samples are draws of p(x|z), as of counts, and not what stands for it, as images."""
 
     looked_at = True
     """Whether all rows have been held to what is declared of them; else each batch is."""
@@ -159,7 +159,17 @@ class DataModule(LightningDataModule):
         return described(self.info, self.kinds, self._splits)
 
     def follow(self, schema: dict[str, Any] | None) -> Self:
-        """Lets rows become x by the schema of a model's data: in its units, its categories."""
+        """Lets rows become x by the schema of a model's data: in its units, its categories.
+
+        Raises:
+            ValueError: If that is of another kind of data.
+        """
+        own, of = type(self).__name__, (schema or {}).get("of", type(self).__name__)
+        if schema and of != own and _BINDING & set(schema):
+            raise ValueError(
+                f"Expected data by --data {of}, as the model's, which knows their columns, but "
+                f"got {own}."
+            )
         self.schema = schema or self.schema
         return self
 
@@ -180,12 +190,14 @@ class DataModule(LightningDataModule):
             classes=self._classes(),
             context_features=0 if train.context is None else train.context.shape[1],
             data_size=len(train),
-            schema=self.schema,
+            schema=self.schema and {"of": type(self).__name__, **self.schema},
         )
 
     def _classes(self) -> int | None:
         """Number of classes of the labels; None where they are no class of each row."""
         labels = [rows.label for rows in self._splits.values()]
+        if known := (self.schema or {}).get("classes"):
+            return len(known) if any(y is not None for y in labels) else None
         if any(y is None or y.dim() != 1 or y.is_floating_point() for y in labels):
             return None
         return max(int(y.max()) for y in labels if y is not None) + 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from vaekit.data.frames import FRAMES, read_frame
+from vaekit.data.frames import FRAMES, frame_of, read_frame
 from vaekit.data.sparse import compressed, of_dense, of_matrix
 
 if TYPE_CHECKING:
@@ -42,35 +42,38 @@ class Cells:
     about: DataFrame | None = None
 
 
-def read_cells(source: Any, layer: str | None, columns: Collection[str]) -> Cells:
+def read_cells(
+    source: Any, layer: str | None, columns: Collection[str], usual: str | None = None
+) -> Cells:
     """Reads cells from a file, an AnnData, a sparse matrix or a frame.
 
     Arguments:
         layer: Of an AnnData or its file, where the counts are; None for X.
         columns: Of a frame, those that are no genes.
+        usual: The layer that is taken where there is one of that name and none is named.
 
     Raises:
         ValueError: If it is of another kind or damaged, or a value is no count.
         FileNotFoundError: If there is no such file.
     """
     if isinstance(source, str | Path):
-        return _of_file(Path(source), layer, columns)
+        return _of_file(Path(source), layer, columns, usual)
     if sparse.issparse(source):
         _refuse_layer(layer, "a sparse matrix")
         return Cells(of_matrix(source), ".npz")
     kind = type(source).__name__
     if kind == "DataFrame":
         _refuse_layer(layer, "a frame")
-        return _of_frame(source, columns, ".parquet")
+        return _of_frame(frame_of(source), columns, ".parquet")
     if all(hasattr(source, name) for name in ("X", "layers", "obs", "var_names")):
-        return _of_anndata(source, layer)
+        return _of_anndata(source, layer or (usual if usual and usual in source.layers else None))
     raise ValueError(
         "Expected a file, an AnnData, a sparse matrix of scipy's or a pandas DataFrame but got "
         f"{kind}."
     )
 
 
-def _of_file(path: Path, layer: str | None, columns: Collection[str]) -> Cells:
+def _of_file(path: Path, layer: str | None, columns: Collection[str], usual: str | None) -> Cells:
     suffix = path.suffix.lower()
     if suffix not in (".h5ad", ".npz", *FRAMES):
         raise ValueError(
@@ -79,11 +82,11 @@ def _of_file(path: Path, layer: str | None, columns: Collection[str]) -> Cells:
     if not path.is_file():
         raise FileNotFoundError(f"Expected a file of counts but there is none at {path}.")
     if suffix == ".h5ad":
-        return _read_h5ad(path, layer)
+        return _read_h5ad(path, layer, usual)
     _refuse_layer(layer, f"{path}, which is no .h5ad file")
     if suffix == ".npz":
         return Cells(_read_npz(path), ".npz")
-    return _of_frame(_named_rows(read_frame(path)), columns, suffix)
+    return _of_frame(_named_rows(read_frame(path), columns), columns, suffix)
 
 
 def _refuse_layer(layer: str | None, what: str) -> None:
@@ -123,13 +126,14 @@ def _sizes(shape: Any) -> list[int]:
 # Frames
 
 
-def _named_rows(frame: DataFrame) -> DataFrame:
+def _named_rows(frame: DataFrame, columns: Collection[str]) -> DataFrame:
     """A frame with its first column as names of the rows, where that is text or has no name."""
     from pandas.api.types import is_numeric_dtype
 
     first = frame.columns[0]
     named = not is_numeric_dtype(frame[first].dtype) or str(first).startswith("Unnamed:")
-    return frame.set_index(first) if named and len(frame.columns) > 1 else frame
+    named = named and len(frame.columns) > 1 and first not in columns
+    return frame.set_index(first) if named else frame
 
 
 def _of_frame(frame: DataFrame, columns: Collection[str], form: str) -> Cells:
@@ -203,7 +207,7 @@ def _layer(layers: Any, name: str) -> Any:
     return layers[name]
 
 
-def _read_h5ad(path: Path, layer: str | None) -> Cells:
+def _read_h5ad(path: Path, layer: str | None, usual: str | None) -> Cells:
     """The counts and what is said of the cells: nothing else of the file is read."""
     if find_spec("anndata") is None:
         raise ValueError(
@@ -216,7 +220,9 @@ def _read_h5ad(path: Path, layer: str | None) -> Cells:
         with h5py.File(path, "r") as file:
             about, var = (_reader()(file[name]) for name in ("obs", "var"))
             genes = _unique([str(name) for name in var.index])
-            place = file["X"] if layer is None else _layer(file.get("layers", {}), layer)
+            layers = file.get("layers", {})
+            layer = layer or (usual if usual and usual in layers else None)
+            place = file["X"] if layer is None else _layer(layers, layer)
             counts = _of_h5(place, genes)
     except ValueError:
         raise

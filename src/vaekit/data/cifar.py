@@ -13,7 +13,8 @@ import torch
 
 from vaekit.data.base import DataModule
 from vaekit.data.files import download, existing, folder_of, not_found, parsed
-from vaekit.data.rows import Rows, hold_out
+from vaekit.data.rows import Rows
+from vaekit.data.splits import hold_out
 
 __all__ = ["CIFAR10"]
 
@@ -40,6 +41,10 @@ class CIFAR10(DataModule):
     Raises:
         FileNotFoundError: If the files are not there and cannot be downloaded.
         ValueError: If a file is damaged, or `val` leaves no row for training.
+
+    Example:
+        >>> CIFAR10("images", val=1_000).spec["init_args"]
+        {'root': 'images', 'val': 1000}
 
     References:
         Learning Multiple Layers of Features from Tiny Images (Krizhevsky, 2009),

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from vaekit.data.covariates import places_of, plain
+from vaekit.data.scale import deviation
+
 if TYPE_CHECKING:
     from pandas import Series
 
@@ -29,6 +32,13 @@ KINDS = ("numeric", "binary", "category", "count", "ignore")
 """What a column may be taken for; of one to be ignored nothing is learned."""
 
 _MOST_COUNT, _DECIMALS, _FAR, _SHOWN = 1e6, 6, 50, 60
+_FORMS = (
+    "%Y-%m-%d",
+    *(f"%Y-%m-%d{between}{clock}" for between in "T " for clock in ("%H:%M:%S", "%H:%M")),
+    "%Y-%m",
+    "%Y/%m/%d",
+)
+"""In which times are written as text."""
 
 Column = dict[str, Any]
 """What is known of a column, as plain data: its name, kind and dtype, and by kind its mean, std,
@@ -48,7 +58,10 @@ def kind_of(column: Series, most: int) -> str:
     import pandas as pd
 
     values = column.dropna()
-    number = values.nunique()
+    try:
+        number = values.nunique()
+    except TypeError:  # of lists, or dicts
+        return "ignore"
     if number < 2:
         return "ignore"
     fractions = pd.api.types.is_float_dtype(column) and bool((values % 1 != 0).any())
@@ -58,7 +71,7 @@ def kind_of(column: Series, most: int) -> str:
         return "category"
     if pd.api.types.is_numeric_dtype(column):
         return "count" if _looks_counted(values.to_numpy(dtype=np.float64)) else "numeric"
-    if _are_times(column):
+    if _times(column):
         return "numeric"
     return "category" if number <= most else "ignore"
 
@@ -68,16 +81,25 @@ def _looks_counted(x: np.ndarray) -> bool:
     return whole and x.min() in (0, 1) and x.max() < _MOST_COUNT and x.var() > 0.8 * x.mean()
 
 
-def _are_times(column: Series) -> bool:
-    """Whether a column holds times, or text that is times in ISO 8601."""
+def _times(column: Any) -> str | None:
+    """How the times of a column are written: "datetime" where they are that, else as text.
+
+    None where it holds no times, or text that no one form gives back as it is.
+    """
     import pandas as pd
 
     if pd.api.types.is_datetime64_any_dtype(column):
-        return True
+        return "datetime"
     values = column.dropna()
+    if pd.api.types.is_numeric_dtype(column) or isinstance(column.dtype, pd.CategoricalDtype):
+        return None
     if not values.map(lambda value: isinstance(value, str) and value[:4].isdigit()).all():
-        return False
-    return bool(pd.to_datetime(values, format="ISO8601", errors="coerce").notna().all())
+        return None
+    for form in _FORMS:
+        when = pd.to_datetime(values, format=form, errors="coerce")
+        if when.notna().all() and (when.dt.strftime(form) == values).all():
+            return form
+    return None
 
 
 def learned(column: Series, kind: str, rows: np.ndarray) -> Column:
@@ -99,10 +121,9 @@ def learned(column: Series, kind: str, rows: np.ndarray) -> Column:
         train = x[rows]
         train = train[~np.isnan(train)]
         train = train if len(train) else np.zeros(1)
-        std = float(train.std())
         found |= {
             "mean": float(train.mean()),
-            "std": std or 1.0,
+            "std": deviation(train),
             "low": float(np.nanmin(x)),
             "high": float(np.nanmax(x)),
             "decimals": _decimals(x[~np.isnan(x)]),
@@ -116,10 +137,10 @@ def _values(column: Any, kind: str) -> Column:
     import pandas as pd
 
     if isinstance(column.dtype, pd.CategoricalDtype):
-        values = [_plain(value) for value in column.cat.categories]
+        values = [plain(value) for value in column.cat.categories]
         found = {"values": values, "dtype": "category", "ordered": bool(column.cat.ordered)}
     else:
-        values = [_plain(value) for value in sorted(column.dropna().unique(), key=_order)]
+        values = [plain(value) for value in sorted(column.dropna().unique(), key=_order)]
         found = {"values": values}
     if kind == "binary" and len(values) != 2:
         raise ValueError(
@@ -130,23 +151,6 @@ def _values(column: Any, kind: str) -> Column:
 
 def _order(value: Any) -> tuple[int, Any]:
     return (0, value) if isinstance(value, int | float) else (1, str(value))
-
-
-def _plain(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    return value if isinstance(value, bool | int | float | str) else str(value)
-
-
-def _times(column: Series) -> str | None:
-    """How times are written: as dates, as text of dates, or as text of dates and times."""
-    import pandas as pd
-
-    if pd.api.types.is_datetime64_any_dtype(column):
-        return "datetime"
-    if pd.api.types.is_numeric_dtype(column) or not _are_times(column):
-        return None
-    longest = column.dropna().map(len).max()
-    return "%Y-%m-%d" if longest <= 10 else "%Y-%m-%dT%H:%M:%S"
 
 
 def _refuse(name: Any, kind: str, x: np.ndarray) -> None:
@@ -163,7 +167,7 @@ def _refuse(name: Any, kind: str, x: np.ndarray) -> None:
 def _decimals(x: np.ndarray) -> int | None:
     """With how many decimals numbers are written; None for more than six."""
     for decimals in range(_DECIMALS + 1):
-        if np.allclose(np.round(x, decimals), x, rtol=1e-12, atol=1e-9):
+        if np.allclose(np.round(x, decimals), x, rtol=1e-9, atol=0):
             return decimals
     return None
 
@@ -171,8 +175,10 @@ def _decimals(x: np.ndarray) -> int | None:
 def _marginal(column: Column, x: np.ndarray) -> Column:
     """How often what is seen, for a picture: shares of values or whole numbers, or quantiles."""
     x = x[~np.isnan(x)]
+    if not len(x):
+        return {"quantiles": []}
     if "values" not in column and not (column["decimals"] == 0 and np.ptp(x) < _SHOWN):
-        return {"quantiles": np.quantile(x, np.linspace(0, 1, 65)).tolist() if len(x) else []}
+        return {"quantiles": np.quantile(x, np.linspace(0, 1, 65)).tolist()}
     first = 0 if "values" in column else int(column["low"])
     most = len(column["values"]) if "values" in column else int(column["high"]) - first + 1
     count = np.bincount(x.astype(int) - first, minlength=most)
@@ -193,12 +199,12 @@ def codes(column: Series, known: Column) -> np.ndarray:
         x = _numbers(column, known)
         _refuse(column.name, known["kind"], x)
         return x
-    place = {_key(value): at for at, value in enumerate(known["values"])}
+    place = places_of(known["values"])
     found = np.full(len(column), np.nan)
     seen = column.notna().to_numpy()
-    values = [place.get(_key(_plain(value)), -1) for value in column[seen]]
+    values = [place(value) for value in column[seen]]
     if -1 in values:
-        new = column[seen].iloc[values.index(-1)]
+        new = plain(column[seen].iloc[values.index(-1)])
         held = ", ".join(str(value) for value in known["values"][:8])
         more = ", ..." if len(known["values"]) > 8 else ""
         raise ValueError(
@@ -209,19 +215,13 @@ def codes(column: Series, known: Column) -> np.ndarray:
     return found
 
 
-def _key(value: Any) -> Any:
-    """By which values are compared: 1, 1.0 and True are one, as where a file has gaps."""
-    return float(value) if isinstance(value, bool | int | float) else value
-
-
 def _numbers(column: Series, known: Column) -> np.ndarray:
     import pandas as pd
 
     times = known.get("times")
     try:
         if times:
-            text = {} if times == "datetime" else {"format": "ISO8601"}
-            when = pd.to_datetime(column, **text)
+            when = pd.to_datetime(column, **({} if times == "datetime" else {"format": times}))
             if when.dt.tz is not None:
                 when = when.dt.tz_convert(None)
             seconds = when.astype("datetime64[ns]").astype("int64") / 1e9
@@ -229,7 +229,7 @@ def _numbers(column: Series, known: Column) -> np.ndarray:
         return pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"Expected {'times' if times else 'numbers'} in the {known['kind']} column "
+            f"Expected {'times as before' if times else 'numbers'} in the {known['kind']} column "
             f"{known['name']} but {' '.join(str(error).split())}"
         ) from error
 

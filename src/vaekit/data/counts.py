@@ -27,8 +27,10 @@ from vaekit.data.covariates import (
     width,
 )
 from vaekit.data.frames import write_frame
-from vaekit.data.rows import Rows, split, split_by_name
+from vaekit.data.prepare import other_files, share
+from vaekit.data.rows import Rows
 from vaekit.data.sparse import Sparse
+from vaekit.data.splits import divided
 from vaekit.precision import at_least_float32
 
 if TYPE_CHECKING:
@@ -62,8 +64,8 @@ class Counts(DataModule):
         split: A column that says train, val or test of each row; `val` and `test` say nothing
             then.
         group: A column of what rows that stay in one split have in common, such as a donor.
-        val: Share of the rows held out for validation.
-        test: Share of the rows held out for testing.
+        val: Share of the rows held out for validation, or a file that holds these rows.
+        test: The same for testing.
 
     Raises:
         ValueError: If a value is no count, a file is damaged or of another type, there is no
@@ -95,18 +97,13 @@ class Counts(DataModule):
         library: bool = True,
         split: str | None = None,
         group: str | None = None,
-        val: float = 0.1,
-        test: float = 0.1,
+        val: float | str = 0.1,
+        test: float | str = 0.1,
         batch_size: int = 128,
         seed: int = 0,
         missing: float = 0.0,
     ) -> None:
         super().__init__(batch_size, seed=seed, missing=missing)
-        if split is not None and group is not None:
-            raise ValueError(
-                f"Expected split or group but got both, {split!r} and {group!r}: a column of "
-                "splits says already which rows stay together."
-            )
         self.source, self.layer, self.library = path, layer, library
         self.covariates, self.label = listed(covariates), label
         self.split, self.group, self.shares = split, group, (val, test)
@@ -117,15 +114,12 @@ class Counts(DataModule):
     def _refuse_rows(self, rows: Rows, split: str) -> None:
         """Nothing: all values have been looked at where they lie."""
 
-    def _classes(self) -> int | None:
-        known = (self.schema or {}).get("classes")
-        return len(known) if self.label is not None and known else None
-
     def load(self) -> dict[str, Rows]:
         model = self._of_model()
         named = [*(model["covariates"] if model else self.covariates)]
         named += [name for name in (self.label, self.split, self.group) if name is not None]
-        cells = read_cells(self.source, self.layer, named)
+        named += [name for name in model.get("aside", []) if name not in named]
+        cells = read_cells(self.source, self.layer, named, model.get("layer"))
         if model:
             cells = _as_known(cells, model["genes"], model["size"])
         x = Sparse(cells.counts)
@@ -135,7 +129,9 @@ class Counts(DataModule):
         self.schema = model or self._schema_of(cells, splits)
         self.names = cells.names
         context, label = self._context(cells, totals), self._labels(cells)
-        return {n: replace(rows, context=context, label=label) for n, rows in splits.items()}
+        found = {n: replace(rows, context=context, label=label) for n, rows in splits.items()}
+        other_files(self, found, self.shares)
+        return found
 
     def _of_model(self) -> dict[str, Any]:
         """The schema of a model of counts; empty where there is no model."""
@@ -158,13 +154,12 @@ class Counts(DataModule):
                 stacklevel=2,
             )
             rows = rows.subset(torch.from_numpy(kept))
-        if self.split is not None:
-            names = column_of(cells.about, self.split, "split").iloc[kept]
-            return split_by_name(rows, names.tolist())
-        groups = None
-        if self.group is not None:
-            groups = column_of(cells.about, self.group, "group").iloc[kept].tolist()
-        return split(rows, *self.shares, seed=self.seed, groups=groups)
+        names, groups = (
+            None if name is None else column_of(cells.about, name, what).iloc[kept].tolist()
+            for name, what in ((self.split, "split"), (self.group, "group"))
+        )
+        val, test = map(share, self.shares)
+        return divided(rows, names, groups, (val, test), self.seed)
 
     def _schema_of(self, cells: Cells, splits: dict[str, Rows]) -> dict[str, Any]:
         index = splits["train"].index
@@ -181,6 +176,8 @@ class Counts(DataModule):
             "label": self.label,
             "classes": label,
             "form": cells.form,
+            "layer": self.layer,
+            "aside": [n for n in (self.label, self.split, self.group) if n is not None],
         }
 
     def _context(self, cells: Cells, totals: np.ndarray) -> Tensor | None:

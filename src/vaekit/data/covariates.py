@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vaekit.data.scale import deviation
+
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-__all__ = ["classes", "column_of", "decoded", "encoded", "known_of", "labels", "listed", "width"]
+__all__ = [
+    "classes",
+    "column_of",
+    "decoded",
+    "encoded",
+    "known_of",
+    "labels",
+    "listed",
+    "places_of",
+    "plain",
+    "width",
+]
 
 _BOOLS = ("bool", "boolean")
 
@@ -74,9 +87,8 @@ def known_of(column: Series, name: str, train: np.ndarray) -> Known:
         ordered = bool(getattr(column.dtype, "ordered", False))
         return {"categories": classes(column), "type": str(column.dtype), "ordered": ordered}
     values = column.to_numpy(np.float64)[train]
-    std = float(values.std())
-    mean = float(values.mean())
-    return {"mean": mean, "std": std if std > 0 else 1.0, "type": str(column.dtype)}
+    mean, std = float(values.mean()), deviation(values)
+    return {"mean": mean, "std": std, "type": str(column.dtype)}
 
 
 def classes(column: Series) -> list[Any]:
@@ -92,14 +104,38 @@ def classes(column: Series) -> list[Any]:
             found = sorted(found)
         except TypeError:  # of several types
             found = sorted(found, key=str)
-    return [value if isinstance(value, str | int | float) else str(value) for value in found]
+    return [plain(value) for value in found]
+
+
+def plain(value: Any) -> Any:
+    """A value as plain data: what is neither text nor a number is written as text."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def places_of(known: Sequence[Any]) -> Callable[[Any], int]:
+    """Which of some known values a value is, -1 for none.
+
+    1, 1.0 and True are one, as where a file has gaps; so are 1 and "1" where all known values are
+    text.
+    """
+    text = all(isinstance(value, str) for value in known)
+
+    def key(value: Any) -> Any:
+        value = plain(value)
+        if isinstance(value, str) or text:
+            return str(value)
+        return float(value)
+
+    place = {key(value): at for at, value in enumerate(known)}
+    return lambda value: place.get(key(value), -1)
 
 
 def labels(column: Series, known: Sequence[Any]) -> np.ndarray:
-    """The place of each value among those that are known, -1 for others; they may be texts."""
-    place = {str(value): at for at, value in enumerate(known)}
+    """The place of each value among those that are known, -1 for others."""
+    place = places_of(known)
     pairs = zip(column.astype(object), column.isna(), strict=True)
-    found = [-1 if missing else place.get(str(value), -1) for value, missing in pairs]
+    found = [-1 if missing else place(value) for value, missing in pairs]
     return np.asarray(found, dtype=np.int64)
 
 

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 
 from vaekit.data.base import DataModule
-from vaekit.data.rows import Rows, split
+from vaekit.data.rows import Rows
+from vaekit.data.splits import split
 
 __all__ = ["Digits"]
 
@@ -20,6 +21,10 @@ class Digits(DataModule):
     Arguments:
         val: Share of the rows held out for validation.
         test: Share of the rows held out for testing.
+
+    Example:
+        >>> Digits().info.event_shape, Digits().info.data_size
+        ((1, 8, 8), 1437)
 
     References:
         Optical Recognition of Handwritten Digits (Alpaydin and Kaynak, 1998), UCI, doi

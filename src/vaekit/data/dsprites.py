@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from vaekit.data.base import DataModule
 from vaekit.data.files import folder_of, parsed, written
-from vaekit.data.rows import Rows, Stored, split
+from vaekit.data.rows import Rows, Stored
+from vaekit.data.splits import split
 from vaekit.noise import generator
 
 __all__ = ["DSprites", "Packed", "sprites"]

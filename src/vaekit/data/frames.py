@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,6 +58,12 @@ def read_frame(path: str | Path, **how: Any) -> DataFrame:
         raise ValueError(f"{path} could not be read: {_line(error)}") from error
     if not len(frame):
         raise ValueError(f"Expected rows in {path} but it holds none.")
+    if len(frame.columns) == 1 and re.search(r"[;\t|]", str(frame.columns[0])):
+        raise ValueError(
+            f"Expected commas between the columns of {path} but its first line is "
+            f"{str(frame.columns[0])[:60]!r}: read it with pandas.read_csv(..., sep=...) and save "
+            "it with to_csv, or name a .tsv file that has tabs."
+        )
     return frame
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vaekit.data.base import DataModule
 from vaekit.data.files import existing, folder_of, not_found, parsed
-from vaekit.data.rows import Rows, split
+from vaekit.data.rows import Rows
+from vaekit.data.splits import split
 
 __all__ = ["FreyFaces"]
 
@@ -32,6 +33,10 @@ class FreyFaces(DataModule):
     Raises:
         FileNotFoundError: If neither file is there.
         ValueError: If the file holds no such images, or no row is left for training.
+
+    Example:
+        >>> FreyFaces("faces", val=100).spec["init_args"]
+        {'root': 'faces', 'val': 100}
 
     References:
         Global Coordination of Local Linear Models (Roweis, Saul and Hinton, 2002); the file is at

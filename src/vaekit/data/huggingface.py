@@ -17,7 +17,8 @@ from vaekit.batch import Ranges
 from vaekit.data.arrays import Arrays
 from vaekit.data.decode import Array, Decoder, Form, Source, decoded
 from vaekit.data.images import OfImages
-from vaekit.data.rows import Rows, split, split_by_name
+from vaekit.data.rows import Rows
+from vaekit.data.splits import split, split_by_name
 
 __all__ = ["HuggingFace"]
 
@@ -195,6 +196,7 @@ class HuggingFace(OfImages):
         arrays = Arrays(x, val=0, test=0, channels=self.channels)
         rows = arrays.load()["train"]
         self._range, self.levels = arrays.natural_range(), arrays.levels
+        self.kinds = arrays.kinds
         return rows
 
 

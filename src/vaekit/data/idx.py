@@ -13,7 +13,8 @@ from torch import Tensor
 
 from vaekit.data.base import DataModule
 from vaekit.data.files import download, existing, folder_of
-from vaekit.data.rows import Rows, hold_out
+from vaekit.data.rows import Rows
+from vaekit.data.splits import hold_out
 
 __all__ = ["KMNIST", "MNIST", "FashionMNIST", "read_idx"]
 
@@ -59,6 +60,10 @@ class MNIST(DataModule):
     Raises:
         FileNotFoundError: If a file is not there and cannot be downloaded.
         ValueError: If a file is damaged, or `val` leaves no row for training.
+
+    Example:
+        >>> MNIST("images", val=0, binarize="dynamic").spec["init_args"]
+        {'root': 'images', 'val': 0, 'binarize': 'dynamic'}
 
     References:
         Gradient-Based Learning Applied to Document Recognition (LeCun et al., 1998), doi
@@ -133,6 +138,10 @@ class MNIST(DataModule):
 class FashionMNIST(MNIST):
     """70,000 grey images of clothes, 28x28; files and arguments as for MNIST.
 
+    Example:
+        >>> FashionMNIST("images").spec["init_args"]
+        {'root': 'images'}
+
     References:
         Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017), https://arxiv.org/abs/1708.07747
     """
@@ -148,6 +157,10 @@ class FashionMNIST(MNIST):
 
 class KMNIST(MNIST):
     """70,000 grey images of cursive Japanese characters, 28x28; files and arguments as for MNIST.
+
+    Example:
+        >>> KMNIST("images").spec["init_args"]
+        {'root': 'images'}
 
     References:
         Deep Learning for Classical Japanese Literature (Clanuwat et al., 2018),

@@ -14,7 +14,8 @@ from torch import Tensor
 from vaekit.batch import Tree
 from vaekit.data.base import DataModule
 from vaekit.data.decode import Decoder, Form, decoded, saved
-from vaekit.data.rows import Rows, split, split_by_name
+from vaekit.data.rows import Rows
+from vaekit.data.splits import split, split_by_name
 
 __all__ = ["ImageFolder", "OfImages"]
 
@@ -33,9 +34,6 @@ class OfImages(DataModule):
 
     classes: Sequence[str] | None = None
     """The names of the classes, in the order of their numbers."""
-
-    def _classes(self) -> int | None:
-        return super()._classes() if self.classes is None else len(self.classes)
 
     def _labels(self, names: Sequence[str | None], classes: Sequence[str]) -> Tensor | None:
         """The number of each row's class by its name, -1 of one that is unknown.

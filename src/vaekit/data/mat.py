@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vaekit.data.base import DataModule
 from vaekit.data.files import existing, folder_of, not_found, parsed
-from vaekit.data.rows import Rows, hold_out
+from vaekit.data.rows import Rows
+from vaekit.data.splits import hold_out
 
 __all__ = ["Caltech101Silhouettes", "Omniglot"]
 
@@ -62,6 +63,10 @@ class Omniglot(_Local):
     Raises:
         FileNotFoundError: If the file is not there.
         ValueError: If it holds no such images, or no row is left for training.
+
+    Example:
+        >>> Omniglot("images").levels, Omniglot("images", binarize="static").binarize
+        (None, 'static')
 
     References:
         Human-level Concept Learning through Probabilistic Program Induction (Lake, Salakhutdinov
@@ -119,6 +124,10 @@ class Caltech101Silhouettes(_Local):
     Raises:
         FileNotFoundError: If the file is not there.
         ValueError: If it holds no such images.
+
+    Example:
+        >>> Caltech101Silhouettes("images").spec["init_args"]
+        {'root': 'images'}
 
     References:
         Inductive Principles for Restricted Boltzmann Machine Learning (Marlin, Swersky, Chen and

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +15,7 @@ from vaekit.batch import DataInfo, Tree, each, first, leaves, like
 from vaekit.data.rows import SPLITS, Rows, Stored, slices
 from vaekit.noise import generator
 
-__all__ = ["apart", "binarized", "described", "hide"]
+__all__ = ["apart", "binarized", "described", "hide", "other_files", "share"]
 
 
 def binarized(rows: Rows, noise: torch.Generator) -> Rows:
@@ -97,3 +100,46 @@ def apart(x: Tensor, stored: Tensor | Stored) -> Tensor:
         return x
     same = x.untyped_storage().data_ptr() == stored.untyped_storage().data_ptr()
     return x.clone() if same else x
+
+
+def other_files(
+    data: Any, splits: dict[str, Rows], held_out: tuple[Any, Any], name: str = "path"
+) -> list[Any]:
+    """Adds the rows of files that were named in the place of the shares val and test.
+
+    Arguments:
+        data: A data module, whose schema the rows follow; their names are added to its own.
+        held_out: What was said of val and test.
+        name: The argument that names a file.
+
+    Returns:
+        The data modules of the files.
+    """
+    alone = {"val": 0.0, "test": 0.0, "split": None, "group": None}
+    found = []
+    for split, source in zip(SPLITS[1:], held_out, strict=True):
+        if not isinstance(source, str | Path):
+            continue
+        given = {k: v for k, v in {**data._init, **alone}.items() if v is not None}
+        other = type(data)(**{**given, name: source}).follow(data.schema)
+        rows = other.load()["train"]
+        if data.names is not None or other.names is not None:
+            data.names = np.concatenate([_names(data, splits), _names(other, {split: rows})])
+        if rows.label is None and splits["train"].label is not None:
+            rows = replace(rows, label=torch.full((len(first(rows.x)),), -1))
+        splits[split] = rows
+        found.append(other)
+    return found
+
+
+def _names(data: Any, splits: Mapping[str, Rows]) -> np.ndarray:
+    """What the user calls the rows; their numbers where there are no names."""
+    if data.names is not None:
+        return np.asarray(data.names)
+    sources = {id(first(rows.x)): len(first(rows.x)) for rows in splits.values()}
+    return np.arange(sum(sources.values())).astype(str)
+
+
+def share(said: Any) -> float:
+    """A share that was said of val or test, 0 where a file was named."""
+    return 0.0 if isinstance(said, str | Path) else float(said)

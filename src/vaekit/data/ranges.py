@@ -22,9 +22,6 @@ that is asked of them is whether they are 0 and 1 alone; of others it is `WHOLE`
 _LARGEST = 1e18
 """Of values: sums of squares of larger ones overflow in float32."""
 
-_DARK = 32
-"""uint8 values below it in all of the data are hardly grey values."""
-
 
 def top_of(name: str, x: Tensor, declared: tuple[float, float] | None) -> float | None:
     """The stored value of x = 1: of uint8 images 255, or 1 where they hold 0 and 1 alone.
@@ -35,20 +32,22 @@ def top_of(name: str, x: Tensor, declared: tuple[float, float] | None) -> float 
         return 1
     if declared not in (None, (0.0, 1.0)):
         return None
-    if x.dtype == torch.uint16 and x.dim() == 4 and x.shape[1] in (1, 3, 4):
-        return 65535
-    if x.dtype != torch.uint8:
+    colours = x.dim() == 4 and x.shape[1] in (1, 3, 4)
+    grey = x.dim() == 3 and min(x.shape[1:]) >= 8
+    deep = x.dtype == torch.uint16 and (colours or grey)
+    if x.dtype != torch.uint8 and not deep:
         return None
     at = spread(x)
-    most = int((x if at is None else x[at]).max())
-    if 1 < most < _DARK:
+    most = int((x if at is None else x[at]).cpu().numpy().max())  # torch has none of 16 bits
+    full = 65535 if deep else 255
+    if 1 < most < full // 8:
         warnings.warn(
-            f"{name} holds uint8 values up to {most}, which are divided by 255, as grey values "
-            "are. Counts are taken as they are with --data.data_range 0,inf, tokens and levels "
-            f"with --data.data_range 0,{most}.",
+            f"{name} holds {str(x.dtype).removeprefix('torch.')} values up to {most}, which are "
+            f"divided by {full}, as grey values are. Counts are taken as they are with "
+            f"--data.data_range 0,inf, tokens and levels with --data.data_range 0,{most}.",
             stacklevel=2,
         )
-    return 1 if most <= 1 else 255
+    return 1 if most <= 1 and not deep else full
 
 
 def spread(x: Tensor) -> Tensor | None:
@@ -60,6 +59,11 @@ def spread(x: Tensor) -> Tensor | None:
 
 
 def checked(name: str, declared: Any) -> tuple[float, float] | None:
+    """A range that a user declares, as numbers.
+
+    Raises:
+        ValueError: If it is no smallest and largest value.
+    """
     if declared is None:
         return None
     if len(declared) != 2 or not declared[0] < declared[1]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil, inf, prod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,21 +20,12 @@ __all__ = [
     "Rows",
     "Stored",
     "fitting",
-    "hold_out",
     "natural",
     "slices",
     "span",
-    "split",
-    "split_by_name",
 ]
 
 SPLITS = ("train", "val", "test")
-_NAMES = {
-    **dict.fromkeys(("train", "training", "fit"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "heldout"), "test"),
-}
-"""What people call the splits."""
 
 
 class Stored:
@@ -117,111 +106,6 @@ def gathered(x: Tensor, at: Tensor | slice) -> Tensor:
     # index_select copies rows whole, which indexing does element by element.
     whole = isinstance(at, Tensor) and isinstance(x, Tensor)
     return x.index_select(0, at.to(x.device)) if whole else x[at]  # type: ignore[union-attr]
-
-
-def split(
-    rows: Rows,
-    val: float,
-    test: float,
-    seed: int,
-    groups: Sequence[Any] | np.ndarray | None = None,
-) -> dict[str, Rows]:
-    """Disjoint train, val and test rows, drawn with a seed; a split without rows is left out.
-
-    Arguments:
-        val: Share of the rows, from 0 to 1; the same for `test`. Where both are 0, all rows
-            are for training; of any other share there is at least one row.
-        groups: What rows that stay together have in common, such as a patient, one for each row:
-            all rows of a group are in one split, and the shares are met as nearly as that allows.
-
-    Raises:
-        ValueError: If the shares leave no row for training.
-    """
-    n = len(rows)
-    wanted = [max(1, round(n * share)) if share > 0 else 0 for share in (val, test)]
-    if val < 0 or test < 0 or sum(wanted) >= n:
-        raise ValueError(
-            f"Expected shares of held-out rows from 0 that leave rows for training, but got "
-            f"val={val} and test={test} of {n} rows."
-        )
-    if wanted == [0, 0]:
-        return {"train": rows}
-    if groups is not None:
-        return _split_groups(rows, wanted, seed, groups)
-    if n < 10:
-        warnings.warn(
-            f"There are {n} rows: {wanted[0]} of them are for validation and {wanted[1]} for "
-            "testing. --data.val and --data.test say how many, as shares.",
-            stacklevel=2,
-        )
-    order = torch.randperm(n, generator=generator("split", seed))
-    parts = order.split([n - sum(wanted), *wanted])
-    named = zip(SPLITS, parts, strict=True)
-    return {name: rows.subset(part.sort()[0]) for name, part in named if len(part)}
-
-
-def _split_groups(
-    rows: Rows, wanted: list[int], seed: int, groups: Sequence[Any] | np.ndarray
-) -> dict[str, Rows]:
-    if len(groups) != len(rows):
-        raise ValueError(f"Expected a group for each of {len(rows)} rows but got {len(groups)}.")
-    names, group = np.unique(np.asarray(groups).astype(str), return_inverse=True)
-    needed = 1 + sum(count > 0 for count in wanted)
-    if len(names) < needed:
-        raise ValueError(
-            f"Expected at least {needed} groups, for as many splits, but there are {len(names)}: "
-            "hold out less, with --data.val 0 or --data.test 0, or group by something else."
-        )
-    sizes = np.bincount(group)
-    order = torch.randperm(len(names), generator=generator("split", seed)).tolist()
-    split_of = np.zeros(len(names), dtype=int)
-    for split, count in ((1, wanted[0]), (2, wanted[1])):
-        while count > 0 and len(order) > needed - split:  # one is left for each other split
-            at = order.pop()
-            split_of[at] = split
-            count -= sizes[at]
-    of_row = torch.from_numpy(split_of[group])
-    found = {name: (of_row == at).nonzero().flatten() for at, name in enumerate(SPLITS)}
-    return {name: rows.subset(index) for name, index in found.items() if len(index)}
-
-
-def hold_out(rows: Rows, val: int, seed: int | None = None) -> dict[str, Rows]:
-    """The rows as train, but for so many of them, which are val; 0 leaves val out.
-
-    Arguments:
-        seed: Draws those that are val; None takes the last ones.
-
-    Raises:
-        ValueError: If no row is left for training.
-    """
-    if not 0 <= val < len(rows):
-        raise ValueError(
-            f"Expected val, the number of held-out rows, from 0 to {len(rows) - 1:,} but got "
-            f"{val:,}."
-        )
-    if seed is not None:
-        return split(rows, val / len(rows), 0.0, seed)
-    cut = len(rows) - val
-    splits = {"train": rows.subset(slice(0, cut))}
-    return {**splits, "val": rows.subset(slice(cut, None))} if val else splits
-
-
-def split_by_name(rows: Rows, names: Sequence[Any] | np.ndarray) -> dict[str, Rows]:
-    """The rows by the names of their splits: train, val and test, or what people call them.
-
-    Raises:
-        ValueError: If a name is another, or no row is for training.
-    """
-    called = [str(name).strip().lower() for name in names]
-    if unknown := {name for name in called if name not in _NAMES}:
-        raise ValueError(
-            f"Expected splits called train, val and test but got {', '.join(sorted(unknown)[:5])}."
-        )
-    own = np.asarray([_NAMES[name] for name in called])
-    found = {name: torch.from_numpy((own == name).nonzero()[0]) for name in SPLITS}
-    if not len(found["train"]):
-        raise ValueError("Expected rows of the split train but there are none.")
-    return {name: rows.subset(index) for name, index in found.items() if len(index)}
 
 
 class Order:

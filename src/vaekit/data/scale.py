@@ -11,11 +11,17 @@ from torch import Tensor
 
 from vaekit.data.rows import slices
 
-__all__ = ["moments", "standardized", "warn_of_scales"]
+__all__ = ["deviation", "moments", "standardized", "warn_of_scales"]
 
 _FAR, _CLOSE = 1e4, 1e-4
 """Standard deviations and values of a column above the one, or below the other, drown the loss or
 are drowned in it."""
+
+
+def deviation(x: np.ndarray) -> float:
+    """The standard deviation of numbers (N,), or 1 where they are the same but for rounding."""
+    std = float(x.std()) if len(x) else 0.0
+    return std if std > 1e-12 * float(np.abs(x).max(initial=0.0)) else 1.0
 
 
 def moments(
@@ -45,7 +51,8 @@ def moments(
     assert shift is not None
     mean = total / count.clamp(min=1)
     variance = (squares / count.clamp(min=1) - mean**2).clamp(min=0)
-    std = torch.where(variance > 0, variance.sqrt(), 1.0)
+    std = variance.sqrt()
+    std = torch.where(std > 1e-12 * (mean + shift).abs(), std, 1.0)
     shape = (-1, *[1] * (x.dim() - 2))
     return (mean + shift).reshape(shape), std.reshape(shape)
 

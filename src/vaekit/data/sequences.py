@@ -17,7 +17,10 @@ from vaekit.data.base import DataModule
 from vaekit.data.channels import read_numbers, vocabulary_of
 from vaekit.data.covariates import classes, column_of, labels, listed
 from vaekit.data.frames import write_frame
-from vaekit.data.rows import Rows, natural, span, split, split_by_name
+from vaekit.data.prepare import other_files, share
+from vaekit.data.rows import Rows, natural, span
+from vaekit.data.scale import moments
+from vaekit.data.splits import divided
 from vaekit.data.steps import Steps, read_steps
 from vaekit.precision import at_least_float32
 
@@ -52,8 +55,8 @@ class Sequences(DataModule):
         split: A column that says train, val or test of each sequence; `val` and `test` say nothing
             then.
         group: A column of what sequences that stay in one split have in common.
-        val: Share of the sequences held out for validation.
-        test: Share of the sequences held out for testing.
+        val: Share of the sequences held out for validation, or a file that holds these.
+        test: The same for testing.
 
     Raises:
         ValueError: If values are of another kind, a file is damaged, lengths do not fit, there is
@@ -83,8 +86,8 @@ class Sequences(DataModule):
         max_length: int | None = None,
         split: str | None = None,
         group: str | None = None,
-        val: float = 0.1,
-        test: float = 0.1,
+        val: float | str = 0.1,
+        test: float | str = 0.1,
         batch_size: int = 128,
         seed: int = 0,
         missing: float = 0.0,
@@ -92,11 +95,6 @@ class Sequences(DataModule):
         super().__init__(batch_size, seed=seed, missing=missing)
         if max_length is not None and max_length < 1:
             raise ValueError(f"Expected a max_length of at least 1 but got {max_length}.")
-        if split is not None and group is not None:
-            raise ValueError(
-                f"Expected split or group but got both, {split!r} and {group!r}: a column of "
-                "splits says already which rows stay together."
-            )
         self.source, self.id, self.time = path, id, time
         self.channels = None if channels is None else listed(channels)
         self.label, self.tokens, self.standardize = label, tokens, standardize
@@ -117,16 +115,13 @@ class Sequences(DataModule):
         low, high = self.schema["range"]
         return (-inf if low is None else low, inf if high is None else high)
 
-    def _classes(self) -> int | None:
-        known = (self.schema or {}).get("classes")
-        return len(known) if known and self._splits["train"].label is not None else None
-
     def load(self) -> dict[str, Rows]:
         model = self._of_model()
         named = [name for name in (self.label, self.split, self.group) if name is not None]
         channels = model["channels"] if model else self.channels
         time = self.time or model.get("time")
-        steps = read_steps(self.source, self.id, time, channels, named)
+        id = self.id or (model.get("id") if model.get("form") != ".npz" else None)
+        steps = read_steps(self.source, id, time, channels, named)
         label = self.label or ("label" if steps.form == ".npz" else None)
         if steps.about is None or label not in steps.about:
             label = self.label
@@ -148,7 +143,10 @@ class Sequences(DataModule):
         if label is not None and schema["classes"] is not None:
             found = labels(column_of(steps.about, label, "label"), schema["classes"])
             y = torch.from_numpy(found)
-        return {name: replace(rows, label=y) for name, rows in splits.items()}
+        splits = {name: replace(rows, label=y) for name, rows in splits.items()}
+        for other in other_files(self, splits, self.shares):
+            self._steps = _both(self._steps, other._steps)
+        return splits
 
     def _of_model(self) -> dict[str, Any]:
         """The schema of a model of sequences; empty where there is no model."""
@@ -191,20 +189,22 @@ class Sequences(DataModule):
         )
 
     def _splits_of(self, rows: Rows, steps: Steps) -> dict[str, Rows]:
-        if self.split is not None:
-            return split_by_name(rows, column_of(steps.about, self.split, "split").tolist())
-        groups = None
-        if self.group is not None:
-            groups = column_of(steps.about, self.group, "group").tolist()
-        return split(rows, *self.shares, seed=self.seed, groups=groups)
+        names, groups = (
+            None if name is None else column_of(steps.about, name, what).tolist()
+            for name, what in ((self.split, "split"), (self.group, "group"))
+        )
+        val, test = map(share, self.shares)
+        return divided(rows, names, groups, (val, test), self.seed)
 
     def _measure(self, schema: dict[str, Any], train: Rows) -> None:
         """Finds the moments of each channel, over the observed steps of the training rows."""
         channels = len(schema["channels"])
         schema |= {"mean": [0.0] * channels, "std": [1.0] * channels, "range": [None, None]}
         if self.standardize:
-            mean, std = _moments(train)
-            schema |= {"mean": mean.tolist(), "std": std.tolist()}
+            assert isinstance(train.x, Tensor)
+            assert isinstance(train.mask, Tensor)
+            mean, std = (m.flatten().tolist() for m in moments(train.x, train.mask, train.index))
+            schema |= {"mean": mean, "std": std}
             return
         found = span(train.x, train.mask)  # of all rows, held-out ones included
         if found is not None:
@@ -314,6 +314,16 @@ def _of_rows(steps: Steps, rows: np.ndarray) -> np.ndarray | None:
     return steps.times[np.repeat(starts[rows], lengths) + _places(lengths)]
 
 
+def _both(one: Steps | None, other: Steps | None) -> Steps | None:
+    """The lengths and times of the sequences of two files."""
+    if one is None or other is None:
+        return one
+    times = None
+    if one.times is not None and other.times is not None:
+        times = np.concatenate([one.times, other.times])
+    return replace(one, lengths=np.concatenate([one.lengths, other.lengths]), times=times)
+
+
 def _index(x: Tensor, words: int) -> Tensor:
     return x.round().long().clamp(0, words - 1)
 
@@ -330,18 +340,6 @@ def _padded(values: np.ndarray, lengths: np.ndarray, length: int) -> tuple[Tenso
     steps[places] = values
     x = torch.from_numpy(np.ascontiguousarray(steps.transpose(0, 2, 1)))
     return x, x.isfinite()
-
-
-def _moments(rows: Rows) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (C,) of the observed steps; 1 where there is no deviation."""
-    assert isinstance(rows.mask, Tensor)
-    index = torch.arange(len(rows.x)) if rows.index is None else rows.index
-    x, seen = rows.x[index], rows.mask[index]
-    steps = seen.sum((0, 2)).clamp(min=1)
-    mean = torch.where(seen, x, 0.0).sum((0, 2)) / steps
-    around = torch.where(seen, x - mean[:, None], 0.0)
-    std = (around.square().sum((0, 2)) / steps).sqrt()
-    return mean, torch.where(std > 0, std, 1.0)
 
 
 def _standardized(x: Tensor, mask: Tensor, schema: Mapping[str, Any]) -> Tensor:

@@ -47,7 +47,7 @@ def numbers_of(source: Any, name: str = "x") -> Tensor:
     if hasattr(source, "columns"):
         _refuse_text_columns(source, name)
     if hasattr(source, "to_numpy"):
-        source = source.to_numpy()
+        source = _values(source)
     if isinstance(source, list | tuple):
         try:
             source = np.asarray(source)
@@ -59,6 +59,15 @@ def numbers_of(source: Any, name: str = "x") -> Tensor:
     if not isinstance(source, np.ndarray):
         raise ValueError(f"Expected {name} to be a file, a tensor or an array but got {source!r}.")
     return _of_numpy(source, name)
+
+
+def _values(source: Any) -> np.ndarray:
+    """The values of a frame or a series, NaN where a type of pandas' own has none."""
+    kinds = getattr(source, "dtypes", None)
+    kinds = [kinds] if kinds is None or not hasattr(kinds, "__iter__") else list(kinds)
+    if any(str(kind)[:1] in "IUFB" and hasattr(kind, "na_value") for kind in kinds):
+        return np.asarray(source.to_numpy(dtype=np.float64, na_value=np.nan))
+    return np.asarray(source.to_numpy())
 
 
 def _of_numpy(array: np.ndarray, name: str) -> Tensor:
@@ -154,8 +163,10 @@ def classes_of(source: Any, known: list[str] | None = None) -> tuple[Tensor, lis
         or (array.dtype == object and any(isinstance(value, str) for value in array.flat))
     )
     if text:
+        empty = np.asarray([v is None or v != v for v in array.flat]).reshape(array.shape)
         names = array.astype(str)
-        classes = known or sorted(set(names.tolist()))
+        classes = known or sorted(set(names[~empty].tolist()))
+        names = np.where(empty, "", names) if "" not in classes else names
         place = {name: at for at, name in enumerate(classes)}
         found = [place.get(name, -1) for name in names.flat]
         return torch.tensor(found).reshape(names.shape), classes
@@ -188,12 +199,13 @@ def read_file(path: Path, key: str | None = None) -> dict[str, Any]:
         )
     if not path.is_file():
         raise FileNotFoundError(f"Expected an array file but there is none at {path}.")
-    if path.suffix not in _READERS:
+    suffix = path.suffix.lower()
+    if suffix not in _READERS:
         others = (name for name, kinds in _OTHER_MODULES.items() if path.suffix.lower() in kinds)
         hint = next((f" --data {name} --data.path {path} reads it." for name in others), "")
         raise ValueError(f"Expected a file of type {', '.join(_READERS)} but got {path}.{hint}")
     try:
-        return _READERS[path.suffix](path, key)
+        return _READERS[suffix](path, key)
     except _Choice as error:
         raise ValueError(f"{path}: {error}") from error
     except Exception as error:
@@ -229,6 +241,8 @@ def _read_npz(path: Path, key: str | None) -> dict[str, Any]:
     shapes = _headers(path)
     if {"indices", "indptr", "data"} <= set(shapes):
         raise _Choice("it holds a sparse array: --data Counts reads it.")
+    if {"row", "col", "data"} <= set(shapes):
+        raise _Choice("it holds a sparse array by places: save x.tocsr(), for --data Counts.")
     with np.load(path, allow_pickle=False) as arrays:
         chosen = _chosen(shapes, key)
         return {
@@ -243,6 +257,10 @@ def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     found = {}
     with zipfile.ZipFile(path) as file:
         for name in file.namelist():
+            if not name.endswith(".npy"):
+                continue
+            if name.startswith("/") or ".." in name.split("/"):
+                raise _Choice(f"its array {name!r} has the name of a file outside it.")
             with file.open(name) as member:
                 major, _ = np.lib.format.read_magic(member)
                 shape, _, kind = read[min(major, 2)](member)
@@ -267,7 +285,9 @@ def _chosen(
 ) -> dict[str, str]:
     """Which arrays of a file are x (or its entries x.name), label, context, mask and names."""
     entries = [name for name in shapes if name.partition(".")[0] in ("x", "mask")]
-    if key is None and any(name.startswith("x") for name in entries):
+    if key is None and any(name.partition(".")[0] == "x" for name in entries):
+        if "x" in entries and any(name.startswith("x.") for name in entries):
+            raise _Choice("Expected x alone, or entries x.name of it, but it holds both.")
         found = {name: name for name in entries}
     else:
         found = {"x": _x_of(shapes, key)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vaekit.data.frames import FRAMES, read_frame
+from vaekit.data.frames import FRAMES, frame_of, read_frame
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -68,7 +68,7 @@ def read_steps(
             raise ValueError(f"Expected a file of type .npz, {', '.join(FRAMES)} but got {path}.")
         return _of_frame(read_frame(path), id, time, channels, columns, suffix)
     if type(source).__name__ == "DataFrame":
-        return _of_frame(source, id, time, channels, columns, ".parquet")
+        return _of_frame(frame_of(source), id, time, channels, columns, ".parquet")
     if isinstance(source, list | tuple) and len(source):
         return _of_list(source)
     raise ValueError(

@@ -28,7 +28,9 @@ from vaekit.data.covariates import (
 )
 from vaekit.data.frames import frame_of, write_frame
 from vaekit.data.panels import marginals, pairs
-from vaekit.data.rows import Rows, split, split_by_name
+from vaekit.data.prepare import other_files, share
+from vaekit.data.rows import Rows
+from vaekit.data.splits import divided
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -37,8 +39,6 @@ __all__ = ["Table"]
 
 _GROUPED = ("numeric", "binary", "count")
 """Kinds whose columns stand side by side in one entry; each category is an entry of its own."""
-
-Source = Any
 
 
 class Table(DataModule):
@@ -61,7 +61,8 @@ class Table(DataModule):
         context: Columns that are no part of x but conditioned on, in a list or with commas between
             them: categories become a column each, numbers are standardised.
         id: A column that names the rows; it goes through to what is written. None takes a first
-            column without a name, or one of text in which all values differ.
+            column without a name, or of text in which all values differ, or else such a column of
+            text in more rows than `categories`.
         val: Share of the rows held out for validation, or a file that holds these rows.
         test: The same for testing.
         split: A column that says which split a row is in: train, val or test.
@@ -91,7 +92,7 @@ class Table(DataModule):
 
     def __init__(
         self,
-        path: Source,
+        path: Any,
         kinds: dict[str, str] | None = None,
         label: str | None = None,
         context: list[str] | str = [],  # noqa: B006 - read only
@@ -127,26 +128,21 @@ class Table(DataModule):
             self.schema = self._learned(frame, train)
         rows = self._rows(frame)
         found = {name: replace(rows, index=own.index) for name, own in splits.items()}
-        for name, source in zip(("val", "test"), self.held_out, strict=True):
-            if isinstance(source, str | Path):
-                other = frame_of(source)
-                found[name] = self._rows(other)
-                self._add_names(self._names(other))
+        other_files(self, found, self.held_out)
         self._declare(found)
         return found
 
     def _splits_of(self, frame: DataFrame) -> dict[str, Rows]:
         """Which rows are in which split; x is there only to be counted."""
         rows = Rows(torch.empty(len(frame), 0))
-        by, group = self.by
-        if by is not None:
-            return split_by_name(rows, frame[by].tolist())
-        val, test = (0.0 if isinstance(s, str | Path) else s for s in self.held_out)
-        groups = None if group is None else frame[group].tolist()
-        return split(rows, val, test, self.seed, groups)
+        names, groups = (None if name is None else frame[name].tolist() for name in self.by)
+        val, test = map(share, self.held_out)
+        return divided(rows, names, groups, (val, test), self.seed)
 
     def _check_names(self, frame: DataFrame) -> None:
-        named = [*self.chosen, *self.context, self.label, self.id, *self.by]
+        named = [*self.by]
+        if not self.schema:  # new rows may lack labels and names
+            named += [*self.chosen, *self.context, self.label, self.id]
         unknown = [name for name in named if name is not None and name not in frame.columns]
         if unknown:
             raise ValueError(
@@ -158,15 +154,16 @@ class Table(DataModule):
 
     def _id(self, frame: DataFrame) -> str | None:
         """The column that names the rows."""
+        if self.id is not None:
+            return self.id if self.id in frame.columns else None
         if self.schema and "id" in self.schema:
             known = self.schema["id"]
             return known if known in frame.columns else None
-        if self.id is not None:
-            return self.id
         for at, name in enumerate(frame.columns):
             bare = at == 0 and name.startswith("Unnamed: ")
-            text = frame[name].dtype.kind not in "biufM" and frame[name].is_unique
-            if bare or (text and len(frame) > self.most and name not in self.chosen):
+            text = frame[name].dtype.kind not in "biufM" and _all_differ(frame[name])
+            several = (at == 0 and len(frame) > 9) or len(frame) > self.most
+            if bare or (text and several and name not in self.chosen):
                 return str(name)
         return None
 
@@ -176,10 +173,6 @@ class Table(DataModule):
             return frame[name].astype(str).to_numpy().astype(str)
         counted = type(frame.index).__name__ == "RangeIndex"
         return None if counted else frame.index.astype(str).to_numpy().astype(str)
-
-    def _add_names(self, more: np.ndarray | None) -> None:
-        if self.names is not None and more is not None:
-            self.names = np.concatenate([self.names, more])
 
     def _learned(self, frame: DataFrame, train: np.ndarray) -> dict[str, Any]:
         """The schema: what is known of each column, in their order."""
@@ -258,8 +251,10 @@ class Table(DataModule):
     def _label(self, frame: DataFrame) -> Tensor | None:
         assert self.schema is not None
         name = self.schema["label"]
-        if name is None or name not in frame.columns:
+        if name is None:
             return None
+        if name not in frame.columns:
+            return torch.full((len(frame),), -1)
         return torch.from_numpy(labels(frame[name], self.schema["classes"]))
 
     def _declare(self, splits: Mapping[str, Rows]) -> None:
@@ -283,6 +278,17 @@ class Table(DataModule):
 
     def natural_range(self) -> Ranges:
         return self._range
+
+    def restored(self, x: Tree) -> Tree:
+        entries = zip(entries_of(x).items(), self._entries().values(), strict=True)
+        found = {
+            name: leaf.double() * torch.tensor([c["std"] for c in columns], dtype=torch.float64)
+            + torch.tensor([c["mean"] for c in columns], dtype=torch.float64)
+            if columns[0]["kind"] == "numeric"
+            else leaf
+            for (name, leaf), columns in entries
+        }
+        return found if isinstance(x, dict) else first(found)
 
     def frame(self, x: Tree, context: Tensor | None = None) -> DataFrame:
         """Rows of the model, (n, *event), as a frame of the data's columns, types and units.
@@ -364,6 +370,13 @@ class Table(DataModule):
             ]
 
         return marginals(known, numbers(x)) if y is None else pairs(known, numbers(x), numbers(y))
+
+
+def _all_differ(column: Any) -> bool:
+    try:
+        return bool(column.is_unique and column.notna().all())
+    except TypeError:  # of lists, or dicts
+        return False
 
 
 def _entry(name: str) -> str:
