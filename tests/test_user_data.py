@@ -136,6 +136,17 @@ def test_units_come_back_in_arrays_of_tables_too() -> None:
     assert torch.allclose(one.restored(batch.x)["numeric"][:, 0], ages, atol=1e-4)
 
 
+def test_samples_of_a_frame_come_back_as_a_table(cli: Callable[..., Path]) -> None:
+    frame = data.Table(table())
+    trainer = fit(Model(frame, **parts_for(frame)), frame, max_epochs=1)
+    trainer.save_checkpoint("model.ckpt")
+    folder = cli("sample", "--ckpt_path", "model.ckpt", "--n", 9)
+    made = pd.read_csv(folder / "sample/samples.csv")
+    assert made.dtypes.to_dict() == table().dtypes.to_dict()
+    with np.load(folder / "sample/samples.npz") as found:
+        assert found["x.numeric"].mean() == pytest.approx(40, abs=15)
+
+
 # The way of times
 
 

@@ -12,9 +12,19 @@ from torch import nn
 
 from vaekit import specs, storage
 from vaekit.model import Model
-from vaekit.plugins import RegistryError
+from vaekit.plugins import RegistryError, find
+from vaekit.plugins import load as load_plugin
 
-__all__ = ["describe", "fill", "load", "missing", "read_checkpoint", "rebuild", "restored"]
+__all__ = [
+    "data_of",
+    "describe",
+    "fill",
+    "load",
+    "missing",
+    "read_checkpoint",
+    "rebuild",
+    "restored",
+]
 
 _PREFIX = "model."  # of the model's weights among those of the LightningModule
 
@@ -42,6 +52,19 @@ def _data_spec(data: Any) -> Any:
     spec = getattr(data, "spec", None)
     with suppress(RegistryError):
         return spec and specs.resolve("data", spec)
+    return None
+
+
+def data_of(checkpoint: Mapping[str, Any]) -> Any:
+    """The spec of a checkpoint's data; of data that were in memory, of a module that knows their
+    form alone, and has no rows; None where there is neither."""
+    stored = checkpoint["vaekit"]
+    owner = (stored["model"]["data"].get("schema") or {}).get("of")
+    if stored["data"] is not None or owner is None:
+        return stored["data"]
+    with suppress(RegistryError):
+        first = next(iter(specs.arguments(load_plugin(find("data", str(owner))))))
+        return {"class_path": owner, "init_args": {first: ""}}
     return None
 
 

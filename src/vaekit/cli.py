@@ -20,7 +20,7 @@ from vaekit import plugins, resume, specs, summary
 from vaekit.arguments import LOOKS, Options
 from vaekit.before import chosen, going_on, named_by_path, names_data, settings_below, with_data
 from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, Progress
-from vaekit.checkpoints import describe, load, missing, read_checkpoint, restored
+from vaekit.checkpoints import data_of, describe, load, missing, read_checkpoint, restored
 from vaekit.commands import ASIDE, COMMANDS
 from vaekit.data.base import DataModule
 from vaekit.finite import NonFiniteError
@@ -190,8 +190,8 @@ class CLI(Options):
         given = config.get("data") is not None
         if self.subcommand == "sample" and not self.model.model.info.context_features:
             self.datamodule = None
-            with suppress(ValueError):  # wanted for its drawing alone, and not loaded
-                self.datamodule = self._data(spec, checkpoint, given)
+            with suppress(ValueError):  # wanted for its form alone, and not loaded
+                self.datamodule = self._data(spec or data_of(checkpoint), checkpoint, given)
             return
         self.datamodule = self._data(spec, checkpoint, given)
         try:
