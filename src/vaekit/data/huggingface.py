@@ -57,6 +57,17 @@ class HuggingFace(OfImages):
     Raises:
         ModuleNotFoundError: If `datasets` is not installed.
         ValueError: If there is no such data set or column, or its rows cannot become x.
+
+    Example:
+        >>> import tempfile
+        >>> import datasets
+        >>> datasets.disable_progress_bars()
+        >>> points = datasets.Dataset.from_dict({"place": [[0.5, 2.0]] * 20, "label": [0, 1] * 10})
+        >>> folder = tempfile.mkdtemp()
+        >>> points.save_to_disk(folder)
+        >>> data = HuggingFace(folder)
+        >>> data.info.event_shape, data.info.classes
+        ((2,), 2)
     """
 
     def __init__(
