@@ -160,6 +160,24 @@ def test_the_words_of_a_command_line(tmp_path: Path) -> None:
     assert found == own
 
 
+def test_data_of_one_s_own_are_given_parts_too(cli: Cli) -> None:
+    Path("my_points.py").write_text(
+        "import torch, vaekit\n"
+        "from vaekit.data.rows import Rows\n"
+        "from vaekit.data.splits import split\n"
+        "@vaekit.register\n"
+        "class MyPoints(vaekit.data.DataModule):\n"
+        "    def __init__(self, path: str, seed: int = 0) -> None:\n"
+        "        super().__init__(seed=seed)\n"
+        "    def natural_range(self): return (-float('inf'), float('inf'))\n"
+        "    def load(self): return split(Rows(torch.randn(60, 3)), 0.1, 0.1, self.seed)\n"
+    )
+    own = ("--data", "MyPoints", "--data.path=anywhere", "--import", "my_points")
+    folder = cli("fit", *own, *FAST)
+    config = yaml.safe_load((folder / "runs/version_0/config.yaml").read_text())
+    assert config["model"]["likelihood"]["class_path"] == "Gaussian"
+
+
 def test_parts_fit_in_python_too() -> None:
     table = data.Table(pd.DataFrame({"a": RNG.normal(size=90), "b": ["x", "y", "z"] * 30}))
     model = Model(table, **parts_for(table))

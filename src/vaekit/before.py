@@ -63,7 +63,7 @@ def named_by_path(args: Iterable[str]) -> bool:
 
 def with_data(args: list[str]) -> list[str]:
     """The command line with the module for data that are named by their path alone."""
-    path = choice.data_named(words(args))
+    path = choice.data_named(args)
     if path is None:
         return args
     if named("data", args) is not None:
@@ -74,7 +74,7 @@ def with_data(args: list[str]) -> list[str]:
         )
         sys.exit(2)
     try:
-        return choice.with_data(words(args), path)
+        return choice.with_data(args, path)
     except (ValueError, OSError) as error:
         print(f"vaekit: error: {why(error)}", file=sys.stderr)
         sys.exit(2)
@@ -104,6 +104,7 @@ def chosen(args: list[str]) -> tuple[DataModule, dict[str, Any], str]:
 
 def _data(args: list[str]) -> DataModule:
     """The data module of a command line, whose other options are not looked at."""
+    imports.import_named(args)  # among which may be the module
     own, said = [], imports.words(args)
     for at, word in enumerate(said):
         if re.match(r"--data[.=]|--data$", word):
