@@ -120,7 +120,7 @@ def test_the_commands_of_readme_run(cli: Cli, tmp_path: Path) -> None:
     for at in range(12):
         saved(tmp_path / f"photos/{at % 2}/{at}.jpg", noise(70, 90, 3))
     readme = (Path(__file__).parents[1] / "README.md").read_text()
-    section = readme.partition("## Your own images\n")[2].partition("\n## ")[0]
+    section = readme.partition("### Images\n")[2].partition("\n### ")[0]
     fit_command, sample = re.findall(r"^    vaekit (.*)$", section, re.MULTILINE)
     cli(*fit_command.split(), *QUICK)
     cli(*sample.split())
