@@ -298,11 +298,7 @@ class Table(DataModule):
         """
         import pandas as pd
 
-        found, leaves = {}, list(entries_of(x).values())
-        for leaf, columns in zip(leaves, self._entries().values(), strict=True):
-            for at, column in enumerate(columns):
-                values = of.unscaled(leaf[:, at].double().cpu().numpy(), column)
-                found[column["name"]] = of.restored(values, column)
+        found = {c["name"]: of.restored(values, c) for c, values in self._in_units(x)}
         assert self.schema is not None
         at = 0
         for name, known in self.schema["context"].items() if context is not None else ():
@@ -357,19 +353,18 @@ class Table(DataModule):
         return {**columns, **({own: "names the rows"} if own else {}), **found}
 
     def draw(self, x: Tree, y: Tree | None = None) -> Any:
-        assert self.schema is not None
-        entries = self._entries().values()
-        known = [column for columns in entries for column in columns]
+        known, before = zip(*self._in_units(x), strict=True)
+        if y is None:
+            return marginals(known, before)
+        return pairs(known, before, [values for _, values in self._in_units(y)])
 
-        def numbers(tree: Tree) -> list[np.ndarray]:
-            leaves = zip(entries_of(tree).values(), entries, strict=True)
-            return [
-                of.unscaled(leaf[:, at].double().cpu().numpy(), column)
-                for leaf, columns in leaves
-                for at, column in enumerate(columns)
-            ]
-
-        return marginals(known, numbers(x)) if y is None else pairs(known, numbers(x), numbers(y))
+    def _in_units(self, x: Tree) -> list[tuple[of.Column, np.ndarray]]:
+        """The columns and their numbers (n,), in their units or the places of their values."""
+        return [
+            (column, of.unscaled(leaf[:, at].double().cpu().numpy(), column))
+            for leaf, columns in zip(entries_of(x).values(), self._entries().values(), strict=True)
+            for at, column in enumerate(columns)
+        ]
 
 
 def _all_differ(column: Any) -> bool:
