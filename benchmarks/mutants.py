@@ -51,7 +51,7 @@ FAULTS = {
         "return kl_divergence(p, q).expand(q.batch_shape)",
     ),
     "the variance for the standard deviation": (
-        "posteriors.py",
+        "posteriors/normal.py",
         "(soft_clamp(log_variance) / 2).exp()",
         "soft_clamp(log_variance).exp()",
     ),

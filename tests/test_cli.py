@@ -15,7 +15,7 @@ from matplotlib.image import imread
 from sklearn.datasets import load_digits
 
 from conftest import fit
-from parts.maf import MAF
+from parts.maf import OutsideMAF
 from parts.poe import DecoderPerEntry, EncoderPerEntry, LikelihoodPerEntry, ProductOfExperts
 from test_idx import write_mnist
 from vaekit import Model, VAEModule, data, load, plugins, register
@@ -264,8 +264,8 @@ def test_a_flow_trains_through_a_bare_fit_to_its_pictures(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plugins, "_registered", {})
-    register(MAF)
-    folder = cli("fit", *FAST, "--model.posterior", "MAF") / "runs" / "version_0"
+    register(OutsideMAF)
+    folder = cli("fit", *FAST, "--model.posterior", "OutsideMAF") / "runs" / "version_0"
     for name in ("samples", "reconstructions", "latent"):
         assert imread(folder / f"{name}.png").std() > 0.01
     cli("predict", "--ckpt_path", folder / "best.ckpt")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
+from latents import LATENTS
 from vaekit import DataInfo, plugins, testing
 from vaekit.testing.models import it_compiles_whole
 from vaekit.testing.ranks import OF_RANKS
@@ -39,6 +40,7 @@ OF_TABLE = {"class_path": "Mixed", "init_args": {"others": "Gaussian"}}
 DENSE = {"class_path": "MLPEncoder", "init_args": {"hidden": [8]}}
 
 CASES: dict[str, list[Case]] = {
+    **{name: [case] for name, case in LATENTS.items()},
     "Cyclical": [({"steps": 10}, {})],
     "Linear": [({"steps": 10}, {})],
     "Sigmoid": [({"steps": 10}, {})],

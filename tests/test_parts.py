@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite, log
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,9 @@ from parts.factor_vae import FactorVAE
 from parts.iwae import IWAE
 from parts.logistic_mixture import LogisticMixture
 from parts.m2 import M2, LabelledNormal, UniformLabel
-from parts.maf import MAF
+from parts.maf import OutsideMAF
 from parts.poe import DecoderPerEntry, EncoderPerEntry, LikelihoodPerEntry, ProductOfExperts
 from parts.two_level import ConditionalNormal, TwoLevel
-from parts.vampprior import VampPrior
 from parts.vq import Reconstruction, VectorQuantised
 from test_vae import linear_gaussian
 from vaekit import Model, VAEModule, callbacks, data, load, plugins, register, results, summary
@@ -33,8 +32,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "iwae": {"objective": "IWAE"},
     "dreg": {"objective": {"class_path": "IWAE", "init_args": {"dreg": True}}},
     "vq": {"posterior": "VectorQuantised", "objective": "Reconstruction"},
-    "vampprior": {"prior": "VampPrior"},
-    "maf": {"posterior": "MAF"},
+    "maf": {"posterior": "OutsideMAF"},
     "factor_vae": {"objective": "FactorVAE"},
     "two_level": {"core": "TwoLevel"},
     "logistic_mixture": {"likelihood": "LogisticMixture"},
@@ -80,8 +78,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
         IWAE,
         VectorQuantised,
         Reconstruction,
-        VampPrior,
-        MAF,
+        OutsideMAF,
         FactorVAE,
         TwoLevel,
         ConditionalNormal,
@@ -235,25 +232,6 @@ def test_the_codebook_moves_towards_what_it_encodes_and_unused_codes_stay() -> N
     idle = torch.ones(16, dtype=torch.bool)
     idle[used] = False
     assert torch.equal(after[idle], before[idle])
-
-
-@pytest.mark.parametrize("context", [0, 2])
-def test_a_vampprior_is_the_mixture_of_its_pseudo_inputs_posteriors(context: int) -> None:
-    info = DataInfo((3,), (0.0, 1.0), levels=2, context_features=context)
-    model = Model(info, latent_shape=2, prior="VampPrior").double()
-    with torch.no_grad():
-        model.core.prior.inputs.uniform_()
-    c = torch.randn(5, context).double() if context else None
-    p = model.core.prior(c, model.core.infer)
-    z = torch.randn(4, 5, 2).double()
-    got = p.log_prob(z)
-    for row in range(5):
-        u = model.core.prior.inputs
-        own = None if c is None else c[row].expand(10, -1)
-        q = model.core.infer(u, own)
-        wanted = q.log_prob(z[:, row].unsqueeze(1)).logsumexp(1) - log(10)
-        assert torch.allclose(got[:, row], wanted)
-    assert model.sample(5, c).shape == (5, 3)
 
 
 def test_factorvaes_critic_teaches_the_encoder_nothing_but_by_its_term() -> None:

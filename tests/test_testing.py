@@ -17,7 +17,7 @@ from torch.distributions import (
 
 from faulty_parts import FAULTS
 from parts.iwae import IWAE
-from parts.maf import MAF
+from parts.maf import OutsideMAF
 from test_parts import PARTS, _registered
 from vaekit import DataInfo, Model, plugins, testing
 from vaekit.contracts import Prior
@@ -78,12 +78,12 @@ def test_a_class_need_not_be_registered_and_may_have_arguments() -> None:
 def test_a_part_is_excused_in_plain_sight() -> None:
     laws = [law for law in testing.laws("posterior") if law.__name__ in (CONTEXT, COMPILES)]
     with pytest.raises(testing.LawError) as e:
-        testing.check(Subject("posterior", MAF), only=laws)
+        testing.check(Subject("posterior", OutsideMAF), only=laws)
     assert e.value.laws == (COMPILES,)  # zuko's flows do not
-    excused = testing.check(Subject("posterior", MAF), only=laws, without=[COMPILES])
+    excused = testing.check(Subject("posterior", OutsideMAF), only=laws, without=[COMPILES])
     assert excused == {CONTEXT: "it asks for no context_features"}
     with pytest.raises(ValueError, match=r"Expected laws of a posterior .* but got no_such"):
-        testing.check_posterior(MAF, without=["no_such_law"])
+        testing.check_posterior(OutsideMAF, without=["no_such_law"])
 
 
 LABELLED = DataInfo((6,), (0.0, 1.0), levels=2, classes=3)
@@ -108,7 +108,7 @@ OUTSIDE = [
 
 @pytest.mark.slow
 def test_a_flow_obeys_the_other_laws() -> None:
-    excused = testing.check_posterior(MAF, without=[COMPILES])
+    excused = testing.check_posterior(OutsideMAF, without=[COMPILES])
     assert excused.keys() == {"a_registered_kl_is_the_integral", CONTEXT}
 
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from vaekit import specs
 from vaekit.batch import Batch, DataInfo, Tree, each, entries_of, first, flat, within
-from vaekit.contracts import Core, Objective, OutOfRange
+from vaekit.contracts import Core, Objective, OtherSupport, OutOfRange
 from vaekit.contracts.model import name_of, named
+from vaekit.contracts.parts import same_support
 from vaekit.part import Part
 from vaekit.precision import parameters_in_full_precision
 
@@ -97,7 +98,7 @@ class Model(nn.Module):
         }
         self.latent_shape = tuple(sizes)
         self.info = _known_of(data)
-        with parameters_in_full_precision(), _naming_likelihoods():
+        with parameters_in_full_precision(), _naming_others():
             self.core = self._part("core")
             self.objective = self._part("objective")
             self.core.likelihood.check(self.info)
@@ -309,22 +310,35 @@ def _overriding(module: nn.Module, method: str) -> Iterator[Part]:
 
 
 @contextmanager
-def _naming_likelihoods() -> Iterator[None]:
-    """Adds to the error for data that a likelihood does not take those that do."""
+def _naming_others() -> Iterator[None]:
+    """Adds to the error for a part that does not fit those that do."""
     try:
         yield
     except ValueError as error:
-        cause = error if isinstance(error, OutOfRange) else error.__cause__
-        if not isinstance(cause, OutOfRange):
+        cause = error if isinstance(error, OutOfRange | OtherSupport) else error.__cause__
+        if isinstance(cause, OutOfRange):
+            what, fit = "Likelihoods for such data", _likelihoods_for(cause.data)
+            mend = cause.mend
+        elif isinstance(cause, OtherSupport):
+            what, fit, mend = "Priors of that support", _priors_of(cause.support), ""
+        else:
             raise
-        data, known = cause.data, specs.classes("likelihood")
-        known = [c for c in known if c.accepts(data.event_shape) and c.normalized]
-        fit = [c.__name__ for c in known if c.takes(data)]
         kind = ValueError if error is cause else type(error)
         raise kind(
-            f"{error} Likelihoods for such data: {', '.join(fit) or 'none'}. Choose one of them"
-            f"{cause.mend}."
+            f"{error} {what}: {', '.join(fit) or 'none'}. Choose one of them{mend}."
         ) from error
+
+
+def _likelihoods_for(data: DataInfo) -> list[str]:
+    known = [c for c in specs.classes("likelihood") if c.accepts(data.event_shape)]
+    return [c.__name__ for c in known if c.normalized and c.takes(data)]
+
+
+def _priors_of(support: Any) -> list[str]:
+    def fits(prior: Any) -> bool:
+        return prior.support is None or same_support(prior.support, support)
+
+    return [c.__name__ for c in specs.classes("prior") if fits(c)]
 
 
 def _known_of(data: Any) -> DataInfo:

@@ -10,7 +10,7 @@ from vaekit.batch import Batch, Tree, each, first
 from vaekit.contracts import Core
 from vaekit.distributions import sample_and_log_prob
 from vaekit.draw import Draw, Level
-from vaekit.part import Build, Noise, frozen
+from vaekit.part import Build, LogJoint, Noise, frozen
 from vaekit.precision import full_precision
 
 __all__ = ["VAE"]
@@ -34,12 +34,21 @@ class VAE(Core):
         self.encoder = build("encoder")
         self.posterior = build("posterior", features=self.encoder.features)
         self.prior = build("prior")
+        self.prior.check(self.posterior)
         self.decoder = build("decoder", output_shape=self.likelihood.output_shape)
 
     def infer(
         self, x: Tree, context: Tensor | None = None, mask: Tree | None = None
     ) -> Distribution:
-        return self.posterior(self.encoder(x, context, mask), context)
+        h = self.encoder(x, context, mask)
+        return self.posterior(h, context, self._log_joint(x, context, mask))
+
+    def _log_joint(self, x: Tree, context: Tensor | None, mask: Tree | None) -> LogJoint:
+        def log_joint(z: Tensor) -> Tensor:
+            prior = self.prior(context, self.infer)
+            return self.likelihood.log_prob(self.decode(z, context), x, mask) + prior.log_prob(z)
+
+        return log_joint
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
         samples = z.shape[:2]  # (K, B)
@@ -60,11 +69,7 @@ class VAE(Core):
         x, context, mask = batch.x, batch.context, batch.mask
         assert not isinstance(noise, tuple)
         h = self.encoder(x, context, mask) if features is None else features
-
-        def log_joint(z: Tensor) -> Tensor:
-            prior = self.prior(context, self.infer)
-            return self.likelihood.log_prob(self.decode(z, context), x, mask) + prior.log_prob(z)
-
+        log_joint = self._log_joint(x, context, mask)
         q = self.posterior(h, context, log_joint)
         density = None
         if stop:

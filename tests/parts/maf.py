@@ -11,7 +11,7 @@ from vaekit.contracts import Posterior
 from vaekit.part import LogJoint
 
 
-class MAF(Posterior):
+class OutsideMAF(Posterior):
     """A masked autoregressive flow, conditioned on the features.
 
     References:

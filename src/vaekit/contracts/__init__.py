@@ -2,14 +2,16 @@
 
 from vaekit.contracts.likelihood import Likelihood, OutOfRange
 from vaekit.contracts.model import Core, Objective
-from vaekit.contracts.parts import Decoder, Encoder, Posterior, Prior
+from vaekit.contracts.parts import Decoder, Encoder, FittedPrior, OtherSupport, Posterior, Prior
 
 __all__ = [
     "Core",
     "Decoder",
     "Encoder",
+    "FittedPrior",
     "Likelihood",
     "Objective",
+    "OtherSupport",
     "OutOfRange",
     "Posterior",
     "Prior",

@@ -2,17 +2,62 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from vaekit.batch import Shapes, Sizes, Tree, each, first
 from vaekit.part import FullPrecisionPart, Infer, LogJoint, Part
 from vaekit.precision import cast, first_parameter, full_precision
 
-__all__ = ["Decoder", "Encoder", "Posterior", "Prior"]
+__all__ = ["Decoder", "Encoder", "FittedPrior", "OtherSupport", "Posterior", "Prior"]
+
+
+class OtherSupport(ValueError):
+    """A prior whose latents lie elsewhere than the posterior's.
+
+    Attributes:
+        support: Where the posterior's lie.
+    """
+
+    def __init__(self, told: str, support: Any) -> None:
+        super().__init__(told)
+        self.support = support
+
+
+def same_support(one: Any, other: Any) -> bool:
+    """Whether two constraints of torch.distributions are the same, however they are reshaped.
+
+    Example:
+        >>> same_support(constraints.real, constraints.real_vector)
+        True
+        >>> same_support(constraints.positive, constraints.greater_than(1.0))
+        False
+    """
+    one, other = (_element(support) for support in (one, other))
+    return type(one) is type(other) and vars(one) == vars(other)
+
+
+def _element(support: Any) -> Any:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def _space(support: Any) -> str:
+    """A constraint in words."""
+    return _SPACES.get(type(_element(support)), repr(_element(support)))
+
+
+_SPACES: dict[type, str] = {
+    type(constraints.real): "the real numbers",
+    type(constraints.simplex): "the simplex",
+    type(constraints.boolean): "{0, 1}",
+    type(constraints.one_hot): "one-hot vectors",
+    type(constraints.unit_interval): "the unit interval",
+}
 
 
 class Encoder(Part):
@@ -56,10 +101,15 @@ class Posterior(FullPrecisionPart):
 
     Attributes:
         density: Whether q has a log-density, without which there is no bound.
+        evaluates: Whether that is known of any z, and not of q's own draws alone.
+        support: Where z lies, a constraint of torch.distributions; in evaluation, where a part
+            relaxes z in training.
         latent_shape: Shape of one z; set by whoever builds the part.
     """
 
     density: ClassVar[bool] = True
+    evaluates: ClassVar[bool] = True
+    support: Any = constraints.real
     latent_shape: Shapes = None
 
     def forward(
@@ -96,9 +146,12 @@ class Prior(FullPrecisionPart):
     """Builds p(z).
 
     Attributes:
+        support: Where z lies, a constraint of torch.distributions; None for wherever the posterior
+            has it.
         latent_shape: Shape of one z; set by whoever builds the part.
     """
 
+    support: Any = constraints.real
     latent_shape: Shapes = None
 
     def forward(self, context: Tensor | None = None, infer: Infer | None = None) -> Distribution:
@@ -126,10 +179,42 @@ class Prior(FullPrecisionPart):
             batch = (len(context),)
         return self.hold_distribution(p, batch, self.latent_shape)
 
+    def check(self, posterior: Posterior) -> None:
+        """Refuses a posterior that this is no prior of; a core asks when it is built.
+
+        Raises:
+            OtherSupport: If its latents lie elsewhere; a ValueError.
+        """
+        if self.support is not None and not same_support(self.support, posterior.support):
+            raise OtherSupport(
+                f"Expected a prior and a posterior of one support, but the latents of the "
+                f"posterior {type(posterior).__name__} lie in {_space(posterior.support)}, those "
+                f"of the prior {type(self).__name__} in {_space(self.support)}.",
+                posterior.support,
+            )
+
     def _tensor(self) -> Tensor:
         own = first_parameter(self)
         own = own if own is not None else next(self.buffers(), None)
         return own if own is not None else torch.empty(0)
+
+
+class FittedPrior(Prior):
+    """A prior that can be fitted to codes after training."""
+
+    def fit(self, z: Tensor, context: Tensor | None = None) -> None:
+        """Fits p(z) to draws of q(z|x), one for each of n training rows.
+
+        It fills parameters and buffers, whose shapes stay.
+
+        Arguments:
+            z: The draws, (n, *Z).
+            context: Of the rows, (n, C).
+
+        Raises:
+            ValueError: If there are too few of them, or it takes no context.
+        """
+        raise NotImplementedError
 
 
 class Decoder(Part):

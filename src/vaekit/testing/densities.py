@@ -124,8 +124,7 @@ def _position(drawn: Tensor) -> tuple[Tensor, Tensor]:
 
 def a_draw_s_own_density_is_right(s: Subject) -> None:
     """Where a q draws z together with l: E[r(z) exp(-l)] = 1 for every density r."""
-    for size in (1, 2):
-        model, batch = _latent_model(s, size)
+    for model, batch, _ in _latent_models(s):
         q: Any = _q(model, _features(model, batch), batch)
         if not hasattr(q, "rsample_and_log_prob"):
             raise Excused("its draws bring no density")
@@ -142,8 +141,7 @@ def a_draw_s_own_density_is_right(s: Subject) -> None:
 
 def gradients_go_through_the_draws(s: Subject) -> None:
     """The gradient of E f(z) in the features is that of the integral of f(z) q(z|x)."""
-    for size in (1, 2):
-        model, batch = _latent_model(s, size)
+    for model, batch, size in _latent_models(s):
         h = _features(model, batch)
         q = _q(model, h, batch)
         if not isinstance(h, Tensor):
@@ -178,8 +176,7 @@ def _smooth(z: Tensor) -> Tensor:
 def a_registered_kl_is_the_integral(s: Subject) -> None:
     """KL(q || p) in closed form is the integral of q (log q - log p), where one is registered."""
     tried = False
-    for size in (1, 2):
-        model, batch = _latent_model(s, size)
+    for model, batch, size in _latent_models(s):
         q, p = _q(model, _features(model, batch), batch), _p(model, batch)
         try:
             closed = kl_divergence(q, p)
@@ -205,8 +202,7 @@ def _families(s: Subject) -> Iterator[Family]:
     if s.kind == "likelihood":
         yield from _of_rows(s)
         return
-    for size in (1, 2):
-        model, batch = _latent_model(s, size)
+    for model, batch, size in _latent_models(s):
         prior = s.kind == "prior"
         yield _settled(
             _p(model, batch) if prior else _q(model, _features(model, batch), batch), size
@@ -278,17 +274,26 @@ def _of_likelihood(likelihood: Any, s: Subject, info: DataInfo) -> Family:
     return Family(log_prob, [sample], tuple(info.event_shape), grid)
 
 
-def _latent_model(s: Subject, size: int) -> tuple[Model, Batch]:
-    """A model of so many latents, in float64, and rows, one for each distribution."""
+def _latent_models(s: Subject) -> Iterator[tuple[Model, Batch, int]]:
+    """Models of one latent and of two, of three where it is built for no one, in float64; rows,
+    one for each distribution; and the number of latents."""
     if s.is_instance or s.kind == "model" or "latent_shape" in s.around:
         raise Excused("its latents are of one size alone")
-    try:
-        model = s.model(latent_shape=size).double().eval()
-    except plugins.RegistryError as error:
-        raise Excused(f"it is not built for {size} latents") from error
-    if not s.dense(model.core):
-        raise Excused("q declares that it has no density")
-    return model, retyped(s.batch(model.info, _FAMILIES), torch.float64)
+    found = 0
+    for size in (1, 2, 3):
+        try:
+            model = s.model(latent_shape=size).double().eval()
+        except plugins.RegistryError as error:
+            refused = error
+            continue
+        if not s.dense(model.core):
+            raise Excused("q declares that it has no density")
+        found += 1
+        yield model, retyped(s.batch(model.info, _FAMILIES), torch.float64), size
+        if found == 2:
+            return
+    if not found:
+        raise Excused("it is not built for 1, 2 or 3 latents") from refused
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from vaekit.contracts import Core
 from vaekit.draw import Draw
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
+from vaekit.testing.rows import a_row_depends_on_no_other
 from vaekit.testing.subject import (
     DRAWS,
     ROWS,
@@ -65,7 +66,8 @@ def terms_have_one_value_per_draw_and_row(s: Subject) -> None:
             model = s.model(own)
             _check_shapes(s, model.train(), s.batch(own), DRAWS)
             for draws, rows in ((DRAWS, ROWS), (1, ROWS), (DRAWS, 1), (1, 1)):
-                _check_shapes(s, model.eval(), s.batch(own, rows), draws)
+                with torch.no_grad():
+                    _check_shapes(s, model.eval(), s.batch(own, rows), draws)
 
 
 def _check_shapes(s: Subject, model: Model, batch: Batch, draws: int) -> None:
@@ -146,7 +148,7 @@ def what_is_hidden_does_not_matter(s: Subject) -> None:
         for value in (0.0, 1.0, torch.nan):
             x = each(lambda leaf, m: torch.where(m, leaf, value), batch.x, batch.mask)  # noqa: B023
             own = replace(batch, x=x)
-            with fixed_noise(1):
+            with fixed_noise(1), torch.no_grad():
                 weight = s.weight(core, core.draw(own, DRAWS, noise=noise))
                 found.append(torch.cat([weight.flatten(), _flat(model.objective(core, own, 0))]))
         for other, name in zip(found[1:], ("1", "NaN"), strict=True):
@@ -154,6 +156,7 @@ def what_is_hidden_does_not_matter(s: Subject) -> None:
             require(same, f"hidden elements change the terms: {name} in the place of 0")
 
 
+@torch.no_grad()
 def terms_are_float32_under_autocast(s: Subject) -> None:
     """Densities, sums and heads run in float32 at least where networks run in bfloat16."""
     model, batch = s.model().eval(), s.batch()
@@ -279,63 +282,6 @@ def _flat(terms: dict[str, Tensor]) -> Tensor:
 
 
 # Laws of parts, but not of objectives
-
-
-def a_row_depends_on_no_other(s: Subject) -> None:
-    """The terms of a row are the same alone and among others, with its own context."""
-    info = s.conditional(s.info)
-    model = s.model(info).double().eval()
-    if model.core.likelihood.couples_rows:
-        raise Excused("its likelihood says that it couples rows")
-    batch = retyped(s.batch(info), torch.float64)
-    noise = s.noise(model.core, batch)
-    _compare_rows(s, model.core, batch, noise)
-    model.train()
-    fixed = noise is not None and _is_fixed(s, model.core, batch, noise)
-    if fixed and not any(hasattr(m, "num_batches_tracked") for m in model.modules()):
-        _compare_rows(s, model.core, batch, noise)
-
-
-def _is_fixed(s: Subject, core: Core, batch: Batch, noise: Any) -> bool:
-    """Whether nothing is random in training but the noise that is given."""
-    with torch.no_grad():
-        found = [s.weight(core, core.draw(batch, DRAWS, noise=noise)) for _ in range(2)]
-    return torch.equal(*found)
-
-
-def _compare_rows(s: Subject, core: Core, batch: Batch, noise: Any) -> None:
-    mode = "training" if core.training else "evaluation"
-    for row in range(ROWS):
-        for name, whole, alone in _both(s, core, batch, slice(row, row + 1), noise):
-            same = torch.allclose(whole, alone, rtol=1e-9, atol=1e-9)
-            told = f"{few(whole)} among {ROWS} rows but {few(alone)} alone, in {mode}"
-            require(same, f"{name} of row {row} is {told}")
-
-
-def _both(
-    s: Subject, core: Core, batch: Batch, at: slice, noise: Any
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Each term of a row among the others, and alone."""
-    own = batch[at]
-    with torch.no_grad():
-        if noise is not None:
-            cut = tuple(level[:, at] for level in (noise if isinstance(noise, tuple) else [noise]))
-            alone = cut if isinstance(noise, tuple) else cut[0]
-            draws = core.draw(batch, DRAWS, noise=noise), core.draw(own, DRAWS, noise=alone)
-            whole, single = (s.weight(core, draw) for draw in draws)
-            yield "log p(x, z) - log q(z|x)", whole[:, at], single
-            return
-        many, one = (core.infer(b.x, b.context, b.mask) for b in (batch, own))
-        point = core.posterior.point(many)
-        yield "the point of q(z|x)", point[at], core.posterior.point(one)
-        if s.dense(core):
-            yield "log q(z|x)", many.log_prob(point)[at], one.log_prob(point[at])
-        if prior := getattr(core, "prior", None):
-            of_all, of_one = (prior(b.context, core.infer) for b in (batch, own))
-            yield "log p(z)", of_all.log_prob(point)[at], of_one.log_prob(point[at])
-        whole = core.likelihood.log_prob(core.decode(point[None], batch.context), batch.x)
-        single = core.likelihood.log_prob(core.decode(point[at][None], own.context), own.x)
-        yield "log p(x|z)", whole[:, at], single
 
 
 PLACE_OF_CONTEXT = {"encoder": 1, "posterior": 1, "prior": 0, "decoder": 1, "likelihood": 1}

@@ -197,6 +197,11 @@ class Subject(_Named):
         """Whether every posterior has a density."""
         return all(part.density for part in core.modules() if isinstance(part, Posterior))
 
+    def evaluates(self, core: Core) -> bool:
+        """Whether every posterior knows the density of any z."""
+        parts = [part for part in core.modules() if isinstance(part, Posterior)]
+        return all(part.density and part.evaluates for part in parts)
+
     def weight(self, core: Core, draw: Draw) -> Tensor:
         """log p(x, z) - log q(z|x); without the last where q has no density. (K, B)."""
         joint = draw.log_likelihood + draw.log_prior

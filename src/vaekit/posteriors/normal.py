@@ -1,4 +1,4 @@
-"""Posteriors: heads from features to q(z|x)."""
+"""Normal posteriors."""
 
 from __future__ import annotations
 

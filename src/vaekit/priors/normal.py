@@ -1,4 +1,4 @@
-"""Priors: p(z)."""
+"""Normal priors."""
 
 from __future__ import annotations
 
