@@ -13,7 +13,7 @@ TESTS = Path(__file__).parent
 PARTS = {"encoders", "decoders", "posteriors", "priors", "likelihoods", "sequences", "sets"}
 PARTS |= {"signals"}
 BASE = {"batch", "draw", "part", "contracts", "distributions", "precision"}
-BLOCKS = BASE | {"nn", "schedules", "levels"}
+BLOCKS = BASE | {"nn", "schedules", "levels", "mixtures"}
 LAUNCH = {"model", "checkpoints", "plugins", "specs", "data"}
 ARROWS = {
     "": {"plugins", "callbacks", "data", "batch", "model", "module", "checkpoints"}
@@ -91,6 +91,7 @@ ARROWS = {
     "draw": {"batch", "distributions", "precision"},
     "batch": set(),
     "distributions": set(),
+    "mixtures": {"distributions", "precision"},
     "noise": set(),
     "precision": set(),
 }

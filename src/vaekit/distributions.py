@@ -24,7 +24,6 @@ from torch.nn.functional import softshrink
 
 __all__ = [
     "Joint",
-    "Mixture",
     "Normal",
     "elements",
     "filled",
@@ -147,68 +146,6 @@ class Joint(Distribution):
     def log_prob(self, value: Mapping[str, Tensor]) -> Tensor:  # type: ignore[override]
         first, *rest = (part.log_prob(value[name]) for name, part in self.parts.items())
         return sum(rest, first)
-
-
-class Mixture(Distribution):
-    """A mixture of M components of any family.
-
-    Arguments:
-        components: Distributions of batch shape `(M,)`, or `(M * B,)` for B mixtures, the rows of
-            the first component before those of the second.
-        log_weights: Logarithms of the weights, `(M,)` or `(M, B)`, which need not sum to one.
-        rows: B; None for one mixture, of batch shape `()`.
-
-    Example:
-        >>> import torch
-        >>> p = Mixture(normal(torch.zeros(3, 2), torch.ones(3, 2), 1), torch.zeros(3))
-        >>> p.batch_shape, p.event_shape, p.log_prob(torch.zeros(2))
-        (torch.Size([]), torch.Size([2]), tensor(-1.8379))
-    """
-
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
-
-    def __init__(
-        self, components: Distribution, log_weights: Tensor, rows: int | None = None
-    ) -> None:
-        batch = torch.Size(() if rows is None else (rows,))
-        super().__init__(batch, components.event_shape, validate_args=False)
-        self.components = components
-        log_weights = log_weights.log_softmax(0)
-        if rows is not None and log_weights.dim() == 1:
-            log_weights = log_weights.unsqueeze(1).expand(-1, rows)
-        self.log_weights = log_weights  # (M,) or (M, B)
-
-    @property
-    def support(self) -> Any:
-        return self.components.support
-
-    @property
-    def mean(self) -> Tensor:
-        means = self.components.mean.unflatten(0, self.log_weights.shape)
-        weights = self.log_weights.exp().reshape(*self.log_weights.shape, *[1] * self._dims)
-        return (weights * means).sum(0)
-
-    @property
-    def _dims(self) -> int:
-        return len(self.event_shape)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        rows = len(self.batch_shape)
-        place = value.dim() - self._dims - rows  # where the components stand
-        size = (*value.shape[:place], len(self.log_weights), *value.shape[place:])
-        z = value.unsqueeze(place).expand(size)
-        if rows:  # (*, M, B, *Z)
-            z = z.flatten(place, place + 1)
-        terms = self.components.log_prob(z).unflatten(-1, self.log_weights.shape)
-        return (terms + self.log_weights).logsumexp(-1 - rows)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        shape, at = torch.Size(sample_shape), len(sample_shape)
-        every = self.components.sample(shape).unflatten(at, self.log_weights.shape)
-        weights = self.log_weights.movedim(0, -1).exp()  # (M,) or (B, M)
-        which = torch.multinomial(weights.reshape(-1, weights.shape[-1]), shape.numel(), True)
-        which = which.T.reshape(*shape, 1, *self.batch_shape, *[1] * self._dims)
-        return every.take_along_dim(which, at).squeeze(at)
 
 
 def elements(p: Distribution, x: Any) -> Any:

@@ -10,8 +10,8 @@ from torch.distributions import Distribution
 
 from vaekit.batch import Batch, DataInfo, Tree, each, entries_of, first
 from vaekit.contracts import Posterior, Prior
-from vaekit.distributions import Mixture
 from vaekit.draw import Draw
+from vaekit.mixtures import Mixture
 from vaekit.nn import fill
 from vaekit.part import Infer
 
