@@ -13,15 +13,25 @@ TESTS = Path(__file__).parent
 PARTS = {"encoders", "decoders", "posteriors", "priors", "likelihoods", "sequences", "sets"}
 PARTS |= {"signals"}
 BASE = {"batch", "draw", "part", "contracts", "distributions", "precision"}
-BLOCKS = BASE | {"nn", "schedules", "levels", "mixtures"}
+BLOCKS = BASE | {"nn", "schedules", "levels", "mixtures", "concrete", "manifolds"}
 LAUNCH = {"model", "checkpoints", "plugins", "specs", "data"}
 ARROWS = {
     "": {"plugins", "callbacks", "data", "batch", "model", "module", "checkpoints"}
-    | {"importance", "testing"},
+    | {"importance", "prior_files", "testing"},
     "__main__": {"", "cli", "commands", "doctor", "new_plugin", "plugins"},
     "new_plugin": set(),
     "testing": BASE
-    | {"compiled", "data", "importance", "model", "noise", "plugins", "schedules", "specs"},
+    | {
+        "compiled",
+        "data",
+        "importance",
+        "manifolds",
+        "model",
+        "noise",
+        "plugins",
+        "schedules",
+        "specs",
+    },
     "doctor": {"", "commands", "loggers", "plugins"},
     "cli": LAUNCH
     | {"module", "callbacks", "commands", "parsing", "quiet", "resume", "summary", "trainer"}
@@ -53,12 +63,16 @@ ARROWS = {
     "imports": {"plugins"},
     "choice": {"batch", "data"},
     "commands": set(),
-    "trainer": {"model", "batch", "data", "results", "pictures", "storage"},
+    "trainer": {"model", "batch", "data", "results", "pictures", "prior_files", "storage"}
+    | {"summary"},
+    "prior_files": {"checkpoints", "contracts", "data", "distributions", "model", "plugins"}
+    | {"precision", "specs", "storage"},
     "results": {"batch", "data", "precision"},
     "callbacks": {"module", "model", "checkpoints", "data", "pictures", "noise", "precision"}
     | {"finite", "guard", "storage"},
     "loggers": set(),
-    "summary": {"model", "batch", "data", "noise", "contracts", "metrics", "precision"},
+    "summary": {"model", "batch", "data", "noise", "contracts", "metrics", "precision"}
+    | {"prior_files"},
     "pictures": {"model", "batch"},
     "module": BASE
     | {"model", "checkpoints", "guard", "optim", "metrics", "noise", "quiet", "table"}
@@ -72,17 +86,23 @@ ARROWS = {
     "quiet": set(),
     "checkpoints": {"model", "plugins", "specs", "storage"},
     "storage": set(),
-    "model": {"specs", "contracts", "part", "batch", "precision"},
+    "model": {"alternatives", "specs", "contracts", "part", "batch", "precision"},
+    "alternatives": {"batch", "contracts", "specs"},
     "optim": {"plugins", "specs", "contracts"},
     "vae": BASE,
     "objectives": BLOCKS,
     **{part: BLOCKS for part in PARTS},
     "signals": BLOCKS | {"sequences"},
+    "posteriors": BLOCKS | {"flows"},
+    "priors": BLOCKS | {"fitting", "flows"},
+    "flows": {"distributions", "nn"},
+    "fitting": set(),
     "data": {"batch", "noise", "precision", "specs"},
     "metrics": set(),
     "specs": {"plugins", "wrapped"},
     "wrapped": {"batch", "contracts", "nn", "part"},
     "levels": {"batch", "contracts"},
+    "concrete": {"distributions", "draw", "part", "precision", "schedules"},
     "plugins": {"contracts"},
     "nn": {"batch"},
     "schedules": set(),
@@ -90,6 +110,8 @@ ARROWS = {
     "part": {"batch", "draw", "distributions", "precision"},
     "draw": {"batch", "distributions", "precision"},
     "batch": set(),
+    "manifolds": {"distributions", "precision", "radial"},
+    "radial": {"precision"},
     "distributions": set(),
     "mixtures": {"distributions", "precision"},
     "noise": set(),
@@ -151,7 +173,8 @@ def test_the_arrows_form_no_circle() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["contracts", "part", "draw", "batch", "distributions", "precision"]
+    "name",
+    ["contracts", "part", "draw", "batch", "distributions", "precision", "manifolds", "radial"],
 )
 def test_what_parts_are_made_of_imports_nothing_but_torch(name: str) -> None:
     files = [SRC / f"{name}.py"] if name != "contracts" else (SRC / name).glob("*.py")

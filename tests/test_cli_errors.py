@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from conftest import fit
-from vaekit import Model, data, plugins, register
+from vaekit import Model, data, fit_prior, load, plugins, register, write_prior
 from vaekit.__main__ import main
 from vaekit.callbacks import ConfigWriter
 from vaekit.checkpoints import read_checkpoint
@@ -47,6 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     trainer.save_checkpoint(folder / "good.ckpt")
     plant_checkpoints(folder)
+    plant_priors(folder)
     return folder
 
 
@@ -171,8 +172,25 @@ def plant_checkpoints(folder: Path) -> None:
         torch.save(found, folder / f"c_{name}.ckpt")
 
 
+def plant_priors(folder: Path) -> None:
+    """A prior that was fitted to the good model, and others that were not."""
+    rows = data.Digits()
+    for name, model in (
+        ("good", load(folder / "good.ckpt")),
+        ("other", Model(rows, latent_shape=2)),
+        ("wide", Model(rows, latent_shape=3)),
+    ):
+        prior = fit_prior(model, rows, "FittedNormal")
+        write_prior(prior, model, folder / f"p_{name}.ckpt", checkpoint=f"{name}.ckpt")
+    (folder / "p_cut.ckpt").write_bytes((folder / "p_good.ckpt").read_bytes()[:900])
+
+
 @pytest.mark.parametrize(
-    ("command", "words"), zip(MISTAKES[::2], MISTAKES[1::2], strict=True), ids=MISTAKES[::2]
+    ("command", "words"),
+    [
+        pytest.param(*pair, id=pair[0], marks=pytest.mark.slow if number % 2 else ())
+        for number, pair in enumerate(zip(MISTAKES[::2], MISTAKES[1::2], strict=True))
+    ],
 )
 def test_errors_say_what_was_expected_and_end_at_once(
     command: str,

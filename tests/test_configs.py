@@ -15,11 +15,18 @@ from vaekit import load
 from vaekit.parsing import config_path
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+QUICK = ("digits", "mnist", "frey", "multi_gpu")
 # What a machine without GPUs cannot do as it stands.
 INSTEAD = {"multi_gpu": ("--trainer.accelerator", "cpu", "--trainer.devices", 1)}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(p, id=p.stem, marks=() if p.stem in QUICK else pytest.mark.slow)
+        for p in CONFIGS
+    ],
+)
 def test_a_configuration_trains_a_step_and_reloads(
     path: Path, cli: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

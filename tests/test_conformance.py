@@ -15,7 +15,12 @@ from scipy.sparse import csr_matrix
 
 from latents import LATENTS
 from vaekit import DataInfo, plugins, testing
-from vaekit.testing.models import it_compiles_whole
+from vaekit.testing.models import (
+    FIRST,
+    every_parameter_gets_a_gradient,
+    it_compiles_whole,
+    its_state_comes_back,
+)
 from vaekit.testing.ranks import OF_RANKS
 from vaekit.testing.subject import Made, Subject
 
@@ -41,6 +46,15 @@ DENSE = {"class_path": "MLPEncoder", "init_args": {"hidden": [8]}}
 
 CASES: dict[str, list[Case]] = {
     **{name: [case] for name, case in LATENTS.items()},
+    "RelaxedCategorical": [
+        LATENTS["RelaxedCategorical"],
+        ({}, {"latent_shape": [3, 4], "prior": "UniformCategorical"}),
+        ({}, {"prior": {"class_path": "VampPrior", "init_args": {"components": 5}}}),
+    ],
+    "LogisticNormal": [
+        LATENTS["LogisticNormal"],
+        ({}, {"prior": {"class_path": "VampPrior", "init_args": {"components": 5}}}),
+    ],
     "Cyclical": [({"steps": 10}, {})],
     "Linear": [({"steps": 10}, {})],
     "Sigmoid": [({"steps": 10}, {})],
@@ -126,17 +140,26 @@ def subject(plugin: plugins.Plugin, case: Case | None = None) -> Subject | Made:
     return Subject(plugin.kind, plugin.path, init_args, around.pop("data", None), around)
 
 
-COMPILED = ("Gaussian", "ConvEncoder", "MLPDecoder")
-"""Those encoders, decoders and likelihoods that are compiled in the quick set."""
+COMPILED = ("Gaussian", "ConvEncoder", "MLPDecoder", "DiagonalNormal", "StandardNormal")
+"""Those parts that are compiled in the quick set."""
+
+WHOLLY = ("DiagonalNormal", "StandardNormal", "VampPrior", "DirichletPosterior", "FlowPrior")
+WHOLLY += ("VonMisesFisher", "GaussianMixturePrior")
+"""Those posteriors and priors that are held to all laws in the quick set."""
+
+BRIEFLY = (*FIRST, every_parameter_gets_a_gradient, its_state_comes_back)
+"""What the others are held to there."""
 
 
 def obeys(plugin: plugins.Plugin, case: Case | None = None, quick: bool = False) -> None:
     left = {law.__name__ for law in OF_RANKS} | set(WITHOUT.get(plugin.name, ()))
-    later = plugin.kind in ("encoder", "decoder", "likelihood") and plugin.name not in COMPILED
-    if quick and later:
+    latent = plugin.kind in ("posterior", "prior")
+    later = latent or plugin.kind in ("encoder", "decoder", "likelihood")
+    if quick and later and plugin.name not in COMPILED:
         left.add("it_compiles_whole")
+    only = BRIEFLY if quick and latent and plugin.name not in WHOLLY else ()
     known = {law.__name__ for law in testing.laws(plugin.kind)}
-    testing.check(subject(plugin, case), without=left & known)
+    testing.check(subject(plugin, case), without=left & known, only=only)
 
 
 @pytest.mark.parametrize("plugin", installed())
@@ -148,14 +171,22 @@ def test_a_part_obeys_the_laws_of_its_kind(plugin: plugins.Plugin) -> None:
     obeys(plugin, quick=True)
 
 
+def of(*kinds: str) -> list[Any]:
+    return [p for p in installed() if p.values[0].kind in kinds]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "plugin", [p for p in installed() if p.values[0].kind in ("encoder", "decoder", "likelihood")]
-)
+@pytest.mark.parametrize("plugin", of("encoder", "decoder", "likelihood"))
 def test_a_part_compiles_whole(plugin: plugins.Plugin) -> None:
     if plugin.name in WITHOUT:
         pytest.skip("torch.compile cannot follow it")
     testing.check(subject(plugin), only=(it_compiles_whole,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plugin", of("posterior", "prior"))
+def test_a_posterior_or_prior_obeys_all_laws(plugin: plugins.Plugin) -> None:
+    obeys(plugin)
 
 
 def others() -> list[Any]:

@@ -52,7 +52,7 @@ def test_it_trains_on_the_digits_comes_back_and_samples(
         after = bound(model, rows)
         assert after > before + 1
         trainer.save_checkpoint(tmp_path / "model.ckpt")
-        again = load(tmp_path / "model.ckpt")
+        again = load(tmp_path / "model.ckpt", **model.instances)
         assert bound(again, rows) == pytest.approx(after, rel=1e-6)
     for sample in (False, True):
         assert first(again.sample(3, sample=sample)).isfinite().all()

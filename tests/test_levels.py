@@ -108,6 +108,7 @@ def test_samples_of_the_coupled_mixture_have_its_probabilities() -> None:
     assert ((counts - mass).abs() < 5 * error + 1e-4).all()
 
 
+@pytest.mark.slow
 def test_what_the_mixture_says_of_its_mean_mode_and_samples() -> None:
     likelihood, p = _mixture(5)
     colours = _all_pixels().view(64, 3, 1, 1)

@@ -179,7 +179,7 @@ def two_level_core() -> Core:
     return Model(INFO, latent_shape=2, core="TwoLevel").double().core
 
 
-@pytest.mark.parametrize("make", [flat_core, two_level_core])
+@pytest.mark.parametrize("make", [flat_core, pytest.param(two_level_core, marks=pytest.mark.slow)])
 def test_both_gradients_of_the_importance_weighted_bound_have_one_mean(make: Any) -> None:
     # In a hierarchy a term that is computed from another copy of z than the level's is weighted
     # wrongly, in silence.

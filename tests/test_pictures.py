@@ -89,6 +89,7 @@ def test_rows_of_a_table_are_drawn_as_a_heat_map_that_can_be_read() -> None:
         assert min(figure.get_size_inches()) > 4, name
 
 
+@pytest.mark.slow
 def test_a_picture_shows_the_first_of_many_rows_and_of_large_ones() -> None:
     model = Model(DataInfo((1, 8, 8), (0.0, 1.0), levels=2), latent_shape=2)
     many = torch.rand(25_000, 1, 8, 8)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vaekit.model import Model
     from vaekit.module import VAEModule
     from vaekit.plugins import register
+    from vaekit.prior_files import fit_prior, load_prior, write_prior
 
 __all__ = [
     "Batch",
@@ -21,10 +22,13 @@ __all__ = [
     "__version__",
     "callbacks",
     "data",
+    "fit_prior",
     "load",
+    "load_prior",
     "log_likelihood",
     "register",
     "testing",
+    "write_prior",
 ]
 
 __version__ = version("vaekit")
@@ -34,9 +38,12 @@ _HOME = {
     "DataInfo": "batch",
     "Model": "model",
     "VAEModule": "module",
+    "fit_prior": "prior_files",
     "load": "checkpoints",
+    "load_prior": "prior_files",
     "log_likelihood": "importance",
     "register": "plugins",
+    "write_prior": "prior_files",
 }
 
 

@@ -20,8 +20,10 @@ from vaekit.trainer import Trainer
 
 __all__ = ["LOOKS", "Options"]
 
-LOOKS = ("sample", "reconstruct", "encode")
+LOOKS = ("sample", "reconstruct", "encode", "fit-prior")
 """Commands of our own, which need no LightningModule."""
+
+_PLAIN: dict[str, Any] = {"instantiate": False, "required": False, "fail_untyped": False}
 
 
 class Options(LightningCLI):
@@ -46,12 +48,22 @@ class Options(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         own = {name: {"model", "datamodule"} for name in LOOKS}
+        own["fit-prior"].add("prior")  # of which the parts' own arguments are options
         known = {**LightningCLI.subcommands(), **own}
         return {name: skip for name, skip in known.items() if name in (self.asked or known)}
 
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit-prior":
+            parser.add_subclass_arguments(
+                plugins.base("prior"), "prior", skip=specs.reserved("prior"), **_PLAIN
+            )
+        return parser
+
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Trainer, "trainer")
-        plain: dict[str, Any] = {"instantiate": False, "required": False, "fail_untyped": False}
         # None where it is not said: digits.yaml says it for a fit, a checkpoint elsewhere.
         parser.add_argument(
             "--model.latent_shape",
@@ -72,16 +84,16 @@ class Options(LightningCLI):
         for kind in MODEL_KINDS:
             base = plugins.base(kind)
             parser.add_subclass_arguments(
-                base, f"model.{kind}", skip=specs.reserved(kind), **plain
+                base, f"model.{kind}", skip=specs.reserved(kind), **_PLAIN
             )
         schedulers = torch.optim.lr_scheduler.LRScheduler
         parser.add_subclass_arguments(
-            torch.optim.Optimizer, "model.optimizer", skip={"params"}, **plain
+            torch.optim.Optimizer, "model.optimizer", skip={"params"}, **_PLAIN
         )
         parser.add_subclass_arguments(
-            schedulers, "model.lr_scheduler", skip={"optimizer"}, **plain
+            schedulers, "model.lr_scheduler", skip={"optimizer"}, **_PLAIN
         )
-        parser.add_subclass_arguments(DataModule, "data", **plain)
+        parser.add_subclass_arguments(DataModule, "data", **_PLAIN)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")

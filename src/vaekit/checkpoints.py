@@ -100,6 +100,12 @@ def read_checkpoint(path: str | Path | IO[bytes], on: bool = False) -> dict[str,
     """
     checkpoint = storage.read(path)
     what = f"{path}: " if isinstance(path, str | Path) else ""
+    held = checkpoint.get("vaekit")
+    if isinstance(held, Mapping) and "prior" in held:
+        raise storage.CheckpointError(
+            f"{what}Expected a checkpoint of a model but this is a prior that was fitted to one's "
+            "codes: name that model's with --ckpt_path, and this with --prior."
+        )
     for place, kind in {**_FORM, **(_FORM_TO_GO_ON if on else {})}.items():
         value: Any = checkpoint
         for key in place.split("."):

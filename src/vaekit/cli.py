@@ -143,7 +143,7 @@ class CLI(Options):
             parser.dump(config, skip_unset=True, format="yaml", skip_validation=True)
         )
         for own in (plain, plain.get(str(self.subcommand), {})):
-            for key in ("model", "data"):
+            for key in ("model", "data", "prior"):
                 if key in own:
                     own[key] = specs.shorten(own[key])
         return dict(plain)
@@ -285,6 +285,8 @@ class CLI(Options):
             kwargs["weights_only"] = True
         if subcommand in LOOKS:
             kwargs["model"] = self.model.model
+        if subcommand == "fit-prior":
+            kwargs["prior"] = self.plain.get("prior")
         return kwargs
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.distributions import (
     Distribution,
     Independent,
+    Laplace,
+    LowRankMultivariateNormal,
     MultivariateNormal,
     kl_divergence,
     register_kl,
@@ -193,14 +195,12 @@ def filled(p: Distribution, x: Any, mask: Any) -> Any:
 
 
 @register_kl(MultivariateNormal, Independent)  # type: ignore[untyped-decorator]
-def _(q: MultivariateNormal, p: Independent[Distribution]) -> Tensor:
+@register_kl(LowRankMultivariateNormal, Independent)  # type: ignore[untyped-decorator]
+def _(q: Any, p: Independent[Distribution]) -> Tensor:
     if not isinstance(p.base_dist, _TorchNormal) or p.reinterpreted_batch_ndims != 1:
         raise NotImplementedError
-    loc, scale = p.base_dist.loc, p.base_dist.scale
-    tril = q.scale_tril
-    spread = (tril.square().sum(-1) + (q.loc - loc).square()) / scale.square()
-    log_ratio = 2 * (scale.log() - tril.diagonal(dim1=-2, dim2=-1).log())
-    return (spread - 1 + log_ratio).sum(-1) / 2
+    spread = (q.variance / p.base_dist.scale.square()).sum(-1)
+    return spread / 2 - p.log_prob(q.mean) - q.entropy()
 
 
 @singledispatch
@@ -224,6 +224,30 @@ def transport(q: Distribution, noise: Tensor) -> Tensor:
 @transport.register
 def _(q: _TorchNormal, noise: Tensor) -> Tensor:
     return torch.addcmul(q.loc, q.scale, noise)
+
+
+@transport.register
+def _(q: Laplace, noise: Tensor) -> Tensor:
+    # By the distribution function's logarithm, which is right in the tails too.
+    return q.loc - q.scale * noise.sign() * (log(2) + torch.special.log_ndtr(-noise.abs()))
+
+
+@transport.register
+def _(q: MultivariateNormal, noise: Tensor) -> Tensor:
+    return q.loc + torch.einsum("...ij,...j->...i", q.scale_tril, noise)
+
+
+@transport.register
+def _(q: LowRankMultivariateNormal, noise: Tensor) -> Tensor:
+    # As many numbers as there are latents are enough: with V = D^(-1/2) W, and C the Cholesky
+    # factor of 1 + V'V, a root of 1 + VV' is 1 + V (1 + C)^(-1) V'.
+    scale = q.cov_diag.sqrt()
+    v = q.cov_factor / scale.unsqueeze(-1)
+    one = torch.eye(v.shape[-1], dtype=v.dtype, device=v.device)
+    c = torch.linalg.cholesky(one + v.mT @ v)
+    left = torch.linalg.solve_triangular(one + c, v, upper=False, left=False)
+    inner = torch.einsum("...ir,...i->...r", v, noise)
+    return q.loc + scale * (noise + torch.einsum("...ir,...r->...i", left, inner))
 
 
 @transport.register(Independent)

@@ -147,7 +147,7 @@ def _wandb() -> Iterator[Finding]:
 
 
 def _variables() -> Iterator[Finding]:
-    commands = "|".join(COMMANDS).upper()
+    commands = "|".join(COMMANDS).replace("-", "_").upper()
     for name, value in sorted(os.environ.items()):
         if not name.startswith("VAEKIT_"):
             continue

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from math import log, pi
+from math import log, pi, prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
+from torch.distributions import Normal as _TorchNormal
 
 from vaekit.distributions import Normal
-from vaekit.precision import widest
+from vaekit.precision import exact, widest
 
 __all__ = ["Mixture"]
 
@@ -59,41 +60,40 @@ class Mixture(Distribution):
         return len(self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        q = self.components
-        normals = isinstance(q, Independent) and type(q.base_dist) is Normal and self._dims
-        terms = self._of_normals(value) if normals else self._of_any(value)
-        return (terms + self.log_weights.movedim(0, -1)).logsumexp(-1)
+        terms = self._of_normals(value) if self._is_quick(value) else self._of_each(value)
+        return (terms + self.log_weights).logsumexp(-1 - len(self.batch_shape)).to(value.dtype)
 
-    def _of_any(self, value: Tensor) -> Tensor:
-        """log p of each component, (*, M)."""
+    def _of_each(self, value: Tensor) -> Tensor:
+        """log p of each component, (*, M) or (*, M, B)."""
         rows = len(self.batch_shape)
         place = value.dim() - self._dims - rows  # where the components stand
         size = (*value.shape[:place], len(self.log_weights), *value.shape[place:])
         z = value.unsqueeze(place).expand(size)
         if rows:  # (*, M, B, *Z)
             z = z.flatten(place, place + 1)
-        terms = self.components.log_prob(z).unflatten(-1, self.log_weights.shape)
-        return terms.movedim(-1 - rows, -1)
+        return self.components.log_prob(z).unflatten(-1, self.log_weights.shape)
+
+    def _is_quick(self, value: Tensor) -> bool:
+        p = self.components
+        normals = isinstance(p, Independent) and type(p.base_dist) in (Normal, _TorchNormal)
+        # Components of a row's own are as large as what its first few draws need.
+        draws = value.numel() // prod((*self.batch_shape, *self.event_shape))
+        pays = draws > 4 or not self.batch_shape
+        return normals and pays and self._dims > 0 and exact(value.device) == torch.float64
 
     def _of_normals(self, value: Tensor) -> Tensor:
-        """The same by products of matrices, without all differences (*, M, Z).
-
-        The square of a difference is taken apart, which loses digits: hence in float64.
-        """
+        # The squared distances are one matrix product, and no (*, M, B, *Z) is held. Its terms are
+        # large where a scale is small, and cancel: hence float64.
         base: Any = self.components.base_dist  # type: ignore[attr-defined]
-        loc, scale = (widest(x).flatten(1) for x in (base.loc, base.scale))
-        z = widest(value).flatten(-self._dims)
-        precision = scale.square().reciprocal()
-        own = (loc.square() * precision / 2 + scale.log() + log(2 * pi) / 2).sum(1)
-
-        def product(a: Tensor, b: Tensor) -> Tensor:
-            if not self.batch_shape:
-                return a @ b.T
-            return torch.einsum("...bz,mbz->...bm", a, b.unflatten(0, self.log_weights.shape))
-
-        shift = own.unflatten(0, self.log_weights.shape).movedim(0, -1)
-        terms = product(z, loc * precision) - product(z.square(), precision) / 2 - shift
-        return terms.to(value.dtype)
+        loc, scale = (
+            widest(x).flatten(1).unflatten(0, self.log_weights.shape)
+            for x in (base.loc, base.scale)
+        )  # (M, D) or (M, B, D)
+        x, weight = widest(value).flatten(-self._dims), scale.square().reciprocal()
+        ways = "...bd,mbd->...mb" if self.batch_shape else "...d,md->...m"
+        left, right = torch.cat([x * x, x], -1), torch.cat([weight, -2 * loc * weight], -1)
+        squares = torch.einsum(ways, left, right) + (loc * loc * weight).sum(-1)
+        return -(squares / 2 + (scale.log() + log(2 * pi) / 2).sum(-1))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape, at = torch.Size(sample_shape), len(sample_shape)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from vaekit import specs
+from vaekit.alternatives import naming_alternatives
 from vaekit.batch import Batch, DataInfo, Tree, each, entries_of, first, flat, within
-from vaekit.contracts import Core, Objective, OtherSupport, OutOfRange
+from vaekit.contracts import Core, Objective, Prior
 from vaekit.contracts.model import name_of, named
-from vaekit.contracts.parts import same_support
 from vaekit.part import Part
 from vaekit.precision import parameters_in_full_precision
 
@@ -98,7 +98,7 @@ class Model(nn.Module):
         }
         self.latent_shape = tuple(sizes)
         self.info = _known_of(data)
-        with parameters_in_full_precision(), _naming_others():
+        with parameters_in_full_precision(), naming_alternatives():
             self.core = self._part("core")
             self.objective = self._part("objective")
             self.core.likelihood.check(self.info)
@@ -160,6 +160,48 @@ class Model(nn.Module):
         One speaks for the parts inside it, but a core for itself alone.
         """
         return list(dict.fromkeys(_overriding(self, method)))
+
+    # Another prior
+
+    def new_prior(self, spec: str | Mapping[str, Any]) -> Any:
+        """A prior for its latents, which `use_prior` can put in the place of its own.
+
+        Raises:
+            RegistryError: If the name leads to no prior, or that refuses its arguments.
+            ValueError: If its latents lie elsewhere than the posterior's.
+        """
+        with parameters_in_full_precision(), naming_alternatives():
+            prior = self._part("prior", spec)
+            prior.check(self._core_with_prior().posterior)
+        return prior.to(next(self.parameters(), torch.empty(0)))
+
+    def use_prior(self, prior: Prior) -> Prior:
+        """Puts a prior in the place of its own, which it returns; a checkpoint holds the new one.
+
+        Raises:
+            ValueError: If the prior is one of other latents.
+        """
+        core = self._core_with_prior()
+        own, prior.latent_shape = core.prior, prior.latent_shape or core.prior.latent_shape
+        if prior.latent_shape != own.latent_shape:
+            raise ValueError(
+                f"Expected a prior of latent_shape {own.latent_shape} but got one of "
+                f"{prior.latent_shape}."
+            )
+        with naming_alternatives():
+            prior.check(core.posterior)
+        core.prior, self.parts["prior"] = prior, prior.spec or prior
+        return own
+
+    def _core_with_prior(self) -> Any:
+        """The core, which has one prior; those of a hierarchy belong together."""
+        found = [name for name, part in self.core.named_modules() if isinstance(part, Prior)]
+        if not found or any(name.partition(".")[0] != "prior" for name in found):
+            raise ValueError(
+                f"Expected a core with one prior, such as VAE, but {type(self.core).__name__} has "
+                f"{', '.join(found) or 'none'}."
+            )
+        return self.core
 
     # Use
 
@@ -307,38 +349,6 @@ def _overriding(module: nn.Module, method: str) -> Iterator[Part]:
             yield child  # type: ignore[misc]
         if not found or isinstance(child, Core):
             yield from _overriding(child, method)
-
-
-@contextmanager
-def _naming_others() -> Iterator[None]:
-    """Adds to the error for a part that does not fit those that do."""
-    try:
-        yield
-    except ValueError as error:
-        cause = error if isinstance(error, OutOfRange | OtherSupport) else error.__cause__
-        if isinstance(cause, OutOfRange):
-            what, fit = "Likelihoods for such data", _likelihoods_for(cause.data)
-            mend = cause.mend
-        elif isinstance(cause, OtherSupport):
-            what, fit, mend = "Priors of that support", _priors_of(cause.support), ""
-        else:
-            raise
-        kind = ValueError if error is cause else type(error)
-        raise kind(
-            f"{error} {what}: {', '.join(fit) or 'none'}. Choose one of them{mend}."
-        ) from error
-
-
-def _likelihoods_for(data: DataInfo) -> list[str]:
-    known = [c for c in specs.classes("likelihood") if c.accepts(data.event_shape)]
-    return [c.__name__ for c in known if c.normalized and c.takes(data)]
-
-
-def _priors_of(support: Any) -> list[str]:
-    def fits(prior: Any) -> bool:
-        return prior.support is None or same_support(prior.support, support)
-
-    return [c.__name__ for c in specs.classes("prior") if fits(c)]
 
 
 def _known_of(data: Any) -> DataInfo:

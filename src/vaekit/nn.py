@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from vaekit.batch import DataInfo, Shapes, Tree, each, entries_of, leaves
 
 __all__ = [
+    "Learned",
     "Residual",
     "activation_class",
     "apart",
     "beside",
+    "class_count",
     "conv_sizes",
     "count",
     "fill",
@@ -23,6 +25,7 @@ __all__ = [
     "mlp",
     "residual",
     "unbounded",
+    "vector_size",
     "widths",
     "with_context",
 ]
@@ -67,6 +70,31 @@ def mlp(sizes: list[int], activation: str, last: bool = False) -> nn.Sequential:
         layers.append(nn.Linear(size_in, 2 * size_out if gated and active else size_out))
         layers += [act()] if active else []
     return nn.Sequential(*layers)
+
+
+class Learned(nn.Module):
+    """Learned numbers, to which a context adds a linear function of it, at first zero.
+
+    Arguments:
+        start: What they are at first.
+        context_features: How many elements a context has; 0 for none.
+
+    Example:
+        >>> Learned(torch.zeros(3, 2), context_features=4)(torch.randn(5, 4)).shape
+        torch.Size([5, 3, 2])
+    """
+
+    def __init__(self, start: Tensor, context_features: int = 0) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(start)
+        slope = torch.zeros(*start.shape, context_features)
+        self.slope = nn.Parameter(slope) if context_features else None
+
+    def forward(self, context: Tensor | None = None) -> Tensor:
+        """The numbers, with the shape of `start`; given a context (B, C), B times that."""
+        if self.slope is None or context is None:
+            return self.bias
+        return self.bias + torch.tensordot(context.to(self.slope.dtype), self.slope, ([1], [-1]))
 
 
 class Residual(nn.Module):
@@ -174,3 +202,31 @@ def logged(x: Tree, names: Collection[str]) -> Tree:
 def with_context(h: Tensor, context: Tensor | None) -> Tensor:
     """h (N, F) and context (N, C) side by side, with shape (N, F + C)."""
     return h if context is None else torch.cat([h, context.to(h.dtype)], dim=1)
+
+
+def vector_size(latent_shape: tuple[int, ...], least: int = 1) -> int:
+    """The number of latents that are a vector.
+
+    Raises:
+        ValueError: If they are none, or fewer than `least`.
+    """
+    if len(latent_shape) != 1 or latent_shape[0] < least:
+        raise ValueError(
+            f"Expected latents that are a vector of {least} or more but got latent_shape "
+            f"{tuple(latent_shape)}."
+        )
+    return latent_shape[0]
+
+
+def class_count(latent_shape: tuple[int, ...]) -> int:
+    """The number of classes of one-hot latents, the last size of their shape.
+
+    Raises:
+        ValueError: If there are fewer than two.
+    """
+    if latent_shape[-1] < 2:
+        raise ValueError(
+            "Expected one-hot latents of two classes or more, the last size of latent_shape, but "
+            f"got {tuple(latent_shape)}."
+        )
+    return latent_shape[-1]

@@ -40,7 +40,7 @@ _packages: dict[str, str] = {}
 """The packages of parts, as the configurations that were read note them."""
 
 _MOST = 10_000  # entries of a configuration
-_PART_KEYS = ("data", "model.optimizer", *(f"model.{kind}" for kind in MODEL_KINDS))
+_PART_KEYS = ("data", "prior", "model.optimizer", *(f"model.{kind}" for kind in MODEL_KINDS))
 _NUMBERS = re.compile(r"(--[\w.]+=)?\[?((?:-?[\d.]+|-inf)(?:, ?-?(?:[\d.]+|inf))+)\]?")
 
 
@@ -98,11 +98,12 @@ class Parser(LightningArgumentParser):
         """
         prefix = str(self.env_prefix)
         known = {"VAEKIT_DATA", "VAEKIT_CONFIG"} | {
-            f"{prefix}_{command}__{action.dest.replace('.', '__')}".upper()
+            f"{prefix}_{command}__{action.dest.replace('.', '__')}".replace("-", "_").upper()
             for command, parser in commands.items()
             for action in parser._option_string_actions.values()
         }
-        others = tuple(f"{prefix}_{c}__".upper() for c in COMMANDS if c not in commands)
+        left = [c.replace("-", "_") for c in COMMANDS if c not in commands]
+        others = tuple(f"{prefix}_{c}__".upper() for c in left)
         for name in env:
             if re.fullmatch(f"{prefix}_[A-Z]*_*(IMPORT|ALLOW_IMPORT|DEBUG)", name):
                 self.error(f"{name}: only the command line can say that")
@@ -165,8 +166,9 @@ def names_lead_to_plugins() -> Iterator[None]:
             if base in kinds:
                 if name in (f"{base.__module__}.{base.__name__}", f"vaekit.data.{base.__name__}"):
                     kind = kinds[base]
+                    option = kind if kind in ("data", "prior") else f"model.{kind}"
                     raise plugins.RegistryError(
-                        f"Expected the name of a {kind} before its arguments, such as --data "
+                        f"Expected the name of a {kind} before its arguments, such as --{option} "
                         f"{plugins.plugins(kind)[0].name}."
                     )
                 plugin = plugins.find(kinds[base], plugins.unique(name))
@@ -291,7 +293,7 @@ def config_path(name: str) -> Path:
     own = f" A file of your own is named with its suffix or a slash, ./{name}."
     sys.exit(
         f"vaekit: error: there is no configuration file {name}, and none of that name among "
-        f"vaekit's own: {', '.join(known)}.{plugins.nearest(name, known)}"
+        f"vaekit's own: {', '.join(known)}.{plugins.nearest(Path(name).stem, known)}"
         f"{own if mere and Path(name).is_file() else ''}"
     )
 

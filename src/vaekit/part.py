@@ -23,6 +23,7 @@ __all__ = [
     "Part",
     "Spec",
     "frozen",
+    "still",
 ]
 
 LogJoint = Callable[[Tensor], Tensor]
@@ -54,6 +55,9 @@ class Part(nn.Module):
 
     title = ""
     """Kind, name and package of the part, for errors; set by whoever builds it."""
+
+    spec: Spec | None = None
+    """The part as data, of one that was made from that; set by whoever builds it."""
 
     looks = True
     """Of a part with a `start`: whether there is anything for it to look at."""
@@ -149,5 +153,18 @@ def frozen(module: nn.Module) -> Callable[..., Any]:
         state = {name: p.detach() for name, p in module.named_parameters()}
         state |= {name: b.clone() for name, b in module.named_buffers()}
         return torch.func.functional_call(module, state, args, kwargs)
+
+    return call
+
+
+def still(module: nn.Module) -> Callable[..., Any]:
+    """The module's call with copied buffers: its state does not change.
+
+    torch.func.grad, with which a posterior looks at log p(x, z), allows no change.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        buffers = {name: b.clone() for name, b in module.named_buffers()}
+        return torch.func.functional_call(module, buffers, args, kwargs)
 
     return call

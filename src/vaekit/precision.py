@@ -16,6 +16,7 @@ __all__ = [
     "first_parameter",
     "full_precision",
     "parameters_in_full_precision",
+    "smallest",
     "widest",
 ]
 
@@ -61,6 +62,16 @@ def first_parameter(module: nn.Module) -> Tensor | None:
         if child is not None and (found := first_parameter(child)) is not None:
             return found
     return None
+
+
+def smallest(x: Tensor) -> float:
+    """The least that a positive draw of x's type may be: a density's gradient there is finite.
+
+    Example:
+        >>> f"{smallest(torch.ones(())):.1e}"
+        '4.5e-31'
+    """
+    return float(torch.finfo(x.dtype).tiny ** 0.8)
 
 
 @contextmanager

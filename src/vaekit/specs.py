@@ -256,6 +256,7 @@ def build(kind: str, value: Any, given: Mapping[str, Any] | None = None) -> Any:
     if kind not in ("schedule", "data"):
         _check_construction(kind, part, title)
         part.title = title
+        part.spec = resolve(kind, value) if isinstance(value, str | Mapping) else None
         if kind in _HELD_TO and _HELD_TO[kind] in given:
             setattr(part, _HELD_TO[kind], given[_HELD_TO[kind]])
     return part

@@ -13,13 +13,15 @@ from rich.table import Table
 from torch import Tensor
 
 from vaekit.batch import each
+from vaekit.contracts import Prior
 from vaekit.data.base import DataModule
 from vaekit.metrics.means import RowMeans
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
 from vaekit.precision import exact
+from vaekit.prior_files import log_priors
 
-__all__ = ["baseline", "bound", "show", "show_data"]
+__all__ = ["baseline", "bound", "show", "show_data", "show_prior"]
 
 
 _CAPTION = "The baseline is the likelihood alone, without latents, matched to the training rows."
@@ -132,3 +134,33 @@ def show(model: Model, data: DataModule, best: float | None, files: list[Path]) 
     for file in files:
         console.print(f"  {file}")
     console.print(f"Next: vaekit sample --ckpt_path {checkpoint}")
+
+
+def show_prior(model: Model, prior: Prior, data: DataModule) -> None:
+    """Prints how the validation rows fare under another prior, beside the model's own."""
+    console = Console(soft_wrap=True)
+    if "val" not in data.splits:
+        console.print("There are no validation rows to compare it on.")
+        return
+    own: Any = model.core
+    priors: list[Prior] = [own.prior, prior]
+    columns = {"log p(z)": log_priors(model, data, priors)}
+    gain = columns["log p(z)"][1] - columns["log p(z)"][0]
+    if model.has_bound and model.best[0] == "elbo":
+        # Of which log p(z) is a term; the same draws of z give the difference with less noise.
+        before = bound(model, data)
+        columns = {"ELBO": [before, before + gain], **columns}
+    table = Table("validation, in nats", *columns)
+    names = [
+        f"the model's prior, {type(own.prior).__name__}",
+        f"this prior, {type(prior).__name__}",
+    ]
+    for name, *values in zip(names, *columns.values(), strict=True):
+        table.add_row(name, *(f"{value:.2f}" for value in values))
+    console.print(table)
+    if gain > 0:
+        console.print(f"This prior is better than the model's by {gain:.2f} nats a row.")
+    else:
+        console.print(
+            f"This prior is worse than the model's by {-gain:.2f} nats a row: keep that."
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import torch
 from lightning.pytorch import Trainer as LightningTrainer
 from torch import Tensor
 
-from vaekit import pictures
+from vaekit import pictures, summary
 from vaekit.batch import each, entries_of
 from vaekit.data.base import DataModule
 from vaekit.data.rows import fitting
 from vaekit.model import Model
+from vaekit.prior_files import fit_prior, using_prior, write_prior
 from vaekit.results import write_rows
 from vaekit.storage import beside
 
@@ -29,10 +31,18 @@ _ROWS = 10_000
 class Trainer(LightningTrainer):
     """Lightning's Trainer, with methods that look at a trained model."""
 
-    def test(self, model: Any = None, *args: Any, samples: int = 0, **kwargs: Any) -> Any:
+    def test(
+        self,
+        model: Any = None,
+        *args: Any,
+        samples: int = 0,
+        prior: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Test a model, as Lightning does.
 
         Args:
+            prior: A file that fit-prior wrote, whose prior takes the place of the model's own.
             samples: Beside what the objective reports, estimate log p(x) of each row from so many
                 draws of q(z|x), and to how many of equal weight they amount; 0 for neither.
         """
@@ -41,7 +51,8 @@ class Trainer(LightningTrainer):
         model = model or self.lightning_module
         model.samples = samples
         try:
-            return super().test(model, *args, **kwargs)
+            with using_prior(getattr(model, "model", model), prior):
+                return super().test(model, *args, **kwargs)
         finally:
             model.samples = 0
 
@@ -63,6 +74,7 @@ class Trainer(LightningTrainer):
         datamodule: DataModule | None = None,
         n: int = 64,
         draw: bool | None = None,
+        prior: str | None = None,
         out: str | None = None,
     ) -> None:
         """Draw rows from the prior, to samples.npz, and the first of them to samples.png.
@@ -76,6 +88,7 @@ class Trainer(LightningTrainer):
             n: How many rows.
             draw: Draw x from p(x|z), and not what stands for it, its mean by default; if nothing
                 is said, for tables and counts alone.
+            prior: A file that fit-prior wrote, whose prior takes the place of the model's own.
             out: Folder to write to; by default `sample` beside the checkpoint.
         """
         if n < 1:
@@ -89,12 +102,13 @@ class Trainer(LightningTrainer):
         if draw is None:
             draw = datamodule is not None and datamodule.draws_rows
         step = fitting(_ROWS, model.info.event_shape)
-        parts = [
-            model.sample(
-                min(step, n - i), None if context is None else context[i : i + step], draw
-            )
-            for i in range(0, n, step)
-        ]
+        with using_prior(model, prior):
+            parts = [
+                model.sample(
+                    min(step, n - i), None if context is None else context[i : i + step], draw
+                )
+                for i in range(0, n, step)
+            ]
         x: Any = each(lambda *leaves: torch.cat(leaves), *parts)
         _draw(pictures.samples(model, x, datamodule), folder)
         columns = {} if context is None else {"context": context}
@@ -166,6 +180,35 @@ class Trainer(LightningTrainer):
         _draw({"latent": pictures.latent_plane(model, shown)}, folder)
         columns = {name: x.cpu()[order] for name, x in columns.items()}
         write_rows(datamodule, folder, "codes", None, columns, rows[order])
+
+    def fit_prior(
+        self,
+        model: Model,
+        datamodule: DataModule,
+        ckpt_path: str,
+        prior: str | Mapping[str, Any],
+        out: str | None = None,
+    ) -> None:
+        """Fit a prior to one draw of q(z|x) of each training row, and write it to a file.
+
+        It says what that does to the ELBO of the validation rows.
+
+        Args:
+            ckpt_path: The checkpoint of the model.
+            prior: The prior, by its name or as a spec.
+            out: Folder to write to; by default `fit-prior` beside the checkpoint.
+        """
+        folder = _folder(out, ckpt_path, "fit-prior")
+        fitted = fit_prior(model, datamodule, prior)
+        summary.show_prior(model, fitted, datamodule)
+        file = folder / f"{type(fitted).__name__}.ckpt"
+        rows = len(datamodule.numbers("train"))
+        told = {"checkpoint": str(ckpt_path), "data": datamodule.spec, "rows": rows}
+        write_prior(fitted, model, file, **told)
+        print(f"  {file}\nNext: vaekit sample --ckpt_path {ckpt_path} --prior {file}")
+
+
+setattr(Trainer, "fit-prior", Trainer.fit_prior)  # as the command is called
 
 
 def _folder(out: str | None, ckpt_path: str, name: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -10,7 +12,7 @@ from vaekit.batch import Batch, Tree, each, first
 from vaekit.contracts import Core
 from vaekit.distributions import sample_and_log_prob
 from vaekit.draw import Draw, Level
-from vaekit.part import Build, LogJoint, Noise, frozen
+from vaekit.part import Build, LogJoint, Noise, frozen, still
 from vaekit.precision import full_precision
 
 __all__ = ["VAE"]
@@ -46,16 +48,22 @@ class VAE(Core):
     def _log_joint(self, x: Tree, context: Tensor | None, mask: Tree | None) -> LogJoint:
         def log_joint(z: Tensor) -> Tensor:
             prior = self.prior(context, self.infer)
-            return self.likelihood.log_prob(self.decode(z, context), x, mask) + prior.log_prob(z)
+            p = self._decode(still(self.decoder), z, context)
+            return self.likelihood.log_prob(p, x, mask) + prior.log_prob(z)
 
         return log_joint
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
+        return self._decode(self.decoder, z, context)
+
+    def _decode(
+        self, decoder: Callable[..., Tree], z: Tensor, context: Tensor | None
+    ) -> Distribution:
         samples = z.shape[:2]  # (K, B)
         if context is not None:
             context = context.expand(*samples, -1)
         flat = None if context is None else context.flatten(0, 1)
-        y = self.decoder(z.flatten(0, 1), flat)  # (K * B, *output_shape)
+        y = decoder(z.flatten(0, 1), flat)  # (K * B, *output_shape)
         return self.likelihood(each(lambda leaf: leaf.unflatten(0, samples), y), context)
 
     def draw(

@@ -48,6 +48,8 @@ def _element(support: Any) -> Any:
 
 def _space(support: Any) -> str:
     """A constraint in words."""
+    if same_support(support, constraints.positive):
+        return "the positive numbers"
     return _SPACES.get(type(_element(support)), repr(_element(support)))
 
 
@@ -146,11 +148,14 @@ class Prior(FullPrecisionPart):
     """Builds p(z).
 
     Attributes:
+        estimates: Whether log p(z) is estimated, with draws of its own each time, so that
+            E[exp(log p(z))] is the density: in the mean it is then a lower bound.
         support: Where z lies, a constraint of torch.distributions; None for wherever the posterior
             has it.
         latent_shape: Shape of one z; set by whoever builds the part.
     """
 
+    estimates: ClassVar[bool] = False
     support: Any = constraints.real
     latent_shape: Shapes = None
 

@@ -1,6 +1,28 @@
 """Priors: p(z), a file for each kind of latents."""
 
-from vaekit.priors.normal import StandardNormal
+from vaekit.priors.bounded import DirichletPrior, GammaPrior, UniformBernoulli, UniformCategorical
+from vaekit.priors.fitted import FittedNormal, GaussianMixturePrior
+from vaekit.priors.flows import FlowPrior
+from vaekit.priors.manifolds import RiemannianNormalPrior, UniformSphere, WrappedNormalPrior
+from vaekit.priors.normal import LaplacePrior, LearnedNormal, NormalMixture, StandardNormal
+from vaekit.priors.two_stage import TwoStagePrior
 from vaekit.priors.vamp import VampPrior
 
-__all__ = ["StandardNormal", "VampPrior"]
+__all__ = [
+    "DirichletPrior",
+    "FittedNormal",
+    "FlowPrior",
+    "GammaPrior",
+    "GaussianMixturePrior",
+    "LaplacePrior",
+    "LearnedNormal",
+    "NormalMixture",
+    "RiemannianNormalPrior",
+    "StandardNormal",
+    "TwoStagePrior",
+    "UniformBernoulli",
+    "UniformCategorical",
+    "UniformSphere",
+    "VampPrior",
+    "WrappedNormalPrior",
+]

@@ -30,6 +30,7 @@ from vaekit.testing.kinds import (
     rates_agree_with_the_draws,
 )
 from vaekit.testing.models import FIRST, OF_ALL, OF_PARTS
+from vaekit.testing.priors import OF_FITTED
 from vaekit.testing.ranks import OF_RANKS
 from vaekit.testing.schedules import OF_SCHEDULES
 from vaekit.testing.subject import Choice, Excused, Law, Made, Subject, UsageError
@@ -55,7 +56,7 @@ __all__ = [
 _LAWS: dict[str, tuple[Law, ...]] = {
     "encoder": (*FIRST, *OF_PARTS, *OF_RANKS),
     "posterior": (*FIRST, *OF_PARTS, *OF_POSTERIORS, *OF_RANKS),
-    "prior": (*FIRST, *OF_PARTS, *OF_PRIORS, *OF_RANKS),
+    "prior": (*FIRST, *OF_PARTS, *OF_PRIORS, *OF_FITTED, *OF_RANKS),
     "decoder": (*FIRST, *OF_PARTS, *OF_RANKS),
     "likelihood": (*FIRST, *OF_PARTS, *OF_LIKELIHOODS, *OF_DENSITIES, *OF_RANKS),
     "objective": (*FIRST, *OF_ALL, *OF_OBJECTIVES, *OF_RANKS),

@@ -290,7 +290,7 @@ PLACE_OF_CONTEXT = {"encoder": 1, "posterior": 1, "prior": 0, "decoder": 1, "lik
 
 def a_context_that_is_asked_for_counts(s: Subject) -> None:
     """A part whose `__init__` asks for `context_features` gives something else for another
-    context."""
+    context, once its weights are no longer those that it starts with."""
     asks = not s.is_instance and "context_features" in specs.arguments(s.cls)
     if s.kind not in PLACE_OF_CONTEXT or not asks:
         raise Excused("it asks for no context_features")
@@ -298,6 +298,9 @@ def a_context_that_is_asked_for_counts(s: Subject) -> None:
     if not info.context_features:
         raise Excused("these rows have no context")
     model, batch, found = s.model(info).eval(), s.batch(info), []
+    with torch.no_grad():
+        for weight in getattr(model.core, s.kind).parameters():
+            weight += 0.1 * torch.randn_like(weight)
     noise, place = s.noise(model.core, batch), PLACE_OF_CONTEXT[s.kind]
 
     def shift(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vaekit.batch import Batch
 from vaekit.contracts import Core
+from vaekit.draw import Draw
 from vaekit.testing.subject import DRAWS, ROWS, Excused, Subject, few, require, retyped
 
 __all__ = ["a_row_depends_on_no_other"]
@@ -33,8 +34,15 @@ def a_row_depends_on_no_other(s: Subject) -> None:
 def _is_fixed(s: Subject, core: Core, batch: Batch, noise: Any) -> bool:
     """Whether nothing is random in training but the noise that is given."""
     with torch.no_grad():
-        found = [s.weight(core, core.draw(batch, DRAWS, noise=noise)) for _ in range(2)]
+        found = [_term(s, core, core.draw(batch, DRAWS, noise=noise))[1] for _ in range(2)]
     return torch.equal(*found)
+
+
+def _term(s: Subject, core: Core, draw: Draw) -> tuple[str, Tensor]:
+    """What the noise that is given decides: all but a prior that is estimated with its own."""
+    if not s.estimates(core):
+        return "log p(x, z) - log q(z|x)", s.weight(core, draw)
+    return "log p(x|z) - log q(z|x)", s.weight(core, draw) - draw.log_prior
 
 
 def _compare_rows(s: Subject, core: Core, batch: Batch, noise: Any) -> None:
@@ -56,15 +64,15 @@ def _both(
             cut = tuple(level[:, at] for level in (noise if isinstance(noise, tuple) else [noise]))
             alone = cut if isinstance(noise, tuple) else cut[0]
             draws = core.draw(batch, DRAWS, noise=noise), core.draw(own, DRAWS, noise=alone)
-            whole, single = (s.weight(core, draw) for draw in draws)
-            yield "log p(x, z) - log q(z|x)", whole[:, at], single
+            (name, whole), (_, single) = (_term(s, core, draw) for draw in draws)
+            yield name, whole[:, at], single
             return
         many, one = (core.infer(b.x, b.context, b.mask) for b in (batch, own))
         point = core.posterior.point(many)
         yield "the point of q(z|x)", point[at], core.posterior.point(one)
         if s.evaluates(core):
             yield "log q(z|x)", many.log_prob(point)[at], one.log_prob(point[at])
-        if prior := getattr(core, "prior", None):
+        if (prior := getattr(core, "prior", None)) and not s.estimates(core):
             of_all, of_one = (prior(b.context, core.infer) for b in (batch, own))
             yield "log p(z)", of_all.log_prob(point)[at], of_one.log_prob(point[at])
         whole = core.likelihood.log_prob(core.decode(point[None], batch.context), batch.x)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vaekit import plugins
 from vaekit.batch import Batch, DataInfo, each
-from vaekit.contracts import Core, Posterior
+from vaekit.contracts import Core, FittedPrior, Posterior, Prior
 from vaekit.distributions import takes_noise
 from vaekit.draw import Draw
 from vaekit.model import Model
@@ -42,7 +42,7 @@ Choice = str | type | nn.Module
 Law = Callable[[Any], None]
 """Raises an error where what it is given breaks the law."""
 
-ROWS, DRAWS, _CONTEXT = 5, 3, 2
+ROWS, DRAWS, _CONTEXT, _CODES = 5, 3, 2, 64
 _EVENTS = ((1, 13, 10), (7,), (3, 16, 16), (4, 6))
 
 _SMALL: dict[str, Any] = {
@@ -152,7 +152,8 @@ class Subject(_Named):
         return info if self.data is not None else replace(info, context_features=_CONTEXT)
 
     def model(self, info: DataInfo | None = None, **changes: Any) -> Model:
-        """A small model with it in, made anew, whose parts have looked at rows."""
+        """A small model with it in, made anew, whose parts have looked at rows; a prior that can
+        be fitted is fitted to some codes."""
         info = info or self.info
         if isinstance(self.part, Model):
             return deepcopy(self.part)
@@ -164,7 +165,19 @@ class Subject(_Named):
                 batch = self.batch(info, 20)
                 for part in starting:
                     part.start(iter([batch]))
+        prior = getattr(model.core, "prior", None)
+        if self.kind == "prior" and isinstance(prior, FittedPrior):
+            with fixed_noise(6):
+                prior.fit(self.codes(model), self.batch(info, _CODES).context)
         return model
+
+    def codes(self, model: Model, n: int = _CODES) -> Tensor:
+        """Correlated codes (n, *Z) to fit a prior to, around 1, in units from 0.3 to 2."""
+        with fixed_noise(7):
+            noise = torch.randn(n, *model.latent_shape).flatten(1)
+        scale = torch.linspace(0.3, 2.0, noise.shape[1])
+        z = 1 + scale * (0.8 * noise + 0.6 * noise.roll(1, 1))
+        return z.reshape(n, *model.latent_shape)
 
     def rebuilt(self, model: Model) -> Model:
         """A model of the same description, which was text in between."""
@@ -201,6 +214,10 @@ class Subject(_Named):
         """Whether every posterior knows the density of any z."""
         parts = [part for part in core.modules() if isinstance(part, Posterior)]
         return all(part.density and part.evaluates for part in parts)
+
+    def estimates(self, core: Core) -> bool:
+        """Whether a prior estimates log p(z) with draws of its own."""
+        return any(part.estimates for part in core.modules() if isinstance(part, Prior))
 
     def weight(self, core: Core, draw: Draw) -> Tensor:
         """log p(x, z) - log q(z|x); without the last where q has no density. (K, B)."""

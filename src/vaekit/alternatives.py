@@ -1,0 +1,46 @@
+"""The parts that would fit, for the error about one that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from vaekit import specs
+from vaekit.batch import DataInfo
+from vaekit.contracts import OtherSupport, OutOfRange
+from vaekit.contracts.parts import same_support
+
+__all__ = ["naming_alternatives"]
+
+
+@contextmanager
+def naming_alternatives() -> Iterator[None]:
+    """Adds to the error for a part that does not fit those that do."""
+    try:
+        yield
+    except ValueError as error:
+        cause = error if isinstance(error, OutOfRange | OtherSupport) else error.__cause__
+        if isinstance(cause, OutOfRange):
+            what, fit = "Likelihoods for such data", _likelihoods_for(cause.data)
+            mend = cause.mend
+        elif isinstance(cause, OtherSupport):
+            what, fit, mend = "Priors of that support", _priors_of(cause.support), ""
+        else:
+            raise
+        kind = ValueError if error is cause else type(error)
+        raise kind(
+            f"{error} {what}: {', '.join(fit) or 'none'}. Choose one of them{mend}."
+        ) from error
+
+
+def _likelihoods_for(data: DataInfo) -> list[str]:
+    known = [c for c in specs.classes("likelihood") if c.accepts(data.event_shape)]
+    return [c.__name__ for c in known if c.normalized and c.takes(data)]
+
+
+def _priors_of(support: Any) -> list[str]:
+    def fits(prior: Any) -> bool:
+        return prior.support is None or same_support(prior.support, support)
+
+    return [c.__name__ for c in specs.classes("prior") if fits(c)]
