@@ -138,7 +138,7 @@ def made(cls: Any, size: int = 3, **init_args: Any) -> Any:
 @pytest.mark.parametrize("cls", POSTERIORS)
 def test_it_starts_near_the_normal_and_its_point_is_the_mean_s_image(cls: Any) -> None:
     q0, posterior, h = DiagonalNormal(4, (3,)), made(cls), torch.randn(5, 4)
-    posterior.linear.load_state_dict(q0.linear.state_dict())
+    posterior.base.load_state_dict(q0.state_dict())
     normal, q, noise = q0(h), posterior(h), torch.randn(6, 5, 3)
     z, log_prob = q.transport_and_log_prob(noise)
     shrunk = torch.tensor(2.0).sigmoid() ** 3 if cls is IAF else 1.0

@@ -46,7 +46,7 @@ def prior_of(model: Model) -> VampPrior:
 def by_hand(model: Model, z: Tensor, context: Tensor | None = None) -> Tensor:
     """log 1/M sum_m q(z|u_m) of z (n, Z), component by component, in torch's own Normal."""
     terms = []
-    for u in prior_of(model).inputs["x"]:
+    for u in prior_of(model).inputs[0]:
         c = None if context is None else context.expand(1, -1)
         q: Any = model.core.infer(u.unsqueeze(0), c)
         own = torch.distributions.Normal(q.base_dist.loc[0], q.base_dist.scale[0])
@@ -99,7 +99,7 @@ def test_pythaes_sampler_of_the_first_pseudo_inputs_through_a_tanh_is_not_here()
     model = built(components=4)
     rows = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 1], [1, 1, 1]]).repeat(1, 2).double()
     prior = prior_of(model)
-    prior.inputs["x"].copy_(rows)
+    prior.inputs[0].copy_(rows)
     model.core.posterior.linear.bias[2:] = -12.0  # type: ignore[index, union-attr]
     q: Any = model.core.infer(rows)  # at the pseudo-inputs as they are, not at their tanh
     narrow, z = q.base_dist.scale.max(), prior(infer=model.core.infer).sample(torch.Size((4000,)))
@@ -136,7 +136,7 @@ def test_every_row_is_as_likely_to_be_a_pseudo_input() -> None:
     count = torch.zeros(12)
     for _ in range(times):
         prior.start(batches(rows, (5, 1, 6)))
-        chosen = (prior.inputs["x"][:, 0] * 11).round().long()
+        chosen = (prior.inputs[0][:, 0] * 11).round().long()
         assert len(set(chosen.tolist())) == 3  # none twice, while there are enough
         count += chosen.bincount(minlength=12)
     share = count / times  # 3 of 12 each time
@@ -147,7 +147,7 @@ def test_every_row_is_as_likely_to_be_a_pseudo_input() -> None:
 def test_of_few_rows_some_are_taken_twice() -> None:
     prior, rows = VampPrior(INFO, components=5), torch.eye(6)[:2]
     prior.start(batches(rows, (2,)))
-    chosen = prior.inputs["x"]
+    chosen = prior.inputs[0]
     assert {tuple(u) for u in chosen.tolist()} == {tuple(u) for u in rows.tolist()}
 
 
@@ -157,7 +157,7 @@ def test_what_a_mask_hides_is_0_in_a_pseudo_input() -> None:
     mask = torch.tensor([True, False] * 3).expand(4, -1)
     rows = torch.where(mask, torch.ones(4, 6), torch.nan)
     prior.start(batches(rows, (4,), mask))
-    assert torch.equal(prior.inputs["x"], mask.float())
+    assert torch.equal(prior.inputs[0], mask.float())
 
 
 @torch.no_grad()
@@ -168,7 +168,7 @@ def test_pseudo_inputs_of_several_entries_are_of_one_row() -> None:
     image = ((age + 2) / 4).reshape(8, 1, 1, 1).expand(8, 1, 2, 2)
     hidden = {"image": torch.ones(8, 1, 2, 2).bool(), "age": torch.ones(8, 1).bool()}
     prior.start(batches({"image": image, "age": age}, (5, 3), hidden))
-    u = prior.inputs
+    u = dict(zip(prior.entries, prior.inputs, strict=True))
     assert torch.allclose(u["image"][:, 0, 0, 0], (u["age"][:, 0] + 2) / 4)
     assert prior(infer=model.core.infer).log_prob(torch.zeros(4, 2)).isfinite().all()
 
@@ -186,14 +186,14 @@ def test_a_step_that_leaves_the_data_s_range_is_brought_back_to_its_end() -> Non
 
     class Pushed(VAEModule):
         def on_after_backward(self) -> None:
-            grad = prior.inputs["x"].grad
+            grad = prior.inputs[0].grad
             seen.append(float(grad.abs().sum()))
             grad.fill_(1e6 if len(seen) % 2 else -1e6)
 
-    before = prior.inputs["x"].clone()
+    before = prior.inputs[0].clone()
     fit(Pushed(model, sgd), rows, max_epochs=1, limit_train_batches=3)
     assert min(seen) > 0  # the gradient that reaches them
-    after = prior.inputs["x"]
+    after = prior.inputs[0]
     assert not torch.equal(before, after)
     assert after.min() == after.max() == 0.0  # the last step took them below it
 
@@ -204,7 +204,7 @@ def test_pseudo_inputs_are_training_rows_when_a_fit_begins() -> None:
     rate = {"class_path": "SGD", "init_args": {"lr": 1e-30}}
     fit(VAEModule(model, rate), rows, max_epochs=1, limit_train_batches=1)
     known_rows = torch.cat([b.x for b in rows.rows("train")]).flatten(1)
-    u = prior_of(model).inputs["x"].detach().flatten(1)
+    u = prior_of(model).inputs[0].detach().flatten(1)
     assert torch.cdist(u, known_rows.float()).min(1).values.max() == 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from vaekit import specs
 from vaekit.batch import DataInfo
 from vaekit.contracts import OtherSupport, OutOfRange
-from vaekit.contracts.parts import same_support
+from vaekit.contracts.parts import of_one_kind
 
 __all__ = ["naming_alternatives"]
 
@@ -40,7 +40,7 @@ def _likelihoods_for(data: DataInfo) -> list[str]:
 
 
 def _priors_of(support: Any) -> list[str]:
-    def fits(prior: Any) -> bool:
-        return prior.support is None or same_support(prior.support, support)
+    def fits(prior: Any) -> bool:  # with arguments that agree, such as a curvature
+        return prior.support is None or of_one_kind(prior.support, support)
 
     return [c.__name__ for c in specs.classes("prior") if fits(c)]

@@ -38,6 +38,7 @@ class Sphere(constraints.Constraint):
     """
 
     event_dim = 1
+    words = "the unit sphere"
 
     def check(self, value: Tensor) -> Tensor:
         return (value.norm(dim=-1) - 1).abs() < 1e-4
@@ -67,6 +68,11 @@ class Ball(constraints.Constraint):
         if not 0 < curvature < inf:
             raise ValueError(f"Expected curvature to be positive but got {curvature!r}.")
         self.curvature = float(curvature)
+
+    @property
+    def words(self) -> str:
+        """It, in a message."""
+        return f"the Poincaré ball of curvature -{self.curvature:g}"
 
     def check(self, value: Tensor) -> Tensor:
         return self.curvature * _square(value)[..., 0] < 1

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "as_now",
     "at_least_float32",
     "cast",
     "exact",
@@ -27,6 +29,14 @@ def full_precision(like: Tensor) -> AbstractContextManager[Any]:
     if torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()
+
+
+def as_now(device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    """The context of autocast that stands now on a device, to come back to inside another."""
+    kind = device.type
+    if not torch.is_autocast_enabled(kind):
+        return nullcontext
+    return partial(torch.autocast, kind, torch.get_autocast_dtype(kind))
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from vaekit.contracts import Core
 from vaekit.distributions import sample_and_log_prob
 from vaekit.draw import Draw, Level
 from vaekit.part import Build, LogJoint, Noise, frozen, still
-from vaekit.precision import full_precision
+from vaekit.precision import as_now, first_parameter, full_precision
 
 __all__ = ["VAE"]
 
@@ -45,9 +46,20 @@ class VAE(Core):
         h = self.encoder(x, context, mask)
         return self.posterior(h, context, self._log_joint(x, context, mask))
 
+    def _p(self, context: Tensor | None) -> Distribution:
+        """p(z). The prior runs without autocast, but what it infers from rows does not."""
+        own = first_parameter(self)
+        again = as_now(torch.device("cpu") if own is None else own.device)
+
+        def infer(*args: Any, **kwargs: Any) -> Distribution:
+            with again():
+                return self.infer(*args, **kwargs)
+
+        return self.prior(context, infer)
+
     def _log_joint(self, x: Tree, context: Tensor | None, mask: Tree | None) -> LogJoint:
         def log_joint(z: Tensor) -> Tensor:
-            prior = self.prior(context, self.infer)
+            prior = self._p(context)
             p = self._decode(still(self.decoder), z, context)
             return self.likelihood.log_prob(p, x, mask) + prior.log_prob(z)
 
@@ -85,11 +97,11 @@ class VAE(Core):
             density = frozen(self.posterior)(detached, context, log_joint)
         with full_precision(first(h)):
             z, log_q = sample_and_log_prob(q, samples, noise)  # (K, B, *Z)
-        level = Level.of(z, q, self.prior(context, self.infer), log_q, density)
+        level = Level.of(z, q, self._p(context), log_q, density)
         p = self.decode(z, context)
         return self.kept(Draw(batch, (level,), h, p, lambda: self.likelihood.log_prob(p, x, mask)))
 
     def generate(self, n: int, context: Tensor | None = None, sample: bool = False) -> Tree:
-        prior = self.prior(context, self.infer)
+        prior = self._p(context)
         z = prior.sample(torch.Size((n,) if not prior.batch_shape else ()))
         return self.reading(self.decode(z.unsqueeze(0), context), sample)

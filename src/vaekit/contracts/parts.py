@@ -36,8 +36,12 @@ def same_support(one: Any, other: Any) -> bool:
         >>> same_support(constraints.positive, constraints.greater_than(1.0))
         False
     """
-    one, other = (_element(support) for support in (one, other))
-    return type(one) is type(other) and vars(one) == vars(other)
+    return of_one_kind(one, other) and vars(_element(one)) == vars(_element(other))
+
+
+def of_one_kind(one: Any, other: Any) -> bool:
+    """Whether two constraints differ in their numbers at most."""
+    return type(_element(one)) is type(_element(other))
 
 
 def _element(support: Any) -> Any:
@@ -50,7 +54,8 @@ def _space(support: Any) -> str:
     """A constraint in words."""
     if same_support(support, constraints.positive):
         return "the positive numbers"
-    return _SPACES.get(type(_element(support)), repr(_element(support)))
+    element = _element(support)
+    return _SPACES.get(type(element)) or str(getattr(element, "words", element))
 
 
 _SPACES: dict[type, str] = {

@@ -6,25 +6,31 @@ from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
+from vaekit.contracts import Posterior
+from vaekit.contracts.parts import same_support
 from vaekit.flows import Autoregressive, Flow, flow_size
-from vaekit.nn import with_context
-from vaekit.part import LogJoint
+from vaekit.nn import widths, with_context
+from vaekit.part import Build, LogJoint, Spec
 from vaekit.posteriors.normal import DiagonalNormal
 
 __all__ = ["IAF", "MAF", "FlowPosterior", "RealNVP", "SplineFlow"]
 
 
-class FlowPosterior(DiagonalNormal):
-    """A Normal of independent latents, sent through maps that depend on the features.
+class FlowPosterior(Posterior):
+    """Another posterior, the base, sent through maps that depend on the features.
 
-    It starts near that Normal. What stands for q where nothing is drawn is the Normal's mean, sent
-    through the maps.
+    What stands for q where nothing is drawn is what stands for the base, sent through the maps.
 
     Arguments:
         make: (features with context, which map) -> the module whose forward gives the map.
         transforms: Their number.
+        base: A posterior of real latents, whose density is known of any z.
+        build: What makes it; without it the base is a DiagonalNormal.
+
+    Raises:
+        ValueError: If the base is another.
     """
 
     def __init__(
@@ -34,34 +40,49 @@ class FlowPosterior(DiagonalNormal):
         context_features: int,
         make: Callable[[int, int], nn.Module],
         transforms: int,
+        base: Spec,
+        build: Build | None,
     ) -> None:
-        super().__init__(features, latent_shape, context_features)
+        super().__init__()
+        self.base: Posterior = (
+            DiagonalNormal(features, latent_shape, context_features)
+            if build is None
+            else build("posterior", base, features=features, latent_shape=latent_shape)
+        )
+        real = same_support(self.base.support, constraints.real)
+        if not (real and self.base.density and self.base.evaluates):
+            raise ValueError(
+                "Expected a base of real latents whose density is known of any z, such as "
+                f"DiagonalNormal or FullNormal, but got {type(self.base).__name__}."
+            )
         given = features + context_features
         self.flow = nn.ModuleList(make(given, step) for step in range(transforms))
 
     def forward(
         self, h: Tensor, context: Tensor | None = None, log_joint: LogJoint | None = None
     ) -> Distribution:
-        base, given = super().forward(h, context), with_context(h, context)
-        return Flow(base, [transform(given) for transform in self.flow])
+        given = with_context(h, context)
+        return Flow(self.base(h, context), [transform(given) for transform in self.flow])
 
     def point(self, q: Distribution) -> Tensor:
         assert isinstance(q, Flow)
-        return q.push(q.base.mean)[0]
+        return q.push(self.base.point(q.base))[0]
 
 
 class IAF(FlowPosterior):
-    r"""A Normal sent through inverse autoregressive maps: quick to draw from.
+    r"""A base sent through inverse autoregressive maps: quick to draw from.
 
     .. math:: z'_i = s_i z_i + (1 - s_i) m_i, \qquad s_i = \sigma(2 + a_i), \qquad
         m_i, a_i = \mathrm{MADE}_i(z_{<i}, h)
 
-    The order of the latents is reversed from map to map. A draw brings its density with it; that
-    of another z takes a pass through each network for each latent.
+    It starts as the base, shrunk by 0.88 in each map. The order of the latents is reversed from
+    map to map. A draw brings its density with it; that of another z takes a pass through each
+    network for each latent.
 
     Arguments:
         transforms: Number of maps.
-        hidden: Widths of the hidden layers of each map's MADE.
+        hidden: Widths of the hidden layers of each map's MADE; a number is one layer.
+        base: The posterior that is sent through the maps.
 
     Raises:
         ValueError: If the latents are no vector, there is no map, or a layer has no units.
@@ -83,19 +104,22 @@ class IAF(FlowPosterior):
         features: int,
         latent_shape: tuple[int, ...],
         transforms: int = 4,
-        hidden: list[int] = [320],  # noqa: B006 - read only, and shown as it is by --help
+        hidden: int | list[int] = [320],  # noqa: B006 - read only, and shown as it is by --help
         context_features: int = 0,
+        base: Spec = "DiagonalNormal",
+        build: Build | None = None,
     ) -> None:
+        hidden = widths(hidden)
         size = flow_size(latent_shape, transforms, hidden)
 
         def make(given: int, step: int) -> nn.Module:
             return Autoregressive(size, given, hidden, "gated", reverse=step % 2 == 1)
 
-        super().__init__(features, latent_shape, context_features, make, transforms)
+        super().__init__(features, latent_shape, context_features, make, transforms, base, build)
 
 
 class MAF(FlowPosterior):
-    r"""A Normal sent through masked autoregressive maps: quick to evaluate.
+    r"""A base sent through masked autoregressive maps: quick to evaluate.
 
     .. math:: z'_i = z_i \exp(a_i) + m_i, \qquad m_i, a_i = \mathrm{MADE}_i(z'_{<i}, h)
 
@@ -104,7 +128,8 @@ class MAF(FlowPosterior):
 
     Arguments:
         transforms: Number of maps.
-        hidden: Widths of the hidden layers of each map's MADE.
+        hidden: Widths of the hidden layers of each map's MADE; a number is one layer.
+        base: The posterior that is sent through the maps.
 
     Raises:
         ValueError: If the latents are no vector, there is no map, or a layer has no units.
@@ -125,20 +150,23 @@ class MAF(FlowPosterior):
         features: int,
         latent_shape: tuple[int, ...],
         transforms: int = 5,
-        hidden: list[int] = [100],  # noqa: B006
+        hidden: int | list[int] = [100],  # noqa: B006
         context_features: int = 0,
+        base: Spec = "DiagonalNormal",
+        build: Build | None = None,
     ) -> None:
+        hidden = widths(hidden)
         size = flow_size(latent_shape, transforms, hidden)
 
         def make(given: int, step: int) -> nn.Module:
             odd = step % 2 == 1
             return Autoregressive(size, given, hidden, "affine", reverse=odd, inverted=True)
 
-        super().__init__(features, latent_shape, context_features, make, transforms)
+        super().__init__(features, latent_shape, context_features, make, transforms, base, build)
 
 
 class RealNVP(FlowPosterior):
-    r"""A Normal sent through affine couplings: quick to draw from and to evaluate.
+    r"""A base sent through affine couplings: quick to draw from and to evaluate.
 
     .. math:: z'_b = z_b \exp(a(z_a, h)) + m(z_a, h)
 
@@ -147,7 +175,8 @@ class RealNVP(FlowPosterior):
 
     Arguments:
         transforms: Number of maps.
-        hidden: Widths of the hidden layers of each map's network.
+        hidden: Widths of the hidden layers of each map's network; a number is one layer.
+        base: The posterior that is sent through the maps.
 
     Raises:
         ValueError: If the latents are no vector, there is no map, or a layer has no units.
@@ -168,20 +197,23 @@ class RealNVP(FlowPosterior):
         features: int,
         latent_shape: tuple[int, ...],
         transforms: int = 6,
-        hidden: list[int] = [100],  # noqa: B006
+        hidden: int | list[int] = [100],  # noqa: B006
         context_features: int = 0,
+        base: Spec = "DiagonalNormal",
+        build: Build | None = None,
     ) -> None:
+        hidden = widths(hidden)
         size = flow_size(latent_shape, transforms, hidden)
 
         def make(given: int, step: int) -> nn.Module:
             odd = step % 2 == 1
             return Autoregressive(size, given, hidden, "affine", coupling=True, reverse=odd)
 
-        super().__init__(features, latent_shape, context_features, make, transforms)
+        super().__init__(features, latent_shape, context_features, make, transforms, base, build)
 
 
 class SplineFlow(FlowPosterior):
-    r"""A Normal sent through monotone rational-quadratic splines: a neural spline flow.
+    r"""A base sent through monotone rational-quadratic splines: a neural spline flow.
 
     .. math:: z'_i = \mathrm{spline}(z_i; \phi_i(z_{<i}, h))
 
@@ -191,10 +223,11 @@ class SplineFlow(FlowPosterior):
 
     Arguments:
         transforms: Number of maps.
-        hidden: Widths of the hidden layers of each map's network.
+        hidden: Widths of the hidden layers of each map's network; a number is one layer.
         bins: Of each spline.
         conditioner: What a latent's spline depends on: "autoregressive", on all latents before it;
             or "coupling", one half of them on the other.
+        base: The posterior that is sent through the maps.
 
     Raises:
         ValueError: If the latents are no vector, there is no map, a layer has no units, there are
@@ -216,11 +249,14 @@ class SplineFlow(FlowPosterior):
         features: int,
         latent_shape: tuple[int, ...],
         transforms: int = 3,
-        hidden: list[int] = [100],  # noqa: B006
+        hidden: int | list[int] = [100],  # noqa: B006
         bins: int = 8,
         conditioner: Literal["autoregressive", "coupling"] = "autoregressive",
         context_features: int = 0,
+        base: Spec = "DiagonalNormal",
+        build: Build | None = None,
     ) -> None:
+        hidden = widths(hidden)
         size = flow_size(latent_shape, transforms, hidden)
         if bins < 2:
             raise ValueError(f"Expected bins to be at least 2 but got {bins}.")
@@ -233,4 +269,4 @@ class SplineFlow(FlowPosterior):
             half, odd = conditioner == "coupling", step % 2 == 1
             return Autoregressive(size, given, hidden, "spline", bins, half, odd)
 
-        super().__init__(features, latent_shape, context_features, make, transforms)
+        super().__init__(features, latent_shape, context_features, make, transforms, base, build)

@@ -164,7 +164,7 @@ class FullNormal(Posterior):
         (1 + N(x))
 
     The mean, the logarithm of :math:`\sigma` and the strictly lower triangle N are linear in the
-    features.
+    features. N starts near 0.
 
     Raises:
         ValueError: If the latents are no vector.
@@ -187,6 +187,9 @@ class FullNormal(Posterior):
         n = vector_size(latent_shape)
         self.latent_shape, self.sizes = (n,), [n, n, n * (n - 1) // 2]
         self.linear = nn.Linear(features + context_features, sum(self.sizes))
+        with torch.no_grad():  # the more latents there are, the less near to singular it starts
+            self.linear.weight[2 * n :] *= 0.1 / n
+            self.linear.bias[2 * n :] = 0.0
 
     def forward(
         self, h: Tensor, context: Tensor | None = None, log_joint: LogJoint | None = None

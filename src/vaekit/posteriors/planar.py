@@ -12,6 +12,7 @@ from torch.nn.functional import normalize, softplus
 
 from vaekit.distributions import soft_clamp
 from vaekit.flows import SLOPE, Transform, flow_size, nearly_zero, one_way
+from vaekit.part import Build, Spec
 from vaekit.posteriors.flows import FlowPosterior
 
 __all__ = [
@@ -170,7 +171,7 @@ class Sylvester(_Amortised):
 
 
 class PlanarFlow(FlowPosterior):
-    r"""A Normal sent through maps that bend it along one direction each.
+    r"""A base sent through maps that bend it along one direction each.
 
     .. math:: f(z) = z + u \tanh(w^\top z + b), \qquad w^\top u > -1
 
@@ -178,6 +179,7 @@ class PlanarFlow(FlowPosterior):
 
     Arguments:
         transforms: Number of maps.
+        base: The posterior that is sent through the maps.
 
     Raises:
         ValueError: If the latents are no vector, or there is no map.
@@ -201,6 +203,8 @@ class PlanarFlow(FlowPosterior):
         latent_shape: tuple[int, ...],
         transforms: int = 10,
         context_features: int = 0,
+        base: Spec = "DiagonalNormal",
+        build: Build | None = None,
     ) -> None:
         size = flow_size(latent_shape, transforms)
         super().__init__(
@@ -209,11 +213,13 @@ class PlanarFlow(FlowPosterior):
             context_features,
             lambda given, step: Planar(size, given),
             transforms,
+            base,
+            build,
         )
 
 
 class RadialFlow(FlowPosterior):
-    r"""A Normal sent through maps that draw it towards a point each, or push it away.
+    r"""A base sent through maps that draw it towards a point each, or push it away.
 
     .. math:: f(z) = z + \frac{\beta (z - c)}{\alpha + |z - c|}, \qquad \beta > -\alpha
 
@@ -222,6 +228,7 @@ class RadialFlow(FlowPosterior):
 
     Arguments:
         transforms: Number of maps.
+        base: The posterior that is sent through the maps.
 
     Raises:
         ValueError: If the latents are no vector, or there is no map.
@@ -242,6 +249,8 @@ class RadialFlow(FlowPosterior):
         latent_shape: tuple[int, ...],
         transforms: int = 10,
         context_features: int = 0,
+        base: Spec = "DiagonalNormal",
+        build: Build | None = None,
     ) -> None:
         size = flow_size(latent_shape, transforms)
         super().__init__(
@@ -250,11 +259,13 @@ class RadialFlow(FlowPosterior):
             context_features,
             lambda given, step: Radial(size, given),
             transforms,
+            base,
+            build,
         )
 
 
 class SylvesterFlow(FlowPosterior):
-    r"""A Normal sent through maps that bend it along all directions at once.
+    r"""A base sent through maps that bend it along all directions at once.
 
     .. math:: f(z) = z + Q R \tanh(S Q^\top z + b), \qquad R_{ii} S_{ii} > -1
 
@@ -265,6 +276,7 @@ class SylvesterFlow(FlowPosterior):
     Arguments:
         transforms: Number of maps.
         reflections: Of each Q; more than D - 1 are not made.
+        base: The posterior that is sent through the maps.
 
     Raises:
         ValueError: If the latents are no vector, there is no map, or reflections are negative.
@@ -289,6 +301,8 @@ class SylvesterFlow(FlowPosterior):
         transforms: int = 4,
         reflections: int = 8,
         context_features: int = 0,
+        base: Spec = "DiagonalNormal",
+        build: Build | None = None,
     ) -> None:
         size = flow_size(latent_shape, transforms)
         if reflections < 0:
@@ -300,4 +314,6 @@ class SylvesterFlow(FlowPosterior):
             context_features,
             lambda given, step: Sylvester(size, given, mirrors),
             transforms,
+            base,
+            build,
         )

@@ -12,13 +12,14 @@ from vaekit.contracts import FittedPrior
 from vaekit.distributions import normal
 from vaekit.fitting import enough, fit_by_gradient
 from vaekit.flows import Autoregressive, Flow, Transform, Univariate, flow_size
+from vaekit.nn import widths
 from vaekit.part import Infer
 
 __all__ = ["FlowPrior"]
 
 _MAPS: dict[str, tuple[Univariate, bool, bool]] = {
     "maf": ("affine", False, True),
-    "iaf": ("gated", False, False),
+    "iaf": ("affine", False, False),
     "realnvp": ("affine", True, True),
     "spline": ("spline", False, True),
 }
@@ -40,7 +41,7 @@ class FlowPrior(FittedPrior):
             round, and slow to train with; "realnvp", affine couplings, quick both ways; "spline",
             masked autoregressive with rational-quadratic splines.
         transforms: Number of maps.
-        hidden: Widths of the hidden layers of each map's network.
+        hidden: Widths of the hidden layers of each map's network; a number is one layer.
 
     Raises:
         ValueError: If the latents are no vector, there is no map, a layer has no units, or the
@@ -67,10 +68,11 @@ class FlowPrior(FittedPrior):
         latent_shape: tuple[int, ...],
         flow: Literal["maf", "iaf", "realnvp", "spline"] = "maf",
         transforms: int = 4,
-        hidden: list[int] = [100],  # noqa: B006 - read only, and shown as it is by --help
+        hidden: int | list[int] = [100],  # noqa: B006 - read only, and shown as it is by --help
         context_features: int = 0,
     ) -> None:
         super().__init__()
+        hidden = widths(hidden)
         size = flow_size(latent_shape, transforms, hidden)
         if flow not in _MAPS:
             raise ValueError(f"Expected flow to be one of {tuple(_MAPS)} but got {flow!r}.")

@@ -48,6 +48,8 @@ class _InBall(Prior):
     loc: Tensor
     scale: Tensor
 
+    support: manifolds.Ball = manifolds.Ball()
+
     def __init__(self, latent_shape: tuple[int, ...], scale: float, curvature: float) -> None:
         super().__init__()
         vector_size(latent_shape)

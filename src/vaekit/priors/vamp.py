@@ -29,6 +29,8 @@ class VampPrior(Prior):
 
     Arguments:
         components: M, the number of pseudo-inputs.
+        learned: Whether they change; else they stay the rows that they start as. Where an encoder
+            reads x as indices, of tokens or categories, nothing else is possible.
 
     Raises:
         ValueError: If there is none; if the posterior's density is known for its own draws alone.
@@ -46,18 +48,17 @@ class VampPrior(Prior):
 
     support = None
 
-    def __init__(self, data: DataInfo, components: int = 500) -> None:
+    def __init__(self, data: DataInfo, components: int = 500, learned: bool = True) -> None:
         super().__init__()
         if components < 1:
             raise ValueError(f"Expected components to be at least 1 but got {components}.")
-        self.components = components
-        self.ranges = {name: info.data_range for name, info in data.entries().items()}
+        self.components, self.entries = components, data.entries()
         self.single = not isinstance(data.event_shape, dict)
-        self.inputs = nn.ParameterDict(
-            {
-                name: nn.Parameter(self._within(name, torch.randn(components, *info.event_shape)))
-                for name, info in data.entries().items()
-            }
+        self.inputs = nn.ParameterList(
+            nn.Parameter(
+                torch.randn(components, *info.event_shape).clamp(*info.data_range), learned
+            )
+            for info in self.entries.values()
         )
 
     def check(self, posterior: Posterior) -> None:
@@ -82,21 +83,25 @@ class VampPrior(Prior):
             keys = torch.cat([keys, torch.rand(len(batch))])
             keys, at = keys.topk(min(self.components, len(keys)))
             kept = [each(lambda *parts, at=at: torch.cat(parts)[at.to(parts[0].device)], *kept)]
-        for name, rows in entries_of(kept[0]).items():
-            again = torch.arange(self.components) % len(rows)  # of fewer rows some twice
-            self.inputs[name].copy_(self._within(name, rows[again]))
+        again = torch.arange(self.components) % len(first(kept[0]))  # of fewer rows some twice
+        chosen = entries_of(kept[0])
+        for name, inputs in zip(self.entries, self.inputs, strict=True):
+            inputs.copy_(chosen[name][again.to(inputs.device)])
+        self._bring_back()
 
     def after_step(self, draw: Draw) -> None:
         """Brings pseudo-inputs that the step took out of the data's range back to its end."""
-        for name, inputs in self.inputs.items():
-            inputs.copy_(self._within(name, inputs))
+        self._bring_back()
 
-    def _within(self, name: str, x: Tensor) -> Tensor:
-        return x.clamp(*self.ranges[name])
+    def _bring_back(self) -> None:
+        for inputs, info in zip(self.inputs, self.entries.values(), strict=True):
+            inputs.copy_(inputs.clamp(*info.data_range))
 
     def forward(self, context: Tensor | None = None, infer: Infer | None = None) -> Distribution:
-        assert infer is not None
-        u: Tree = self.inputs["x"] if self.single else dict(self.inputs.items())
+        if infer is None:
+            raise self.refuse("infer, which gives q(z|u) of its pseudo-inputs", "none")
+        u: Tree = dict(zip(self.entries, self.inputs, strict=True))
+        u = self.inputs[0] if self.single else u
         m, even = self.components, first(u).new_zeros(self.components)
         if context is None:
             return Mixture(infer(u), even)
