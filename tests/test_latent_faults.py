@@ -77,7 +77,8 @@ def test_entries_of_a_vamp_prior_may_have_any_names() -> None:
     likelihood = part("Mixed", others=part("Gaussian"))
     model = Model(info, 2, prior=part("VampPrior", components=5), likelihood=likelihood)
     rows = {n: torch.full((6, 1), at / 10) for at, n in enumerate(reversed(names))}
-    model.core.prior.start([Batch(rows)])
+    with torch.no_grad():
+        model.core.prior.start([Batch(rows)])
     for name, inputs in zip(names, model.core.prior.inputs, strict=True):
         assert torch.equal(inputs, rows[name][:5])
     assert model.core.draw(Batch(rows)).log_prior.isfinite().all()
@@ -86,7 +87,7 @@ def test_entries_of_a_vamp_prior_may_have_any_names() -> None:
 def test_pseudo_inputs_may_stay_rows() -> None:
     model = Model(INFO, 2, prior=part("VampPrior", components=5, learned=False))
     assert not any(p.requires_grad for p in model.core.prior.parameters())
-    with pytest.raises(ValueError, match="expected infer, which gives .* but got none"):
+    with pytest.raises(ValueError, match=r"expected infer, which gives .* but got none"):
         VampPrior(INFO)()
 
 

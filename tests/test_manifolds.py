@@ -317,9 +317,9 @@ PAIRS = [
 
 
 def test_a_prior_of_another_curvature_is_refused() -> None:
-    with pytest.raises(ValueError, match="curvature -2, those .* curvature -1"):
+    with pytest.raises(ValueError, match=r"curvature -2, those .* curvature -1"):
         model(part("WrappedNormal", curvature=2.0), "RiemannianNormalPrior")
-    with pytest.raises(ValueError, match="lie in the unit sphere, those .* the real numbers"):
+    with pytest.raises(ValueError, match=r"lie in the unit sphere, those .* the real numbers"):
         model("VonMisesFisher", "StandardNormal")
     model("WrappedNormal", "RiemannianNormalPrior")
 
