@@ -12,10 +12,21 @@ import pytest
 import torch
 
 from parts.two_level import ConditionalNormal, TwoLevel
-from vaekit import Model, data, fit_prior, load, load_prior, plugins, summary, write_prior
+from vaekit import (
+    Model,
+    VAEModule,
+    data,
+    fit_prior,
+    load,
+    load_prior,
+    plugins,
+    summary,
+    write_prior,
+)
 from vaekit.contracts import FittedPrior, Prior
 from vaekit.prior_files import log_priors
 from vaekit.priors import FittedNormal, GaussianMixturePrior
+from vaekit.trainer import Trainer
 
 Cli = Callable[..., Path]
 FAST = ("--trainer.max_epochs", 2, "--trainer.enable_progress_bar", "false")
@@ -203,6 +214,19 @@ def test_a_prior_comes_back_from_its_file(model: Model, tmp_path: Path) -> None:
         next(other.core.encoder.parameters()).zero_()  # type: ignore[union-attr]
     with pytest.raises(ValueError, match=r"but .* was fitted to those of another\. Fit one"):
         load_prior(tmp_path / "p.ckpt", other)
+
+
+def test_a_checkpoint_that_would_be_loaded_over_a_prior_is_refused(model: Model) -> None:
+    trainer = Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
+    rows, module = data.Digits(), VAEModule(model)
+    for args, given in (
+        ((None, "best.ckpt"), {"datamodule": rows}),
+        ((rows,), {"ckpt_path": "b"}),
+    ):
+        with pytest.raises(
+            ValueError, match=r"Expected a prior or a ckpt_path but got p\.ckpt and"
+        ):
+            trainer.test(module, *args, prior="p.ckpt", **given)
 
 
 def test_what_does_not_fit_the_model_is_refused(
