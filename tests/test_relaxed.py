@@ -27,6 +27,7 @@ from vaekit.concrete import Bits, ConcreteBits, ConcreteOneHot, OneHot
 from vaekit.distributions import transport
 from vaekit.noise import fixed_noise
 from vaekit.posteriors import RelaxedBernoulli, RelaxedCategorical
+from vaekit.precision import smallest
 from vaekit.priors import UniformBernoulli, UniformCategorical
 from vaekit.schedules import Cyclical, Linear
 from vaekit.testing.grids import grid_of
@@ -171,6 +172,24 @@ def test_the_density_at_an_end_is_the_probability_of_what_lies_beyond() -> None:
 def test_weights_of_rounded_bits_are_one_in_the_mean(temperatures: tuple[float, float]) -> None:
     ours, theirs = (torch.tensor(t) for t in temperatures)
     q, p = ConcreteBits(torch.tensor(1.5), ours), ConcreteBits(torch.tensor(0.0), theirs)
+    z = q.sample((200_000,))
+    weight = (p.log_prob(z) - q.log_prob(z)).exp().double()
+    error = float(weight.std()) / len(weight) ** 0.5
+    assert error < 0.1
+    assert abs(float(weight.mean()) - 1) < 5 * error
+
+
+@pytest.mark.parametrize(
+    "temperatures", [(0.02, 0.1), (0.02, 0.02), (0.05, 0.1), (0.1, 0.05), (2 / 3, 0.5)]
+)
+@pytest.mark.parametrize("logits", [(1.5, 0.0, 0.0), (0.5, 0.0, -0.5, 1.0)])
+def test_weights_of_rounded_one_hot_vectors_are_one_in_the_mean(
+    logits: tuple[float, ...], temperatures: tuple[float, float]
+) -> None:
+    torch.manual_seed(0)
+    at = torch.tensor(logits)
+    ours, theirs = (torch.tensor(t) for t in temperatures)
+    q, p = ConcreteOneHot(at, ours), ConcreteOneHot(0 * at, theirs)
     z = q.sample((200_000,))
     weight = (p.log_prob(z) - q.log_prob(z)).exp().double()
     error = float(weight.std()) / len(weight) ** 0.5
