@@ -244,6 +244,19 @@ def test_a_mixture_s_fit_follows_torch_s_seed_alone() -> None:
     assert not torch.equal(found[0], found[2])
 
 
+def test_codes_of_a_device_without_float64_are_fitted_to() -> None:
+    class OnMPS(Tensor):
+        def cpu(self, *args: Any, **kwargs: Any) -> Tensor:
+            return self.as_subclass(Tensor)
+
+        def double(self) -> Tensor:
+            raise TypeError("The MPS framework has no float64.")
+
+    prior = FittedNormal((3,), context_features=1)
+    prior.fit(codes().as_subclass(OnMPS), torch.randn(600, 1).as_subclass(OnMPS))
+    assert prior.loc.isfinite().all()
+
+
 def test_a_model_may_be_trained_with_one_and_then_fit_it() -> None:
     model = Model(DataInfo((3,), (0, 1), levels=2), latent_shape=3, prior="FittedNormal")
     prior: Any = model.core.prior

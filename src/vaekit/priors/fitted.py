@@ -63,9 +63,9 @@ class CodesPrior(FittedPrior):
                 another size than was declared.
         """
         self._check(z, context)
-        z = z.detach().double().cpu()
+        z = z.detach().cpu().double()  # in this order, since MPS has no float64
         if context is not None:
-            c = context.detach().double().cpu()
+            c = context.detach().cpu().double()
             # By singular values, since the columns of a one-hot context sum to one.
             found = torch.linalg.lstsq(c - c.mean(0), z - z.mean(0), driver="gelsd").solution
             self.slope.copy_(found.T)
