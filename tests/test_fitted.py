@@ -14,7 +14,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from vaekit import DataInfo, Model
 from vaekit.contracts import FittedPrior
 from vaekit.distributions import normal
-from vaekit.priors import FittedNormal, GaussianMixturePrior, TwoStagePrior
+from vaekit.priors import FittedNormal, FlowPrior, GaussianMixturePrior, TwoStagePrior
 
 SMALL: dict[str, Any] = {"hidden": [128], "draws": 4000, "epochs": 100}
 EVERY: list[tuple[type[FittedPrior], dict[str, Any]]] = [
@@ -188,25 +188,32 @@ def test_given_a_context_it_follows_it(cls: type[FittedPrior], init_args: dict[s
                 assert torch.allclose(alone[:, 0], p.log_prob(drawn)[:, row], atol=1e-4)
 
 
-@pytest.mark.parametrize(("cls", "init_args"), EVERY)
-def test_what_it_cannot_be_fitted_to_is_refused(
+@pytest.mark.parametrize(
+    ("cls", "init_args"), [*EVERY, (FlowPrior, {"transforms": 1, "hidden": [8]})]
+)
+def test_what_it_cannot_be_fitted_to_is_refused_and_it_stays_what_it_was(
     cls: type[FittedPrior], init_args: dict[str, Any]
 ) -> None:
     prior: Any = cls((3,), **init_args)  # type: ignore[call-arg]
-    for z, context, words in (
-        (codes(1), None, rf"Expected at least {prior.least} rows to fit {cls.__name__} to but"),
-        (codes()[:, :2], None, r"Expected codes \(n, 3\) but got \(600, 2\)"),
-        (codes().log(), torch.ones(600, 1), r"Expected no context but got one of shape"),
-        (torch.full((50, 3), torch.nan), None, "Expected finite codes"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            prior.fit(z, context)
     conditional: Any = cls((3,), context_features=2, **init_args)  # type: ignore[call-arg]
-    with pytest.raises(ValueError, match=r"Expected a context of shape \(600, 2\) but got none"):
-        conditional.fit(codes())
-    with pytest.raises(
-        ValueError, match=r"latents that are a vector but got latent_shape \(2, 3\)"
+    least, ones = getattr(prior, "least", 10), torch.ones(600, 3)
+    wanted = r"Expected a context of shape \(600, 2\) but got"
+    for of, z, context, words in (
+        (prior, codes(1), None, rf"Expected at least {least} rows to fit {cls.__name__} to but"),
+        (prior, codes()[:, :2], None, r"Expected codes \(n, 3\) but got \(600, 2\)"),
+        (prior, codes()[:, :1], None, r"Expected codes \(n, 3\) but got \(600, 1\)"),
+        (prior, codes(), ones, r"Expected no context but got one of shape"),
+        (prior, torch.full((50, 3), torch.nan), None, "Expected finite codes"),
+        (conditional, codes(), None, f"{wanted} none"),
+        (conditional, codes(), ones, rf"{wanted} one of shape \(600, 3\)"),
+        (conditional, codes(), ones[:500, :2], rf"{wanted} one of shape \(500, 2\)"),
+        (conditional, codes(), ones[:, :2] / 0, "Expected finite contexts"),
     ):
+        before = {name: x.clone() for name, x in of.state_dict().items()}
+        with pytest.raises(ValueError, match=words):
+            of.fit(z, context)
+        assert all(torch.equal(x, before[name]) for name, x in of.state_dict().items())
+    with pytest.raises(ValueError, match=r"a vector of 1 or more but got latent_shape \(2, 3\)"):
         cls((2, 3), **init_args)  # type: ignore[call-arg]
 
 

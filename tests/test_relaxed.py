@@ -27,7 +27,6 @@ from vaekit.concrete import Bits, ConcreteBits, ConcreteOneHot, OneHot
 from vaekit.distributions import transport
 from vaekit.noise import fixed_noise
 from vaekit.posteriors import RelaxedBernoulli, RelaxedCategorical
-from vaekit.precision import smallest
 from vaekit.priors import UniformBernoulli, UniformCategorical
 from vaekit.schedules import Cyclical, Linear
 from vaekit.testing.grids import grid_of

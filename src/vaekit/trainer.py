@@ -55,7 +55,7 @@ class Trainer(LightningTrainer):
         """
         if prior is not None and ckpt_path is not None:
             raise ValueError(
-                f"Expected a prior or a ckpt_path but got {prior} and {ckpt_path}, whose own prior "
+                f"Expected a prior or a ckpt_path but got {prior} and {ckpt_path}, whose prior "
                 "would be loaded over it: test the model that vaekit.load makes of the checkpoint."
             )
         if samples < 0:
