@@ -144,6 +144,24 @@ def test_a_second_vae_estimates_its_density_from_below_and_draws_from_it() -> No
     assert valley < min(left, right) - 0.5  # it is two heaps
 
 
+def test_codes_are_whitened_without_a_copy_of_the_factor_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prior, solve, seen = TwoStagePrior((3,)), torch.linalg.solve_triangular, []
+    prior.scale_tril.copy_(torch.randn(3, 3).tril() + 2 * torch.eye(3))
+
+    def noted(factor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        seen.append(tuple(factor.shape))
+        return solve(factor, *args, **kwargs)
+
+    monkeypatch.setattr(torch.linalg, "solve_triangular", noted)
+    for shape in ((3,), (5, 3), (7, 5, 3)):
+        away = torch.randn(shape)
+        y = prior.whitened(away)
+        assert torch.allclose(y @ prior.scale_tril.mT, away, atol=1e-5)
+    assert seen == [(3, 3)] * 3
+
+
 def test_it_fits_what_a_normal_cannot() -> None:
     torch.manual_seed(0)
     z = torch.where(torch.rand(800, 2) > 0.5, 2.0, -2.0) + 0.3 * torch.randn(800, 2)
