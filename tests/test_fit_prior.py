@@ -258,6 +258,23 @@ def test_what_does_not_fit_the_model_is_refused(
         fit_prior(Model(digits, latent_shape=2, core="TwoLevel"), digits, "FittedNormal")
 
 
+def test_codes_that_depend_on_the_prior_have_none_fitted_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Model(data.Digits(), latent_shape=2, posterior="Hamiltonian").eval()
+    monkeypatch.setattr(data.Digits, "rows", None)
+    words = r"the draws of Hamiltonian move on log p\(x, z\): with a prior"
+    with pytest.raises(ValueError, match=words):
+        fit_prior(own, data.Digits(), "FittedNormal")
+    prior: Any = own.new_prior("FittedNormal")
+    write_prior(prior, own, tmp_path / "p.ckpt")
+    load_prior(tmp_path / "p.ckpt", own)
+    with torch.no_grad():
+        next(own.core.decoder.parameters()).zero_()  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="was fitted to those of another"):
+        load_prior(tmp_path / "p.ckpt", own)
+
+
 def test_a_prior_of_outside_authors_may_be_fitted(
     model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -104,6 +104,7 @@ class Posterior(FullPrecisionPart):
     Attributes:
         density: Whether q has a log-density, without which there is no bound.
         evaluates: Whether that is known of any z, and not of q's own draws alone.
+        uses_log_joint: Whether q depends on log p(x, z), and so on prior, decoder and likelihood.
         support: Where z lies, a constraint of torch.distributions; in evaluation, where a part
             relaxes z in training.
         latent_shape: Shape of one z; set by whoever builds the part.
@@ -111,6 +112,7 @@ class Posterior(FullPrecisionPart):
 
     density: ClassVar[bool] = True
     evaluates: ClassVar[bool] = True
+    uses_log_joint: ClassVar[bool] = False
     support: Any = constraints.real
     latent_shape: Shapes = None
 
