@@ -63,6 +63,7 @@ def test_a_fitted_prior_raises_the_validation_elbo_and_samples(
     file = "runs/version_0/fit-prior/GaussianMixturePrior.ckpt"
     assert {path.name for path in (trained / "fit-prior").iterdir()} == {Path(file).name}
     assert f"Next: vaekit sample --ckpt_path runs/version_0/best.ckpt --prior {file}" in said
+    assert "replaced" not in said
     own, fitted = bounds(said)
     cli("validate", "--ckpt_path", "best")
     line = next(x for x in capsys.readouterr().out.splitlines() if "val/elbo" in x)
@@ -85,6 +86,8 @@ def test_a_fitted_prior_raises_the_validation_elbo_and_samples(
         line = next(x for x in capsys.readouterr().out.splitlines() if "test/elbo" in x)
         told.append(float(line.split("│")[2]))
     assert told[1] > told[0]
+    cli("fit-prior", "--ckpt_path", "best", *MIXTURE[:2], "--prior.components", 2)
+    assert f"{file} (replaced the file of an earlier fit)\n" in capsys.readouterr().out
 
 
 @pytest.mark.slow

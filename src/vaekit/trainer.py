@@ -215,9 +215,10 @@ class Trainer(LightningTrainer):
         summary.show_prior(model, fitted, datamodule)
         file = folder / f"{type(fitted).__name__}.ckpt"
         rows = len(datamodule.numbers("train"))
+        replaced = " (replaced the file of an earlier fit)" if file.exists() else ""
         told = {"checkpoint": str(ckpt_path), "data": datamodule.spec, "rows": rows}
         write_prior(fitted, model, file, **told)
-        print(f"  {file}\nNext: vaekit sample --ckpt_path {ckpt_path} --prior {file}")
+        print(f"  {file}{replaced}\nNext: vaekit sample --ckpt_path {ckpt_path} --prior {file}")
 
 
 setattr(Trainer, "fit-prior", Trainer.fit_prior)  # as the command is called
