@@ -12,10 +12,21 @@ import pytest
 import torch
 
 from parts.two_level import ConditionalNormal, TwoLevel
-from vaekit import Model, data, fit_prior, load, load_prior, plugins, summary, write_prior
+from vaekit import (
+    Model,
+    VAEModule,
+    data,
+    fit_prior,
+    load,
+    load_prior,
+    plugins,
+    summary,
+    write_prior,
+)
 from vaekit.contracts import FittedPrior, Prior
 from vaekit.prior_files import log_priors
 from vaekit.priors import FittedNormal, GaussianMixturePrior
+from vaekit.trainer import Trainer
 
 Cli = Callable[..., Path]
 FAST = ("--trainer.max_epochs", 2, "--trainer.enable_progress_bar", "false")
@@ -52,6 +63,7 @@ def test_a_fitted_prior_raises_the_validation_elbo_and_samples(
     file = "runs/version_0/fit-prior/GaussianMixturePrior.ckpt"
     assert {path.name for path in (trained / "fit-prior").iterdir()} == {Path(file).name}
     assert f"Next: vaekit sample --ckpt_path runs/version_0/best.ckpt --prior {file}" in said
+    assert "replaced" not in said
     own, fitted = bounds(said)
     cli("validate", "--ckpt_path", "best")
     line = next(x for x in capsys.readouterr().out.splitlines() if "val/elbo" in x)
@@ -74,6 +86,8 @@ def test_a_fitted_prior_raises_the_validation_elbo_and_samples(
         line = next(x for x in capsys.readouterr().out.splitlines() if "test/elbo" in x)
         told.append(float(line.split("│")[2]))
     assert told[1] > told[0]
+    cli("fit-prior", "--ckpt_path", "best", *MIXTURE[:2], "--prior.components", 2)
+    assert f"{file} (replaced the file of an earlier fit)\n" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -205,6 +219,19 @@ def test_a_prior_comes_back_from_its_file(model: Model, tmp_path: Path) -> None:
         load_prior(tmp_path / "p.ckpt", other)
 
 
+def test_a_checkpoint_that_would_be_loaded_over_a_prior_is_refused(model: Model) -> None:
+    trainer = Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
+    rows, module = data.Digits(), VAEModule(model)
+    for args, given in (
+        ((None, "best.ckpt"), {"datamodule": rows}),
+        ((rows,), {"ckpt_path": "b"}),
+    ):
+        with pytest.raises(
+            ValueError, match=r"Expected a prior or a ckpt_path but got p\.ckpt and"
+        ):
+            trainer.test(module, *args, prior="p.ckpt", **given)
+
+
 def test_what_does_not_fit_the_model_is_refused(
     model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -232,6 +259,23 @@ def test_what_does_not_fit_the_model_is_refused(
         ValueError, match="one prior, such as VAE, but TwoLevel has prior, top_prior"
     ):
         fit_prior(Model(digits, latent_shape=2, core="TwoLevel"), digits, "FittedNormal")
+
+
+def test_codes_that_depend_on_the_prior_have_none_fitted_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Model(data.Digits(), latent_shape=2, posterior="Hamiltonian").eval()
+    monkeypatch.setattr(data.Digits, "rows", None)
+    words = r"the draws of Hamiltonian move on log p\(x, z\): with a prior"
+    with pytest.raises(ValueError, match=words):
+        fit_prior(own, data.Digits(), "FittedNormal")
+    prior: Any = own.new_prior("FittedNormal")
+    write_prior(prior, own, tmp_path / "p.ckpt")
+    load_prior(tmp_path / "p.ckpt", own)
+    with torch.no_grad():
+        next(own.core.decoder.parameters()).zero_()  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="was fitted to those of another"):
+        load_prior(tmp_path / "p.ckpt", own)
 
 
 def test_a_prior_of_outside_authors_may_be_fitted(

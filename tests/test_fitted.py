@@ -14,7 +14,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from vaekit import DataInfo, Model
 from vaekit.contracts import FittedPrior
 from vaekit.distributions import normal
-from vaekit.priors import FittedNormal, GaussianMixturePrior, TwoStagePrior
+from vaekit.priors import FittedNormal, FlowPrior, GaussianMixturePrior, TwoStagePrior
 
 SMALL: dict[str, Any] = {"hidden": [128], "draws": 4000, "epochs": 100}
 EVERY: list[tuple[type[FittedPrior], dict[str, Any]]] = [
@@ -144,6 +144,24 @@ def test_a_second_vae_estimates_its_density_from_below_and_draws_from_it() -> No
     assert valley < min(left, right) - 0.5  # it is two heaps
 
 
+def test_codes_are_whitened_without_a_copy_of_the_factor_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prior, solve, seen = TwoStagePrior((3,)), torch.linalg.solve_triangular, []
+    prior.scale_tril.copy_(torch.randn(3, 3).tril() + 2 * torch.eye(3))
+
+    def noted(factor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        seen.append(tuple(factor.shape))
+        return solve(factor, *args, **kwargs)
+
+    monkeypatch.setattr(torch.linalg, "solve_triangular", noted)
+    for shape in ((3,), (5, 3), (7, 5, 3)):
+        away = torch.randn(shape)
+        y = prior.whitened(away)
+        assert torch.allclose(y @ prior.scale_tril.mT, away, atol=1e-5)
+    assert seen == [(3, 3)] * 3
+
+
 def test_it_fits_what_a_normal_cannot() -> None:
     torch.manual_seed(0)
     z = torch.where(torch.rand(800, 2) > 0.5, 2.0, -2.0) + 0.3 * torch.randn(800, 2)
@@ -188,25 +206,32 @@ def test_given_a_context_it_follows_it(cls: type[FittedPrior], init_args: dict[s
                 assert torch.allclose(alone[:, 0], p.log_prob(drawn)[:, row], atol=1e-4)
 
 
-@pytest.mark.parametrize(("cls", "init_args"), EVERY)
-def test_what_it_cannot_be_fitted_to_is_refused(
+@pytest.mark.parametrize(
+    ("cls", "init_args"), [*EVERY, (FlowPrior, {"transforms": 1, "hidden": [8]})]
+)
+def test_what_it_cannot_be_fitted_to_is_refused_and_it_stays_what_it_was(
     cls: type[FittedPrior], init_args: dict[str, Any]
 ) -> None:
     prior: Any = cls((3,), **init_args)  # type: ignore[call-arg]
-    for z, context, words in (
-        (codes(1), None, rf"Expected at least {prior.least} rows to fit {cls.__name__} to but"),
-        (codes()[:, :2], None, r"Expected codes \(n, 3\) but got \(600, 2\)"),
-        (codes().log(), torch.ones(600, 1), r"Expected no context but got one of shape"),
-        (torch.full((50, 3), torch.nan), None, "Expected finite codes"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            prior.fit(z, context)
     conditional: Any = cls((3,), context_features=2, **init_args)  # type: ignore[call-arg]
-    with pytest.raises(ValueError, match=r"Expected a context of shape \(600, 2\) but got none"):
-        conditional.fit(codes())
-    with pytest.raises(
-        ValueError, match=r"latents that are a vector but got latent_shape \(2, 3\)"
+    least, ones = getattr(prior, "least", 10), torch.ones(600, 3)
+    wanted = r"Expected a context of shape \(600, 2\) but got"
+    for of, z, context, words in (
+        (prior, codes(1), None, rf"Expected at least {least} rows to fit {cls.__name__} to but"),
+        (prior, codes()[:, :2], None, r"Expected codes \(n, 3\) but got \(600, 2\)"),
+        (prior, codes()[:, :1], None, r"Expected codes \(n, 3\) but got \(600, 1\)"),
+        (prior, codes(), ones, r"Expected no context but got one of shape"),
+        (prior, torch.full((50, 3), torch.nan), None, "Expected finite codes"),
+        (conditional, codes(), None, f"{wanted} none"),
+        (conditional, codes(), ones, rf"{wanted} one of shape \(600, 3\)"),
+        (conditional, codes(), ones[:500, :2], rf"{wanted} one of shape \(500, 2\)"),
+        (conditional, codes(), ones[:, :2] / 0, "Expected finite contexts"),
     ):
+        before = {name: x.clone() for name, x in of.state_dict().items()}
+        with pytest.raises(ValueError, match=words):
+            of.fit(z, context)
+        assert all(torch.equal(x, before[name]) for name, x in of.state_dict().items())
+    with pytest.raises(ValueError, match=r"a vector of 1 or more but got latent_shape \(2, 3\)"):
         cls((2, 3), **init_args)  # type: ignore[call-arg]
 
 
@@ -242,6 +267,19 @@ def test_a_mixture_s_fit_follows_torch_s_seed_alone() -> None:
         found.append(prior.loc)
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
+
+
+def test_codes_of_a_device_without_float64_are_fitted_to() -> None:
+    class OnMPS(Tensor):
+        def cpu(self, *args: Any, **kwargs: Any) -> Tensor:
+            return self.as_subclass(Tensor)
+
+        def double(self) -> Tensor:
+            raise TypeError("The MPS framework has no float64.")
+
+    prior = FittedNormal((3,), context_features=1)
+    prior.fit(codes().as_subclass(OnMPS), torch.randn(600, 1).as_subclass(OnMPS))
+    assert prior.loc.isfinite().all()
 
 
 def test_a_model_may_be_trained_with_one_and_then_fit_it() -> None:

@@ -94,6 +94,17 @@ def test_the_encoder_sees_a_row_once_and_draws_do_not_grow_with_their_number() -
         assert max(decoded) <= 60
 
 
+def test_the_networks_of_a_prior_s_density_are_within_the_budget() -> None:
+    prior = {"class_path": "TwoStagePrior", "init_args": {"hidden": [32], "draws": 50}}
+    core: Any = Model(DataInfo((4,)), latent_shape=2, likelihood="Gaussian", prior=prior).core
+    made: list[int] = []
+    for module in (*core.prior.encoder, *core.prior.decoder):
+        module.register_forward_hook(lambda *args: made.append(4 * args[2].numel()))
+    found = log_likelihood(core.eval(), Batch(torch.zeros(6, 4)), 100, budget=200_000)
+    assert found.log_likelihood.isfinite().all()
+    assert 6 * 6400 <= max(made) <= 200_000
+
+
 def test_a_row_without_any_weight_has_no_likelihood_and_harms_no_other() -> None:
     class Walled(torch.nn.Module):
         density = True

@@ -178,6 +178,24 @@ def test_weights_of_rounded_bits_are_one_in_the_mean(temperatures: tuple[float, 
     assert abs(float(weight.mean()) - 1) < 5 * error
 
 
+@pytest.mark.parametrize(
+    "temperatures", [(0.02, 0.1), (0.02, 0.02), (0.05, 0.1), (0.1, 0.05), (2 / 3, 0.5)]
+)
+@pytest.mark.parametrize("logits", [(1.5, 0.0, 0.0), (0.5, 0.0, -0.5, 1.0)])
+def test_weights_of_rounded_one_hot_vectors_are_one_in_the_mean(
+    logits: tuple[float, ...], temperatures: tuple[float, float]
+) -> None:
+    torch.manual_seed(0)
+    at = torch.tensor(logits)
+    ours, theirs = (torch.tensor(t) for t in temperatures)
+    q, p = ConcreteOneHot(at, ours), ConcreteOneHot(0 * at, theirs)
+    z = q.sample((200_000,))
+    weight = (p.log_prob(z) - q.log_prob(z)).exp().double()
+    error = float(weight.std()) / len(weight) ** 0.5
+    assert error < 0.1
+    assert abs(float(weight.mean()) - 1) < 5 * error
+
+
 # The bound of training
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf, lgamma
+from math import inf
 from typing import Any
 
 import torch
@@ -114,7 +114,14 @@ class ConcreteOneHot(Distribution):
     .. math:: z = \mathrm{softmax}\left(\frac{\ell + G}{\tau}\right), \qquad
         G_c \sim \mathrm{Gumbel}(0, 1)
 
-    No element of a draw is less than the 0.8th power of the smallest number of its type.
+    An element of a draw that would be less than the 0.8th power of the smallest number of its type
+    is put there. It stands for all that are less, and `log_prob` is the density of the n others,
+    times the probability that these are less. With z there in their place it is
+
+    .. math:: (n - 1)! \, \tau^{n - 1} \prod_{c \in n} \frac{s_c}{z_c}, \qquad
+        s = \mathrm{softmax}(\ell - \tau \log z)
+
+    So the ratio of two such densities is right at any temperature.
 
     Arguments:
         logits: l, of the C classes, `(*, C)`; whose element is the largest has their probabilities
@@ -152,9 +159,11 @@ class ConcreteOneHot(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         log_z, t = value.clamp(min=smallest(value)).log(), self.temperature
-        classes = self.logits.shape[-1]
         shares = (self.logits - t * log_z).log_softmax(-1)
-        return lgamma(classes) + (classes - 1) * t.log() + (shares - log_z).sum(-1)
+        above = value > smallest(value)
+        n = above.sum(-1).to(log_z.dtype)
+        terms = torch.where(above, shares - log_z, 0.0).sum(-1)
+        return torch.lgamma(n) + (n - 1) * t.log() + terms
 
 
 @transport.register

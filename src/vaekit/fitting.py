@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["enough", "fit_by_gradient"]
-
-
-def enough(count: int) -> int:
-    """A number of rows, a tenth of which can be held out.
-
-    Raises:
-        ValueError: If there are fewer than ten.
-    """
-    if count < 10:
-        raise ValueError(f"Expected at least ten rows to fit to but got {count}.")
-    return count
+__all__ = ["fit_by_gradient"]
 
 
 def fit_by_gradient(
@@ -45,7 +35,8 @@ def fit_by_gradient(
         patience: Passes without a gain on the held-out rows after which it stops.
 
     Raises:
-        ValueError: If there are fewer than ten rows.
+        ValueError: If there are fewer than ten rows, or the mean loss of the held-out ones is not
+            finite before the first step.
 
     Example:
         >>> mean = nn.Parameter(torch.zeros(()))
@@ -53,7 +44,9 @@ def fit_by_gradient(
         >>> round(mean.item(), 1)
         3.0
     """
-    count, weights = enough(len(rows[0])), list(parameters)
+    count, weights = len(rows[0]), list(parameters)
+    if count < 10:
+        raise ValueError(f"Expected at least ten rows to fit to but got {count}.")
     held, kept = torch.randperm(count).tensor_split([count // 10])
 
     def losses(at: Tensor) -> Tensor:
@@ -66,6 +59,8 @@ def fit_by_gradient(
     optimizer = torch.optim.Adam(weights, lr)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     least, best, waited = score(), [p.detach().clone() for p in weights], 0
+    if not isfinite(least):
+        raise ValueError(f"Expected a finite loss of the held-out rows but got {least}.")
     for _ in range(epochs):
         for at in kept[torch.randperm(len(kept))].split(batch_size):
             with torch.enable_grad():

@@ -147,6 +147,7 @@ def _bytes_of_a_draw(core: Core, row: Batch) -> int:
     try:
         with fixed_noise(0, first(row.x).device):
             draw = core.draw(row)
+            sizes.append(draw.log_weight.element_size())  # read, since a prior's networks run then
             sizes.append(draw.z.numel() * draw.z.element_size())
     finally:
         for handle in handles:

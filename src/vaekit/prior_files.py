@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vaekit import plugins, specs, storage
 from vaekit.checkpoints import fill, missing
-from vaekit.contracts import FittedPrior, Prior
+from vaekit.contracts import FittedPrior, Posterior, Prior
 from vaekit.contracts.parts import same_support
 from vaekit.data.base import DataModule
 from vaekit.distributions import sample_and_log_prob
@@ -23,7 +23,7 @@ from vaekit.precision import exact
 __all__ = ["fit_prior", "load_prior", "log_priors", "using_prior", "write_prior"]
 
 _AFTER = ("prior.", "decoder.", "likelihood.")
-"""Parts of a core that codes do not depend on."""
+"""Parts of a core that codes do not depend on, where the posterior does not use log p(x, z)."""
 
 
 def fit_prior(model: Model, data: DataModule, prior: str | Mapping[str, Any]) -> FittedPrior:
@@ -39,7 +39,8 @@ def fit_prior(model: Model, data: DataModule, prior: str | Mapping[str, Any]) ->
 
     Raises:
         RegistryError: If there is no such prior, it cannot be fitted, or it refuses an argument.
-        ValueError: If its latents lie elsewhere than the posterior's, or rows are too few.
+        ValueError: If its latents lie elsewhere than the posterior's, rows are too few, or codes
+            depend on the prior.
 
     Example:
         >>> from vaekit import Model, data
@@ -58,11 +59,24 @@ def fit_prior(model: Model, data: DataModule, prior: str | Mapping[str, Any]) ->
             f"Expected a prior that can be fitted after training, but {cls.__name__} is trained "
             f"with the model. {_choice(model)}"
         )
+    moving = _using_log_joint(model)
+    if moving:
+        raise ValueError(
+            "Expected a posterior whose codes do not depend on the prior, but the draws of "
+            f"{moving} move on log p(x, z): with a prior that is fitted to them they would be "
+            "others. Train the model with that prior, or with another posterior."
+        )
     made: FittedPrior = model.new_prior(prior)
     model.check_data(data.info)
     z, contexts = zip(*_draws(model, data, "train"), strict=True)
     made.fit(torch.cat([of[0] for of in z]), None if contexts[0] is None else torch.cat(contexts))
     return made
+
+
+def _using_log_joint(model: Model) -> str | None:
+    """The name of a posterior whose q depends on log p(x, z), if there is one."""
+    parts = [m for m in model.core.modules() if isinstance(m, Posterior) and m.uses_log_joint]
+    return type(parts[0]).__name__ if parts else None
 
 
 def _choice(model: Model) -> str:
@@ -214,9 +228,9 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _mark(model: Model) -> str:
     """A number that is another where the model's codes are."""
-    digest = hashlib.sha256()
+    digest, after = hashlib.sha256(), () if _using_log_joint(model) else _AFTER
     for name, value in sorted(model.core.state_dict().items()):
-        if not name.startswith(_AFTER):
+        if not name.startswith(after):
             digest.update(name.encode())
             digest.update(value.detach().cpu().double().contiguous().numpy().tobytes())
     return digest.hexdigest()

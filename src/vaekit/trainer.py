@@ -34,6 +34,8 @@ class Trainer(LightningTrainer):
     def test(
         self,
         model: Any = None,
+        dataloaders: Any = None,
+        ckpt_path: Any = None,
         *args: Any,
         samples: int = 0,
         prior: str | None = None,
@@ -42,17 +44,27 @@ class Trainer(LightningTrainer):
         """Test a model, as Lightning does.
 
         Args:
+            ckpt_path: A checkpoint, whose weights the model is given first.
             prior: A file that fit-prior wrote, whose prior takes the place of the model's own.
             samples: Beside what the objective reports, estimate log p(x) of each row from so many
                 draws of q(z|x), and to how many of equal weight they amount; 0 for neither.
+
+        Raises:
+            ValueError: If there are fewer than 0 samples, or both a checkpoint and a prior, which
+                Lightning would load the checkpoint's over.
         """
+        if prior is not None and ckpt_path is not None:
+            raise ValueError(
+                f"Expected a prior or a ckpt_path but got {prior} and {ckpt_path}, whose prior "
+                "would be loaded over it: test the model that vaekit.load makes of the checkpoint."
+            )
         if samples < 0:
             raise ValueError(f"Expected samples of at least 0 but got {samples}.")
         model = model or self.lightning_module
         model.samples = samples
         try:
             with using_prior(getattr(model, "model", model), prior):
-                return super().test(model, *args, **kwargs)
+                return super().test(model, dataloaders, ckpt_path, *args, **kwargs)
         finally:
             model.samples = 0
 
@@ -203,9 +215,10 @@ class Trainer(LightningTrainer):
         summary.show_prior(model, fitted, datamodule)
         file = folder / f"{type(fitted).__name__}.ckpt"
         rows = len(datamodule.numbers("train"))
+        replaced = " (replaced the file of an earlier fit)" if file.exists() else ""
         told = {"checkpoint": str(ckpt_path), "data": datamodule.spec, "rows": rows}
         write_prior(fitted, model, file, **told)
-        print(f"  {file}\nNext: vaekit sample --ckpt_path {ckpt_path} --prior {file}")
+        print(f"  {file}{replaced}\nNext: vaekit sample --ckpt_path {ckpt_path} --prior {file}")
 
 
 setattr(Trainer, "fit-prior", Trainer.fit_prior)  # as the command is called

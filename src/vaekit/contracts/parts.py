@@ -109,6 +109,7 @@ class Posterior(FullPrecisionPart):
     Attributes:
         density: Whether q has a log-density, without which there is no bound.
         evaluates: Whether that is known of any z, and not of q's own draws alone.
+        uses_log_joint: Whether q depends on log p(x, z), and so on prior, decoder and likelihood.
         support: Where z lies, a constraint of torch.distributions; in evaluation, where a part
             relaxes z in training.
         latent_shape: Shape of one z; set by whoever builds the part.
@@ -116,6 +117,7 @@ class Posterior(FullPrecisionPart):
 
     density: ClassVar[bool] = True
     evaluates: ClassVar[bool] = True
+    uses_log_joint: ClassVar[bool] = False
     support: Any = constraints.real
     latent_shape: Shapes = None
 
@@ -222,9 +224,43 @@ class FittedPrior(Prior):
             context: Of the rows, (n, C).
 
         Raises:
-            ValueError: If there are too few of them, or it takes no context.
+            ValueError: If `check_codes` refuses them; nothing has changed then.
         """
         raise NotImplementedError
+
+    def check_codes(
+        self, z: Tensor, context: Tensor | None, context_features: int = 0, least: int = 2
+    ) -> None:
+        """Refuses codes that it cannot be fitted to; for `fit` to begin with.
+
+        Arguments:
+            z: The draws, (n, *Z).
+            context: Of the rows, (n, C).
+            context_features: The C that it was made for; 0 for no context.
+            least: How many rows it takes.
+
+        Raises:
+            ValueError: If there are too few rows, z or the context is of another shape, or a
+                number is not finite.
+        """
+        rows, shape = len(z), self.latent_shape
+        if shape is not None and z.shape[1:] != torch.Size(shape):
+            told = ", ".join(map(str, ("n", *shape)))
+            raise ValueError(f"Expected codes ({told}) but got {tuple(z.shape)}.")
+        if rows < least:
+            raise ValueError(
+                f"Expected at least {least} rows to fit {type(self).__name__} to but got {rows}."
+            )
+        wanted = (rows, context_features) if context_features else None
+        got = None if context is None else tuple(context.shape)
+        if got != wanted:
+            raise ValueError(
+                f"Expected {'no context' if wanted is None else f'a context of shape {wanted}'} "
+                f"but got {'none' if got is None else f'one of shape {got}'}."
+            )
+        for what, given in (("codes", z), ("contexts", context)):
+            if given is not None and not given.isfinite().all():
+                raise ValueError(f"Expected finite {what} but some are NaN or infinite.")
 
 
 class Decoder(Part):

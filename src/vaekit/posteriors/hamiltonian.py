@@ -68,6 +68,7 @@ class Hamiltonian(DiagonalNormal):
     """
 
     evaluates: ClassVar[bool] = False
+    uses_log_joint: ClassVar[bool] = True
 
     def __init__(
         self,

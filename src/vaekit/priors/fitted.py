@@ -17,6 +17,7 @@ from torch.distributions import Normal as TorchNormal
 from vaekit.contracts import FittedPrior
 from vaekit.distributions import normal
 from vaekit.mixtures import Mixture
+from vaekit.nn import vector_size
 from vaekit.part import Infer
 
 __all__ = ["CodesPrior", "FittedNormal", "GaussianMixturePrior"]
@@ -35,11 +36,8 @@ class CodesPrior(FittedPrior):
 
     def __init__(self, latent_shape: tuple[int, ...], context_features: int = 0) -> None:
         super().__init__()
-        if len(latent_shape) != 1:
-            raise ValueError(
-                f"Expected latents that are a vector but got latent_shape {tuple(latent_shape)}."
-            )
-        self.size = latent_shape[0]
+        self.size = vector_size(latent_shape)
+        self.latent_shape = tuple(latent_shape)
         self.register_buffer("slope", torch.zeros(self.size, context_features))
 
     @property
@@ -59,13 +57,13 @@ class CodesPrior(FittedPrior):
             context: Of the rows, with shape `(n, C)`.
 
         Raises:
-            ValueError: If there are too few of them, one is not finite, or the context is of
-                another size than was declared.
+            ValueError: If `check_codes` refuses them.
         """
-        self._check(z, context)
-        z = z.detach().double().cpu()
+        columns = self.slope.shape[1]
+        self.check_codes(z, context, columns, self.least + columns)
+        z = z.detach().cpu().double()  # in this order, since MPS has no float64
         if context is not None:
-            c = context.detach().double().cpu()
+            c = context.detach().cpu().double()
             # By singular values, since the columns of a one-hot context sum to one.
             found = torch.linalg.lstsq(c - c.mean(0), z - z.mean(0), driver="gelsd").solution
             self.slope.copy_(found.T)
@@ -75,22 +73,6 @@ class CodesPrior(FittedPrior):
     def fit_rest(self, r: Tensor) -> None:
         """Fits what the context does not explain, (n, Z) in float64 on the CPU."""
         raise NotImplementedError
-
-    def _check(self, z: Tensor, context: Tensor | None) -> None:
-        columns, rows = self.slope.shape[1], len(z)
-        if z.shape[1:] != (self.size,):
-            raise ValueError(f"Expected codes (n, {self.size}) but got {tuple(z.shape)}.")
-        if rows < self.least + columns:
-            raise ValueError(
-                f"Expected at least {self.least + columns} rows to fit {type(self).__name__} to "
-                f"but got {rows}."
-            )
-        if (0 if context is None else context.shape[1]) != columns:
-            got = "none" if context is None else f"one of shape {tuple(context.shape)}"
-            wanted = f"a context of shape {(rows, columns)}" if columns else "no context"
-            raise ValueError(f"Expected {wanted} but got {got}.")
-        if not z.isfinite().all():
-            raise ValueError("Expected finite codes but some are NaN or infinite.")
 
 
 def _standardized(r: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 
 from vaekit.contracts import FittedPrior
 from vaekit.distributions import normal
-from vaekit.fitting import enough, fit_by_gradient
+from vaekit.fitting import fit_by_gradient
 from vaekit.flows import Autoregressive, Flow, Transform, Univariate, flow_size
 from vaekit.nn import widths
 from vaekit.part import Infer
@@ -77,6 +77,7 @@ class FlowPrior(FittedPrior):
         if flow not in _MAPS:
             raise ValueError(f"Expected flow to be one of {tuple(_MAPS)} but got {flow!r}.")
         univariate, coupling, inverted = _MAPS[flow]
+        self.latent_shape = tuple(latent_shape)
         self.context_features = context_features
         self.flow = nn.ModuleList(
             Autoregressive(
@@ -118,14 +119,9 @@ class FlowPrior(FittedPrior):
             context: Of the rows, (n, C).
 
         Raises:
-            ValueError: If there are fewer than ten, or a context is missing or not asked for.
+            ValueError: If `check_codes` refuses them; it takes ten.
         """
-        enough(len(z))
-        if (context is not None) != bool(self.context_features):
-            told = "none" if context is None else "one"
-            raise ValueError(
-                f"Expected a context of {self.context_features} features but got {told}."
-            )
+        self.check_codes(z, context, self.context_features, least=10)
         rows = [leaf.detach().clone().to(self.loc) for leaf in (z, context) if leaf is not None]
         scale, loc = torch.std_mean(rows[0], 0)
         self.loc.copy_(loc)

@@ -102,8 +102,9 @@ class TwoStagePrior(FittedNormal):
 
     def whitened(self, away: Tensor) -> Tensor:
         """y of z less the mean of codes, with shape `(*, Z)`."""
-        tril = self.scale_tril.expand(*away.shape[:-1], -1, -1)
-        return torch.linalg.solve_triangular(tril, away.unsqueeze(-1), upper=False).squeeze(-1)
+        columns = away.reshape(-1, self.size).mT  # so that the factor is not copied for each z
+        y = torch.linalg.solve_triangular(self.scale_tril, columns, upper=False)
+        return y.mT.reshape(away.shape)
 
     def infer(self, y: Tensor) -> Independent[Normal]:
         """q(u|y)."""
