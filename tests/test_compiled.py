@@ -214,6 +214,7 @@ def test_two_ranks_train_a_compiled_model_to_the_same_numbers(tmp_path: Path) ->
         assert torch.allclose(value, found[1][key], rtol=1e-3, atol=1e-5), key
 
 
+@pytest.mark.slow
 def test_the_schedule_of_a_part_that_was_exchanged_is_followed() -> None:
     rows = data.Digits(binarize="static")
     bits: Any = {"posterior": "RelaxedBernoulli", "prior": "UniformBernoulli"}

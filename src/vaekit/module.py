@@ -122,7 +122,7 @@ class VAEModule(LightningModule):
             self._bits = self.model.has_bits and same
 
     def _look_for_parts(self) -> None:
-        """Notes what acts in a step: not before a fit, until which parts may be exchanged."""
+        """Notes the parts that act in a step, when a fit begins: until then they may change."""
         self._stepped = self.model.overriding("after_step")
         self.model.core.keep_draw = bool(self._stepped)
         if self.compiled:

@@ -195,8 +195,7 @@ _BESIDE = "Held-out rows and their reconstructions"
 
 
 def latent_plane(model: Model, batch: Batch) -> Figure:
-    """What stands for q(z|x) of rows, coloured by label; of two real latents the plane decoded too.
-    """
+    """What stands for q(z|x) of rows, coloured by label; where z lies in a plane, that decoded."""
     z = model.encode(batch.x, batch.context, batch.mask).flatten(1).double().cpu()
     plane = z.shape[1] == 2 and batch.context is None and _has_plane(model)
     figure = Figure(figsize=(11.5 if plane else 6, 5.5), dpi=150, layout="constrained")
