@@ -73,7 +73,7 @@ ARROWS = {
     "loggers": set(),
     "summary": {"model", "batch", "data", "noise", "contracts", "metrics", "precision"}
     | {"prior_files"},
-    "pictures": {"model", "batch"},
+    "pictures": {"model", "batch", "contracts"},
     "module": BASE
     | {"model", "checkpoints", "guard", "optim", "metrics", "noise", "quiet", "table"}
     | {"compiled", "importance"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 import test_trains as rows_of
 from conftest import fit
 from latents import LATENTS, part
-from vaekit import Model, data, load, plugins
+from vaekit import DataInfo, Model, data, load, plugins
 from vaekit.batch import leaves
 from vaekit.noise import fixed_noise
 
@@ -37,8 +38,10 @@ SPACES: dict[str, tuple[set[str], set[str]]] = {
         {"WrappedNormalPrior", "RiemannianNormalPrior"},
     ),
 }
-OWN_DRAWS = {"PlanarFlow", "RadialFlow", "SylvesterFlow", "Hamiltonian", "RiemannianHamiltonian"}
+OWN_DRAWS = {"PlanarFlow", "SylvesterFlow", "Hamiltonian", "RiemannianHamiltonian"}
 EITHER = {"VampPrior"}  # of whatever support the posterior has
+POSTERIORS = sorted(set().union(*(q for q, _ in SPACES.values())))
+PRIORS = sorted(EITHER.union(*(p for _, p in SPACES.values())))
 
 ROWS: dict[Callable[[], data.DataModule], tuple[list[Any], list[Any], list[Any]]] = {
     rows_of.digits: (
@@ -105,6 +108,15 @@ def fits(posterior: str, prior: str) -> bool:
     return any(posterior in q and prior in p for q, p in SPACES.values())
 
 
+def tried(name: str) -> dict[str, Any]:
+    """A posterior or prior, all of which that lie in a ball have one curvature."""
+    return part(name, **{k: v for k, v in LATENTS[name][0].items() if k != "curvature"})
+
+
+def objective_of(posterior: str) -> Any:
+    return LATENTS[posterior][1].get("objective", "ELBO")
+
+
 def combinations(n: int) -> list[Combination]:
     """n models, a quarter of which have a prior drawn from all; every part is among them."""
     chance = random.Random(24)
@@ -113,19 +125,17 @@ def combinations(n: int) -> list[Combination]:
         while True:
             yield from chance.sample(names, len(names))
 
-    posteriors = sorted(set().union(*(q for q, _ in SPACES.values())))
-    priors = sorted(EITHER.union(*(p for _, p in SPACES.values())))
-    posterior, makers = endless(posteriors), cycle(ROWS)
-    fitting = {q: endless([p for p in priors if fits(q, p)] or priors) for q in posteriors}
+    posterior, makers = endless(POSTERIORS), cycle(ROWS)
+    fitting = {q: endless([p for p in PRIORS if fits(q, p)] or PRIORS) for q in POSTERIORS}
     around = {make: [endless(names) for names in parts] for make, parts in ROWS.items()}
     found: list[Combination] = []
     for number, make in enumerate(islice(makers, n)):
         q = next(posterior)
-        p = chance.choice(priors) if number % 4 == 3 else next(fitting[q])
+        p = chance.choice(PRIORS) if number % 4 == 3 else next(fitting[q])
         likelihood, encoder, decoder = (next(names) for names in around[make])
         parts = {
-            "posterior": part(q, **LATENTS[q][0]),
-            "prior": part(p, **LATENTS[p][0]),
+            "posterior": tried(q),
+            "prior": tried(p),
             "encoder": encoder,
             "decoder": decoder,
             "likelihood": likelihood,
@@ -159,8 +169,8 @@ def test_parts_combine_or_are_refused(combination: Combination, tmp_path: Path) 
             with pytest.raises(ValueError, match=f"{both}|VampPrior.*{both.partition('.')[0]}"):
                 Model(rows, 4, **parts)
             return
-        bare = LATENTS[parts["posterior"]["class_path"]][1].get("objective", "ELBO")
-        model = Model(rows, 4, **parts, objective=bare)
+        objective = objective_of(parts["posterior"]["class_path"])
+        model = Model(rows, 4, **parts, objective=objective)
         trainer = fit(model, rows, max_steps=3, limit_val_batches=1)
     assert trainer.global_step == 3
     trainer.save_checkpoint(tmp_path / "model.ckpt")
@@ -178,11 +188,23 @@ def test_parts_combine_or_are_refused(combination: Combination, tmp_path: Path) 
         assert all(leaf.isfinite().all() for leaf in made)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_a_model_takes_the_priors_of_the_table_and_no_others(posterior: str) -> None:
+    info, taken = DataInfo((6,), (0.0, 1.0), levels=2), set()
+    for prior in PRIORS:
+        parts = {"posterior": tried(posterior), "prior": tried(prior)}
+        with suppress(ValueError):
+            Model(info, 4, **parts, objective=objective_of(posterior))
+            taken.add(prior)
+    assert taken == {prior for prior in PRIORS if fits(posterior, prior)}
+
+
 def test_every_part_is_among_them() -> None:
-    tried = {
+    among = {
         spec["class_path"] for _, parts, possible in ALL if possible for spec in parts.values()
     }
     for kind in ("posterior", "prior", "encoder", "decoder", "likelihood"):
         ours = {p.name for p in plugins.plugins(kind) if p.package == "vaekit"}
-        assert ours <= tried, ours - tried
+        assert ours <= among, ours - among
     assert 10 < sum(not possible for *_, possible in ALL) < 30

@@ -212,3 +212,18 @@ def test_two_ranks_train_a_compiled_model_to_the_same_numbers(tmp_path: Path) ->
         found.append(torch.load(path, weights_only=True)["state_dict"])
     for key, value in found[0].items():
         assert torch.allclose(value, found[1][key], rtol=1e-3, atol=1e-5), key
+
+
+@pytest.mark.slow
+def test_the_schedule_of_a_part_that_was_exchanged_is_followed() -> None:
+    rows = data.Digits(binarize="static")
+    bits: Any = {"posterior": "RelaxedBernoulli", "prior": "UniformBernoulli"}
+    module = VAEModule(Model(rows, latent_shape=2, **bits), compile=QUICK)
+    cooling = {"class_path": "Linear", "init_args": {"steps": 4, "start": 1.0, "end": 0.5}}
+    spec = {"class_path": "UniformBernoulli", "init_args": {"temperature": cooling}}
+    prior: Any = module.model.new_prior(spec)
+    module.model.use_prior(prior)
+    fit(module, rows, max_steps=2, limit_val_batches=0)
+    assert prior.temperature == 0.75
+    assert module.compiled is not None
+    assert prior.schedule in module.compiled.schedules

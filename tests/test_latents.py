@@ -8,23 +8,33 @@ from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from conftest import fit
 from latents import LATENTS
-from vaekit import Model, VAEModule, data, load, plugins
-from vaekit.batch import first
+from vaekit import DataInfo, Model, VAEModule, data, load, plugins
+from vaekit.batch import Batch, first
 from vaekit.noise import fixed_noise
 
 QUICK = ("VampPrior",)
 
 
-def ours() -> list[Any]:
-    found = [p for kind in ("posterior", "prior") for p in plugins.plugins(kind)]
+OURS = [
+    p for kind in ("posterior", "prior") for p in plugins.plugins(kind) if p.package == "vaekit"
+]
+
+
+def with_slow() -> list[Any]:
     return [
-        pytest.param(p, id=p.name, marks=() if p.name in QUICK else pytest.mark.slow)
-        for p in found
-        if p.package == "vaekit"
+        pytest.param(p, id=p.name, marks=() if p.name in QUICK else pytest.mark.slow) for p in OURS
     ]
+
+
+def around(plugin: plugins.Plugin, **changes: Any) -> dict[str, Any]:
+    """Arguments of a model of which the plugin is a part."""
+    init_args, others = LATENTS[plugin.name]
+    own = {plugin.kind: {"class_path": plugin.name, "init_args": init_args}}
+    return {"latent_shape": 4, **others, **own, **changes}
 
 
 def bound(model: Model, rows: data.DataModule) -> float:
@@ -35,17 +45,15 @@ def bound(model: Model, rows: data.DataModule) -> float:
     return value if model.best[1] == "max" else -value
 
 
-@pytest.mark.parametrize("plugin", ours())
+@pytest.mark.parametrize("plugin", with_slow())
 def test_it_trains_on_the_digits_comes_back_and_samples(
     plugin: plugins.Plugin, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     rows = data.Digits(batch_size=100)
-    init_args, around = LATENTS[plugin.name]
-    own = {plugin.kind: {"class_path": plugin.name, "init_args": init_args}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = Model(rows, **{"latent_shape": 4, **around, **own})
+        model = Model(rows, **around(plugin))
         before = bound(model, rows)
         optimizer = {"class_path": "Adam", "init_args": {"lr": 0.003}}
         trainer = fit(VAEModule(model, optimizer), rows, max_epochs=4)
@@ -56,3 +64,32 @@ def test_it_trains_on_the_digits_comes_back_and_samples(
         assert bound(again, rows) == pytest.approx(after, rel=1e-6)
     for sample in (False, True):
         assert first(again.sample(3, sample=sample)).isfinite().all()
+
+
+MAKERS = "arange empty eye full linspace ones rand randint randn randperm tensor zeros"
+
+
+class OnAnyDevice(TorchFunctionMode):
+    """Lets no tensor be made on the CPU alone."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        makes = any(func is getattr(torch, name) for name in MAKERS.split())
+        assert not makes or kwargs.get("device") is not None, func
+        return func(*args, **kwargs)
+
+
+@pytest.mark.filterwarnings("ignore:KL")
+@pytest.mark.parametrize("plugin", [pytest.param(p, id=p.name) for p in OURS])
+@pytest.mark.parametrize("context", [0, 2])
+def test_it_makes_each_tensor_where_its_weights_are(plugin: plugins.Plugin, context: int) -> None:
+    info = DataInfo((6,), (0.0, 1.0), levels=2, context_features=context)
+    model, batch = Model(info, **around(plugin)), Batch(torch.rand(5, 6).round())
+    if context:
+        batch.context = torch.randn(5, context)
+    core = model.core
+    with OnAnyDevice():
+        model.objective(core, batch, 0)["loss"].sum().backward()
+        model.evaluate(batch)
+        core.infer(batch.x, batch.context).sample()
+        core.generate(5, batch.context)

@@ -17,7 +17,7 @@ from torch.distributions import (
 )
 
 from test_normals import largest_made
-from vaekit import distributions
+from vaekit import distributions, mixtures
 from vaekit.mixtures import Mixture
 
 M, B = 5, 4
@@ -77,7 +77,11 @@ def test_a_mixture_is_torchs(name: str, rows: int | None) -> None:
 
 @pytest.mark.parametrize("rows", [None, B])
 @pytest.mark.parametrize("name", NAMES)
-def test_draws_of_a_mixture_are_its_own(name: str, rows: int | None) -> None:
+@pytest.mark.parametrize("held", [2**22, 5000])  # in one piece, and in many with a last one
+def test_draws_of_a_mixture_are_its_own(
+    name: str, rows: int | None, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixtures, "_HELD", held)
     p, wanted = both(name, rows)
     z = p.sample(torch.Size([50, 100])).flatten(0, 1)
     spread = wanted.variance.sqrt() / len(z) ** 0.5
@@ -124,12 +128,42 @@ def test_a_mixture_of_normals_holds_no_latents_for_each_component() -> None:
     assert largest_made(lambda: p.log_prob(z)) <= 7 * 8 * 50 < z.numel() * 50
 
 
+@pytest.mark.parametrize("rows", [None, B])
+def test_draws_of_normals_hold_one_component_each(rows: int | None) -> None:
+    p, _ = both("Normal", rows)
+    held = largest_made(lambda: p.sample(torch.Size([700])).requires_grad_())
+    assert held == 700 * (rows or 1) * 6
+
+
+@pytest.mark.parametrize("rows", [None, B])
+def test_draws_of_others_hold_a_few_of_all_components(
+    rows: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixtures, "_HELD", 6000)
+    p, _ = both("Laplace", rows)
+    held = largest_made(lambda: p.sample(torch.Size([10, 70])).requires_grad_())
+    assert held <= max(6000, 700 * (rows or 1) * 6) < 700 * (rows or 1) * 6 * M
+    once = largest_made(lambda: p.sample().requires_grad_())
+    assert once == M * (rows or 1) * 6
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("rows", [None, B])
+def test_no_gradient_reaches_what_a_mixture_draws_from(name: str, rows: int | None) -> None:
+    weights = torch.zeros(M, requires_grad=True)
+    p = Mixture(both(name, rows)[0].components, weights, rows)
+    base: Any = getattr(p.components, "base_dist", p.components)
+    base.loc.requires_grad_()
+    assert not p.sample(torch.Size([3])).requires_grad
+
+
 def test_a_mixture_of_numbers_is_one_too() -> None:
     loc = torch.randn(M)
     p = Mixture(Independent(distributions.Normal(loc, torch.ones(M)), 0), torch.zeros(M))
     wanted = MixtureSameFamily(Categorical(logits=torch.zeros(M)), Normal(loc, torch.ones(M)))
     z = torch.randn(6, 2)
     assert torch.allclose(p.log_prob(z), wanted.log_prob(z), atol=1e-6)
+    assert p.sample(torch.Size([6, 2])).shape == z.shape
 
 
 def test_a_normal_with_a_density_of_its_own_keeps_it_in_a_mixture() -> None:

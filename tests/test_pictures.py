@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 from conftest import fit
 from vaekit import Model, VAEModule, callbacks, data, pictures
 from vaekit.batch import Batch, DataInfo
+from vaekit.contracts import Posterior
 
 
 def test_a_grid_shows_row_after_row() -> None:
@@ -167,6 +169,47 @@ def test_two_latents_show_the_decoded_plane() -> None:
     # The top left corner: the lowest first latent, the highest second.
     z = torch.special.ndtri(torch.tensor([[0.025, 0.975]]))
     assert np.allclose(plane[:4, :4, 0], model.decode(z)[0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "prior"),
+    [
+        ("DirichletPosterior", "DirichletPrior"),
+        ("VonMisesFisher", "UniformSphere"),
+        ("WrappedNormal", "WrappedNormalPrior"),
+        ("GammaPosterior", "GammaPrior"),
+        ("RelaxedBernoulli", "UniformBernoulli"),
+    ],
+)
+def test_of_latents_elsewhere_than_in_the_plane_none_are_decoded_but_their_own(
+    posterior: str, prior: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = DataInfo((1, 4, 4), (0, 1), levels=2)
+    model = Model(info, latent_shape=2, posterior=posterior, prior=prior)
+    batch = Batch(torch.rand(20, 1, 4, 4), label=torch.arange(20) % 3)
+    decoded: list[torch.Tensor] = []
+
+    def watched(z: torch.Tensor, *args: Any) -> Any:
+        decoded.append(z)
+        return decode(z, *args)
+
+    decode = model.core.decode
+    monkeypatch.setattr(model.core, "decode", watched)
+    figure = pictures.draw_all(model, batch)["latent"]
+    support = model.core.posterior.support
+    assert len(decoded) == 2  # samples and reconstructions
+    assert all(support.check(z).all() for z in decoded)
+    assert not any(axes.images for axes in figure.axes)
+    points = figure.axes[0].collections[0].get_offsets()
+    assert np.allclose(points, model.encode(batch.x))
+
+
+def test_latents_of_which_no_support_is_known_count_as_real(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Model(DataInfo((1, 4, 4), (0, 1), levels=2), latent_shape=2)
+    monkeypatch.delattr(Posterior, "support")
+    assert pictures.latent_plane(model, Batch(torch.rand(20, 1, 4, 4))).axes[-1].images
 
 
 def test_pictures_during_training_leave_it_as_it_is(tmp_path: Path) -> None:

@@ -382,6 +382,15 @@ def test_training_cools_and_a_loaded_model_is_as_cool(tmp_path: Path) -> None:
     assert core.posterior.temperature == core.prior.temperature == 0.75
 
 
+def test_a_prior_in_the_place_of_another_is_relaxed_where_that_was() -> None:
+    for training in (False, True):
+        own = model("bits", 3).train(training)
+        prior = own.new_prior("UniformBernoulli")
+        own.use_prior(prior.train(not training))
+        assert prior.training == training
+        assert isinstance(prior().base_dist, ConcreteBits if training else Bits)
+
+
 def test_one_class_is_none() -> None:
     for make in (lambda: RelaxedCategorical(4, (3, 1)), lambda: UniformCategorical((1,))):
         with pytest.raises(ValueError, match="Expected one-hot latents of two classes or more"):

@@ -86,6 +86,15 @@ def test_the_average_forgets_at_its_decay_once_it_has_warmed_up() -> None:
         assert mean[0].tolist() == pytest.approx([decay, decay])
 
 
+def test_an_average_of_the_weights_keeps_the_count_of_steps() -> None:
+    cooling = {"class_path": "Linear", "init_args": {"steps": 50, "start": 1.0, "end": 0.5}}
+    posterior = {"class_path": "RelaxedBernoulli", "init_args": {"temperature": cooling}}
+    model = Model(digits(), latent_shape=2, posterior=posterior, prior="UniformBernoulli")
+    before = model.core.posterior.steps.item()
+    fit(model, digits(), max_steps=9, limit_val_batches=0, callbacks=[callbacks.EMA(0.9)])
+    assert (before, model.core.posterior.steps.item()) == (0, 9)
+
+
 # Checkpoints
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +12,18 @@ import torch
 from torch import Tensor
 
 from conftest import fit
-from parts.vq import VectorQuantised
+from parts.vq import Reconstruction, VectorQuantised
 from vaekit import DataInfo, Model, VAEModule, data
 from vaekit.batch import Batch
 from vaekit.plugins import known
-from vaekit.posteriors import DiagonalNormal
+from vaekit.posteriors import (
+    Delta,
+    DiagonalNormal,
+    Hamiltonian,
+    PlanarFlow,
+    RiemannianHamiltonian,
+    SylvesterFlow,
+)
 from vaekit.priors import VampPrior
 
 INFO = DataInfo((6,), (0.0, 1.0), levels=2)
@@ -208,13 +216,39 @@ def test_pseudo_inputs_are_training_rows_when_a_fit_begins() -> None:
     assert torch.cdist(u, known_rows.float()).min(1).values.max() == 0
 
 
-@pytest.mark.parametrize(
-    ("posterior", "words"), [("OutsideMAF", "own draws alone"), ("VectorQuantised", "none")]
-)
-def test_a_posterior_without_a_density_at_any_z_is_refused(posterior: str, words: str) -> None:
-    class OwnDraws(DiagonalNormal):
-        evaluates = False
+def test_one_that_takes_the_place_of_another_starts_and_is_kept_in_the_data_s_range() -> None:
+    rows = data.Digits(binarize="static")
+    module = VAEModule(Model(rows, latent_shape=2), {"class_path": "SGD", "init_args": {"lr": 10}})
+    prior = module.model.new_prior(FEW)
+    start = prior.inputs["x"].clone()
+    module.model.use_prior(prior)
+    fit(module, rows, max_steps=1, limit_val_batches=0)
+    u = prior.inputs["x"].detach()
+    assert ((u == 0) | (u == 1)).all(1).any()  # a row, but for what the step changed
+    assert not torch.equal(u, start)
+    assert 0 <= u.min() <= u.max() <= 1
+    assert module.model.core.last_draw is None
 
-    cls = {"OutsideMAF": OwnDraws, "VectorQuantised": VectorQuantised}[posterior]
-    with known(cls), pytest.raises(ValueError, match=f"but {cls.__name__} knows.*{words}"):
-        Model(INFO, latent_shape=2, posterior=cls.__name__, prior=FEW)
+
+class OwnDraws(DiagonalNormal):
+    evaluates = False
+
+
+@pytest.mark.parametrize(
+    ("posterior", "words"),
+    [
+        (OwnDraws, "that of its own draws alone"),
+        (PlanarFlow, "that of its own draws alone"),
+        (SylvesterFlow, "that of its own draws alone"),
+        (Hamiltonian, "that of its own draws alone"),
+        (RiemannianHamiltonian, "that of its own draws alone"),
+        (Delta, "none"),
+        (VectorQuantised, "none"),
+    ],
+)
+def test_a_posterior_without_a_density_at_any_z_is_refused(posterior: Any, words: str) -> None:
+    name, ours = posterior.__name__, posterior.__module__.startswith("vaekit.")
+    with nullcontext() if ours else known(posterior):
+        objective: Any = Reconstruction() if words == "none" else "ELBO"
+        with pytest.raises(ValueError, match=f"but {name} knows {words}"):
+            Model(INFO, latent_shape=2, posterior=name, prior=FEW, objective=objective)

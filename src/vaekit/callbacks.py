@@ -318,7 +318,8 @@ class EMA(WeightAveraging):
     """Validates and keeps an exponential moving average of the weights.
 
     In the first steps, where the average would still be the weights of the start, it forgets
-    faster: after n steps the decay is (1 + n) / (10 + n), at most `decay`.
+    faster: after n steps the decay is (1 + n) / (10 + n), at most `decay`. Counts, and whatever
+    else is not a real or complex number, are not averaged: they are those of the last step.
 
     Arguments:
         decay: What share of the average stays at each step.
@@ -333,7 +334,11 @@ class EMA(WeightAveraging):
 
         def average(means: Any, weights: Any, n: Any) -> None:
             now = min(decay, (1 + int(n)) / (10 + int(n)))
-            get_ema_multi_avg_fn(now)(means, weights, n)
+            if means[0].is_floating_point() or means[0].is_complex():
+                get_ema_multi_avg_fn(now)(means, weights, n)
+            else:  # a count, of which an average means nothing
+                for mean, weight in zip(means, weights, strict=True):
+                    mean.copy_(weight)
 
         super().__init__(multi_avg_fn=average)
 

@@ -103,12 +103,16 @@ class Compiled:
 
     def __init__(self, model: Model, arguments: Mapping[str, Any]) -> None:
         self.model, self.arguments = model, dict(arguments)
-        self.schedules = list(_schedules(model))
+        self.look_for_schedules()
         self._calls: dict[str, Callable[..., Any]] = {}
         self._since: float | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_calls": {}}  # which no copy can carry
+
+    def look_for_schedules(self) -> None:
+        """Notes the model's schedules, which are placed before each step."""
+        self.schedules = list(_schedules(self.model))
 
     def terms(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The terms of a training step."""

@@ -15,6 +15,8 @@ from vaekit.precision import exact, widest
 
 __all__ = ["Mixture"]
 
+_HELD = 2**22  # numbers of all components' draws, at a time
+
 
 class Mixture(Distribution):
     """A mixture of M components of any family.
@@ -73,13 +75,16 @@ class Mixture(Distribution):
             z = z.flatten(place, place + 1)
         return self.components.log_prob(z).unflatten(-1, self.log_weights.shape)
 
-    def _is_quick(self, value: Tensor) -> bool:
+    @property
+    def _is_normal(self) -> bool:
         p = self.components
-        normals = isinstance(p, Independent) and type(p.base_dist) in (Normal, _TorchNormal)
+        return isinstance(p, Independent) and type(p.base_dist) in (Normal, _TorchNormal)
+
+    def _is_quick(self, value: Tensor) -> bool:
         # Components of a row's own are as large as what its first few draws need.
         draws = value.numel() // prod((*self.batch_shape, *self.event_shape))
         pays = draws > 4 or not self.batch_shape
-        return normals and pays and self._dims > 0 and exact(value.device) == torch.float64
+        return self._is_normal and pays and self._dims > 0 and exact(value.device) == torch.float64
 
     def _of_normals(self, value: Tensor) -> Tensor:
         # The squared distances are one matrix product, and no (*, M, B, *Z) is held. Its terms are
@@ -96,9 +101,33 @@ class Mixture(Distribution):
         return -(squares / 2 + (scale.log() + log(2 * pi) / 2).sum(-1))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        shape, at = torch.Size(sample_shape), len(sample_shape)
-        every = self.components.sample(shape).unflatten(at, self.log_weights.shape)
+        shape = torch.Size(sample_shape)
+        which = self._chosen(shape.numel())
+        with torch.no_grad():
+            z = self._normals_at(which) if self._is_normal else self._each_at(which)
+        return z.reshape(*shape, *self.batch_shape, *self.event_shape)
+
+    def _chosen(self, draws: int) -> Tensor:
+        """The component of each draw, (S,) or (S, B)."""
         weights = self.log_weights.movedim(0, -1).exp()  # (M,) or (B, M)
-        which = torch.multinomial(weights.reshape(-1, weights.shape[-1]), shape.numel(), True)
-        which = which.T.reshape(*shape, 1, *self.batch_shape, *[1] * self._dims)
-        return every.take_along_dim(which, at).squeeze(at)
+        which = torch.multinomial(weights.reshape(-1, weights.shape[-1]), draws, True)
+        return which.T.reshape(draws, *self.batch_shape)
+
+    def _normals_at(self, which: Tensor) -> Tensor:
+        if self.batch_shape:
+            rows = self.batch_shape[0]
+            which = which * rows + torch.arange(rows, device=which.device)
+        base: Any = self.components.base_dist  # type: ignore[attr-defined]
+        loc, scale = base.loc[which], base.scale[which]  # (S, *Z) or (S, B, *Z)
+        return torch.addcmul(loc, scale, torch.randn_like(loc))
+
+    def _each_at(self, which: Tensor) -> Tensor:
+        # Every component is drawn from, for want of a way to draw from one: a few draws at a time.
+        ones, kept = [1] * self._dims, []
+        few = max(1, _HELD // prod((*self.log_weights.shape, *self.event_shape)))
+        for at in which.split(few):
+            every = self.components.sample(torch.Size((len(at),)))
+            every = every.unflatten(1, self.log_weights.shape)  # (S, M, *Z) or (S, M, B, *Z)
+            at = at.reshape(len(at), 1, *self.batch_shape, *ones)
+            kept.append(every.take_along_dim(at, 1).squeeze(1))
+        return torch.cat(kept)

@@ -178,6 +178,9 @@ class Model(nn.Module):
     def use_prior(self, prior: Prior) -> Prior:
         """Puts a prior in the place of its own, which it returns; a checkpoint holds the new one.
 
+        The new one is put in the mode of the old, training or evaluation. Nothing calls its
+        `start` in a model that has begun to train (`started`).
+
         Raises:
             ValueError: If the prior is one of other latents.
         """
@@ -190,7 +193,7 @@ class Model(nn.Module):
             )
         with naming_alternatives():
             prior.check(core.posterior)
-        core.prior, self.parts["prior"] = prior, prior.spec or prior
+        core.prior, self.parts["prior"] = prior.train(own.training), prior.spec or prior
         return own
 
     def _core_with_prior(self) -> Any:

@@ -22,6 +22,7 @@ from vaekit.importance import log_likelihood
 from vaekit.metrics.means import RowMeans
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
+from vaekit.part import Part
 from vaekit.precision import exact
 from vaekit.quiet import Unwatched, quieten
 from vaekit.table import in_place_of
@@ -89,9 +90,7 @@ class VAEModule(LightningModule):
         """In a test, of how many draws log p(x) is estimated; 0 for none."""
         self._looked = self._masked = False
         self._bits = model.has_bits
-        self._stepped = model.overriding("after_step")
-        self._started = model.overriding("start")
-        model.core.keep_draw = bool(self._stepped)
+        self._stepped: list[Part] = []
 
     # Training
 
@@ -111,6 +110,7 @@ class VAEModule(LightningModule):
         return [*(in_place_of(summary, self.model) for summary in shown), *guards]
 
     def setup(self, stage: str) -> None:
+        self._look_for_parts()
         if isinstance(self.trainer.precision_plugin, HalfPrecision):
             # It would round rows, tokens above 256 for instance, before any part sees them; parts
             # bring them to their own type.
@@ -120,6 +120,13 @@ class VAEModule(LightningModule):
             self.model.check_data(info)
             same = (info.levels, info.bin_width) == (known.levels, known.bin_width)
             self._bits = self.model.has_bits and same
+
+    def _look_for_parts(self) -> None:
+        """Notes the parts that act in a step, when a fit begins: until then they may change."""
+        self._stepped = self.model.overriding("after_step")
+        self.model.core.keep_draw = bool(self._stepped)
+        if self.compiled:
+            self.compiled.look_for_schedules()
 
     def configure_optimizers(self) -> Any:
         groups = optim.groups(self, self.model.objective)
@@ -187,7 +194,7 @@ class VAEModule(LightningModule):
 
     def _let_parts_look(self) -> None:
         """Lets the parts that want to look at the training rows, the same on all ranks."""
-        looking = [part for part in self._started if part.looks]
+        looking = [part for part in self.model.overriding("start") if part.looks]
         if not looking:
             return
         ours = hasattr(self.data, "rows")

@@ -11,8 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.distributions import constraints
 
 from vaekit.batch import Batch, DataInfo, Tree, each, entries_of, flat
+from vaekit.contracts.parts import same_support
 from vaekit.model import Model
 
 __all__ = ["draw_all", "image_grid", "latent_plane", "reconstructions", "samples", "save"]
@@ -193,10 +195,9 @@ _BESIDE = "Held-out rows and their reconstructions"
 
 
 def latent_plane(model: Model, batch: Batch) -> Figure:
-    """What stands for q(z|x) of rows, coloured by label; of two latents the plane decoded too."""
+    """What stands for q(z|x) of rows, coloured by label; where z lies in a plane, that decoded."""
     z = model.encode(batch.x, batch.context, batch.mask).flatten(1).double().cpu()
-    entry = next(iter(model.info.entries().values()))
-    plane = z.shape[1] == 2 and batch.context is None and _kind(entry.event_shape) == "image"
+    plane = z.shape[1] == 2 and batch.context is None and _has_plane(model)
     figure = Figure(figsize=(11.5 if plane else 6, 5.5), dpi=150, layout="constrained")
     axes = np.atleast_1d(np.asarray(figure.subplots(1, 2 if plane else 1)))
     finite = z.isfinite().all(1)  # a model that diverged has others
@@ -212,6 +213,13 @@ def latent_plane(model: Model, batch: Batch) -> Figure:
     if plane:
         _decoded_plane(model, axes[1])
     return figure
+
+
+def _has_plane(model: Model) -> bool:
+    """Whether any latents may be decoded, and to images."""
+    support = getattr(getattr(model.core, "posterior", None), "support", constraints.real)
+    entry = next(iter(model.info.entries().values()))
+    return same_support(support, constraints.real) and _kind(entry.event_shape) == "image"
 
 
 def _scatter(figure: Figure, axes: Any, points: Array, label: Tensor) -> None:

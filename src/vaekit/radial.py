@@ -83,7 +83,8 @@ class Radial:
 
     def _integrate(self, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log Z, and mean and variance of T, (*batch, 1)."""
-        t = self.low + self.step * torch.arange(_CELLS + 1).to(rate)
+        places = torch.arange(_CELLS + 1, dtype=rate.dtype, device=rate.device)
+        t = self.low + self.step * places
         (log_j, slope_j), (stat, slope) = self.measure(t), self.statistic(t)
         log_y = self.power * log_j + rate * stat
         top = log_y.amax(-1, keepdim=True)

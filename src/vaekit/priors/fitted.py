@@ -132,7 +132,8 @@ class FittedNormal(CodesPrior):
     def fit_rest(self, r: Tensor) -> None:
         y, mean, scale = _standardized(r)
         correlation = y.T @ y / (len(y) - 1)
-        tril = torch.linalg.cholesky(correlation + self.jitter * torch.eye(self.size).to(y))
+        one = torch.eye(self.size, dtype=y.dtype, device=y.device)
+        tril = torch.linalg.cholesky(correlation + self.jitter * one)
         self.loc.copy_(mean)
         self.scale_tril.copy_(scale.unsqueeze(1) * tril)
 
