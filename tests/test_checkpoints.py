@@ -186,7 +186,7 @@ def test_a_model_that_keeps_a_draw_can_be_copied() -> None:
     # After an interrupted step, say: a draw has a graph, which no copy can carry.
     optimal = {"class_path": "Gaussian", "init_args": {"scale": "optimal"}}
     model = Model(DataInfo((3,)), latent_shape=2, likelihood=optimal)
-    VAEModule(model)
+    model.core.keep_draw = True
     model.objective(model.core, Batch(torch.randn(4, 3)), 0)
     assert model.core.last_draw is not None
     assert copy.deepcopy(model).core.last_draw is None

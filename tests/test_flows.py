@@ -220,8 +220,7 @@ FAR = [
     (MAF, SMALL),
     (RealNVP, SMALL),
     (SplineFlow, {**SMALL, "bins": 3}),
-    (SplineFlow, {**SMALL, "bins": 3, "conditioner": "coupling"}),
-    *((FlowPrior, {"flow": flow, **SMALL}) for flow in FLOWS),
+    *((FlowPrior, {"flow": flow, **SMALL}) for flow in FLOWS if flow != "spline"),
 ]
 
 

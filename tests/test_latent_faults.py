@@ -49,6 +49,7 @@ def test_a_full_normal_of_many_latents_knows_the_density_of_its_draws_in_float32
     [
         ("DiagonalNormal", "GammaPrior", "NormalMixture", "WrappedNormalPrior"),
         ("GammaPosterior", "StandardNormal", "GammaPrior", "StandardNormal,"),
+        ("RelaxedBernoulli", "StandardNormal", "UniformBernoulli, VampPrior", "Categorical"),
         ("WrappedNormal", "StandardNormal", "RiemannianNormalPrior", "LaplacePrior"),
         (
             part("WrappedNormal", curvature=2.0),

@@ -20,7 +20,7 @@ from torch.distributions import (
 from torch.distributions import RelaxedBernoulli as TorchRelaxedBernoulli
 
 from conftest import fit
-from vaekit import DataInfo, Model, VAEModule, data, load, plugins
+from vaekit import DataInfo, Model, VAEModule, data, load
 from vaekit.batch import Batch
 from vaekit.compiled import Compiled
 from vaekit.concrete import Bits, ConcreteBits, ConcreteOneHot, OneHot
@@ -395,8 +395,3 @@ def test_one_class_is_none() -> None:
     for make in (lambda: RelaxedCategorical(4, (3, 1)), lambda: UniformCategorical((1,))):
         with pytest.raises(ValueError, match="Expected one-hot latents of two classes or more"):
             make()
-
-
-def test_a_prior_of_real_numbers_is_refused() -> None:
-    with pytest.raises(plugins.RegistryError, match="UniformBernoulli, VampPrior"):
-        model("bits", 3, prior="StandardNormal")

@@ -220,10 +220,10 @@ def test_one_that_takes_the_place_of_another_starts_and_is_kept_in_the_data_s_ra
     rows = data.Digits(binarize="static")
     module = VAEModule(Model(rows, latent_shape=2), {"class_path": "SGD", "init_args": {"lr": 10}})
     prior = module.model.new_prior(FEW)
-    start = prior.inputs["x"].clone()
+    start = prior.inputs[0].clone()
     module.model.use_prior(prior)
     fit(module, rows, max_steps=1, limit_val_batches=0)
-    u = prior.inputs["x"].detach()
+    u = prior.inputs[0].detach()
     assert ((u == 0) | (u == 1)).all(1).any()  # a row, but for what the step changed
     assert not torch.equal(u, start)
     assert 0 <= u.min() <= u.max() <= 1
