@@ -37,8 +37,8 @@ FAULTS = {
     "`stop` without effect": ("vae.py", "if stop:", "if False:"),
     "a prior without `infer`": (
         "vae.py",
-        "Level.of(z, q, self.prior(context, self.infer)",
-        "Level.of(z, q, self.prior(context)",
+        "return self.prior(context, infer)",
+        "return self.prior(context)",
     ),
     "rows generated from the prior's mean": (
         "vae.py",
@@ -61,7 +61,7 @@ FAULTS = {
         '"elbo": -(distortion + 2 * rate)',
     ),
     "a mean over pixels for the sum": (
-        "likelihoods.py",
+        "likelihoods/binary.py",
         "-terms.flatten(-len(self.output_shape)).sum(-1)",
         "-terms.flatten(-len(self.output_shape)).mean(-1)",
     ),
