@@ -26,8 +26,8 @@ ENTRIES = ["src", "tests", "configs", "benchmarks", "pyproject.toml", "README.md
 FAULTS = {
     "the decoder gets no context": (
         "vae.py",
-        "self.decoder(z.flatten(0, 1), flat)",
-        "self.decoder(z.flatten(0, 1), None if flat is None else 0 * flat)",
+        "y = decoder(z.flatten(0, 1), flat)",
+        "y = decoder(z.flatten(0, 1), None if flat is None else 0 * flat)",
     ),
     "another row's context": (
         "vae.py",
