@@ -16,7 +16,8 @@ from torch._dynamo.utils import counters
 
 from conftest import fit
 from test_cli import vaekit
-from vaekit import Model, VAEModule, callbacks, compiled, data, load
+from vaekit import DataInfo, Model, VAEModule, callbacks, compiled, data, distributions, load
+from vaekit.batch import Batch
 from vaekit.encoders import MLPEncoder
 from vaekit.finite import NonFiniteError
 from vaekit.schedules import Linear, weight_at
@@ -227,3 +228,17 @@ def test_the_schedule_of_a_part_that_was_exchanged_is_followed() -> None:
     assert prior.temperature == 0.75
     assert module.compiled is not None
     assert prior.schedule in module.compiled.schedules
+
+
+def test_an_estimated_rate_is_announced_from_within_a_compilation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # torch.compile cannot follow a warning, and refused the model where it was the first.
+    monkeypatch.setattr(distributions, "_estimated", set())
+    torch._dynamo.reset()
+    model = Model(DataInfo((3,), (0, 1), levels=2), latent_shape=2, prior="NormalMixture")
+    region = compiled.Compiled(model, {"backend": "aot_eager"})
+    with pytest.warns(
+        UserWarning, match=r"KL\(Normal \|\| Mixture\) has no registered closed form"
+    ):
+        region.terms(Batch(torch.ones(5, 3)), 0)
