@@ -50,7 +50,9 @@ class _InBall(Prior):
 
     support: manifolds.Ball = manifolds.Ball()
 
-    def __init__(self, latent_shape: tuple[int, ...], scale: float, curvature: float) -> None:
+    def __init__(
+        self, latent_shape: tuple[int, ...], scale: float = 1.0, curvature: float = 1.0
+    ) -> None:
         super().__init__()
         vector_size(latent_shape)
         if not 0 < scale < inf:
@@ -83,11 +85,6 @@ class WrappedNormalPrior(_InBall):
         tensor(-0.4516)
     """
 
-    def __init__(
-        self, latent_shape: tuple[int, ...], scale: float = 1.0, curvature: float = 1.0
-    ) -> None:
-        super().__init__(latent_shape, scale, curvature)
-
     def forward(self, context: Tensor | None = None, infer: Infer | None = None) -> Distribution:
         scale = self.scale.expand_as(self.loc)
         return manifolds.WrappedNormal(self.loc, scale, self.curvature)
@@ -116,11 +113,6 @@ class RiemannianNormalPrior(_InBall):
         >>> RiemannianNormalPrior(latent_shape=(2,), scale=0.1)().log_prob(torch.zeros(2))
         tensor(4.1503)
     """
-
-    def __init__(
-        self, latent_shape: tuple[int, ...], scale: float = 1.0, curvature: float = 1.0
-    ) -> None:
-        super().__init__(latent_shape, scale, curvature)
 
     def forward(self, context: Tensor | None = None, infer: Infer | None = None) -> Distribution:
         return manifolds.RiemannianNormal(self.loc, self.scale, self.curvature)
