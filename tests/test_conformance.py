@@ -14,6 +14,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from latents import LATENTS
+from objectives import OBJECTIVES
 from vaekit import DataInfo, plugins, testing
 from vaekit.testing.models import (
     FIRST,
@@ -46,6 +47,7 @@ DENSE = {"class_path": "MLPEncoder", "init_args": {"hidden": [8]}}
 
 CASES: dict[str, list[Case]] = {
     **{name: [case] for name, case in LATENTS.items()},
+    **OBJECTIVES,
     "RelaxedCategorical": [
         LATENTS["RelaxedCategorical"],
         ({}, {"latent_shape": [3, 4], "prior": "UniformCategorical"}),
@@ -144,8 +146,8 @@ COMPILED = ("Gaussian", "ConvEncoder", "MLPDecoder", "DiagonalNormal", "Standard
 """Those parts that are compiled in the quick set."""
 
 WHOLLY = ("DiagonalNormal", "StandardNormal", "VampPrior", "DirichletPosterior", "FlowPrior")
-WHOLLY += ("VonMisesFisher", "GaussianMixturePrior")
-"""Those posteriors and priors that are held to all laws in the quick set."""
+WHOLLY += ("VonMisesFisher", "GaussianMixturePrior", "ELBO")
+"""Those posteriors, priors and objectives that are held to all laws in the quick set."""
 
 BRIEFLY = (*FIRST, every_parameter_gets_a_gradient, its_state_comes_back)
 """What the others are held to there."""
@@ -153,11 +155,11 @@ BRIEFLY = (*FIRST, every_parameter_gets_a_gradient, its_state_comes_back)
 
 def obeys(plugin: plugins.Plugin, case: Case | None = None, quick: bool = False) -> None:
     left = {law.__name__ for law in OF_RANKS} | set(WITHOUT.get(plugin.name, ()))
-    latent = plugin.kind in ("posterior", "prior")
-    later = latent or plugin.kind in ("encoder", "decoder", "likelihood")
+    many = plugin.kind in ("posterior", "prior", "objective")
+    later = plugin.kind in ("posterior", "prior", "encoder", "decoder", "likelihood")
     if quick and later and plugin.name not in COMPILED:
         left.add("it_compiles_whole")
-    only = BRIEFLY if quick and latent and plugin.name not in WHOLLY else ()
+    only = BRIEFLY if quick and many and plugin.name not in WHOLLY else ()
     known = {law.__name__ for law in testing.laws(plugin.kind)}
     testing.check(subject(plugin, case), without=left & known, only=only)
 
@@ -184,8 +186,8 @@ def test_a_part_compiles_whole(plugin: plugins.Plugin) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plugin", of("posterior", "prior"))
-def test_a_posterior_or_prior_obeys_all_laws(plugin: plugins.Plugin) -> None:
+@pytest.mark.parametrize("plugin", of("posterior", "prior", "objective"))
+def test_a_posterior_prior_or_objective_obeys_all_laws(plugin: plugins.Plugin) -> None:
     obeys(plugin)
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "Normal",
     "elements",
     "filled",
+    "gather_over_ranks",
     "inside",
     "normal",
     "rate",
@@ -350,3 +351,36 @@ def sum_over_ranks(x: Tensor) -> Tensor:
         x = x.clone()
         dist.all_reduce(x)
     return x
+
+
+def gather_over_ranks(x: Tensor, rows: int | None = None) -> Tensor:
+    """The rows of all processes of a distributed run, in the order of the ranks.
+
+    With its gradient: where the mean of the ranks' gradients is taken, as DDP does, a term of the
+    gathered rows trains as it would in one process with all of them.
+
+    Arguments:
+        x: This rank's rows, (B, ...); B may differ between the ranks.
+        rows: How many of them count, the first: none of a stand-in batch (`Batch.weight` 0).
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return x
+    own = torch.tensor([len(x), len(x) if rows is None else rows], device=x.device)
+    sizes = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, own)
+    lengths, counts = torch.stack(sizes).T.tolist()
+    padded = torch.cat([x, x.new_zeros(max(lengths) - len(x), *x.shape[1:])])
+    found = _Gather.apply(padded)  # (R, B, ...)
+    return torch.cat([part[:n] for part, n in zip(found, counts, strict=True)])
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        found = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(found, x.contiguous())
+        return torch.stack(found)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return sum_over_ranks(grads[0])[dist.get_rank()]
