@@ -4,8 +4,8 @@
 
 DIR holds mnist/. Each model is its file of configs/ over the same networks, 784-512-256-16 and
 back, trained on rows binarised anew, batch 100. The page, benchmarks/gallery.md with gallery.png,
-shows for each what chooses its checkpoint, how it reconstructs, how many latents are in use, what a
-step costs and what it draws. Runs are kept in a folder; with --only the others' are taken from it.
+shows for each what chooses its checkpoint, how it reconstructs, how many latents are in use, what
+a step costs and what it draws. Runs are kept in a folder, from which --only takes the others.
 """
 
 from __future__ import annotations
@@ -127,9 +127,9 @@ def page(told: dict[str, dict[str, Any]], epochs: int) -> str:
         f"`python benchmarks/gallery.py`: each file of configs/ over the networks 784-512-256-16 "
         f"and back, {epochs} epochs of MNIST's 50,000 rows binarised anew ({', '.join(FEWER)}: "
         "10,000 rows), batch 100, Adam with its defaults, seed 0. The value is that of 10,000 "
-        "validation rows by which the checkpoint is chosen, a bound of log p(x) where nothing else "
-        "is said; the squared error, a sum over pixels, is that of reconstructions; active latents "
-        "are those whose point varies with a variance above .01 over the rows. The lines of the "
+        "validation rows by which the checkpoint is chosen, a bound of log p(x) where nothing "
+        "else is said; the squared error, a sum over pixels, is that of reconstructions; active "
+        "latents are those whose point has a variance above .01 over the rows. The lines of the "
         "picture are draws from the prior, means of p(x|z): autoencoders that hold their codes to "
         "no prior (`ae`, `rae_l2`, `rae_gp`) want `vaekit fit-prior` first. "
         f"Measured on {datetime.date.today()}, {machine()}."

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from test_idx import write_mnist
+from vaekit import DataInfo, Model
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -55,3 +59,42 @@ def test_the_operations_are_those_of_the_layers(gpu: Any) -> None:
     expected = 2 * gpu.CASES["tiny"].batch * (2 * first + 3 * others)
     x = gpu.torch.from_numpy(gpu.CASES["tiny"].rows(None))
     assert gpu.operations(gpu.CASES["tiny"], x) == expected
+
+
+def test_every_published_row_can_be_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    reproduce = importlib.import_module("reproduce")
+    for name, row in reproduce.PUBLISHED.items():
+        config = reproduce.configured(row.config, model=row.model, data=row.data)
+        assert row.points, name
+        assert {"class_path", "init_args"} == config["data"].keys()
+        parts = {
+            k: v for k, v in config["model"].items() if k not in ("optimizer", "lr_scheduler")
+        }
+        grey = row.config == "frey"
+        info = DataInfo((1, 28, 20 if grey else 28), (0.0, 1.0), 256 if grey else 2)
+        assert Model(info, **parts).best[0] in ("elbo", "iwae"), name
+
+
+@pytest.mark.slow
+def test_the_gallery_trains_the_models_of_readme(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    gallery = importlib.import_module("gallery")
+    readme = (FOLDER.parent / "README.md").read_text()
+    table = readme.partition("\n## Models\n")[2].partition("\n\nParts combine")[0]
+    named = {
+        n for line in re.findall(r"^\| (`.*?) \|", table, re.M) for n in line.split("`")[1::2]
+    }
+    assert named == {"-c", *gallery.MODELS}
+    monkeypatch.setattr(gallery, "PAGE", tmp_path / "gallery.md")
+    monkeypatch.setattr(gallery, "SHEET", tmp_path / "gallery.png")
+    write_mnist(tmp_path / "mnist", train=10_300)
+    told, drawn = gallery.train("wae_mmd", str(tmp_path), epochs=1)
+    assert told["steps"] == 3
+    assert drawn.shape == (16, 28, 28)
+    page = gallery.page({"vae": {**told, "bound": True, "name": "elbo"}, "wae_mmd": told}, 1)
+    assert "| `wae_mmd` | distortion, no bound |" in page
+    gallery.sheet({"wae_mmd": drawn})
+    assert (tmp_path / "gallery.png").is_file()
