@@ -72,15 +72,15 @@ _TIGHT_CURVES = {
         *(120.61, 98.85, 94.43, 91.56, 89.06, 87.99, 86.18, 85.36, 84.66),
     ),
     "miwae_8_8": (
-        part("IWAE", samples=8, outer=8),
+        part("IWAE", samples=8, groups=8),
         *(114.26, 96.31, 93.04, 90.65, 88.73, 87.77, 86.37, 85.64, 85.06),
     ),
 }
 _RAINFORTH = {
     "vae": ("ELBO", 86.21),
     "iwae_64": (part("IWAE", samples=64), 84.52),
-    "piwae_8_8": (part("IWAE", samples=8, outer=8, partial=True), 84.46),
-    "miwae_8_8": (part("IWAE", samples=8, outer=8), 84.97),
+    "piwae_8_8": (part("IWAE", samples=8, groups=8, partial=True), 84.46),
+    "miwae_8_8": (part("IWAE", samples=8, groups=8), 84.97),
     "ciwae_64": (part("IWAE", samples=64, elbo=0.5), 85.24),
 }
 _BURDA = {  # of one layer of latents: draws and VAE, IWAE
