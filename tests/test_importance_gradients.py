@@ -45,21 +45,27 @@ def two_levels(monkeypatch: pytest.MonkeyPatch) -> Any:
     register(ConditionalNormal)
     small = {"init_args": {"hidden": [4], "activation": "Tanh"}}
     info = DataInfo((3,), (0.0, 1.0), levels=2)
-    core = {
+    spec = {
         "class_path": "TwoLevel",
         "init_args": {"top": 1, "top_encoder": {"class_path": "MLPEncoder", **small}},
     }
-    return (
-        Model(
-            info,
-            latent_shape=1,
-            core=core,
-            encoder={"class_path": "MLPEncoder", **small},
-            decoder={"class_path": "MLPDecoder", **small},
-        )
-        .double()
-        .core
+    model = Model(
+        info,
+        latent_shape=1,
+        core=spec,
+        encoder={"class_path": "MLPEncoder", **small},
+        decoder={"class_path": "MLPDecoder", **small},
     )
+    core: Any = model.double().core
+    # The levels depend on each other, and weights have no heavy tails, for quadrature.
+    top, lower, prior = core.top_posterior.linear, core.posterior.linear, core.prior.linear
+    with torch.no_grad():
+        top.weight.mul_(torch.tensor([[3.0], [0.0]]))
+        lower.weight.mul_(torch.tensor([[1.0], [0.1]]))
+        prior.weight.copy_(torch.tensor([[0.6], [0.0]]))
+        for layer, bias in ((top, [0.2, 0.0]), (lower, [0.2, 0.0]), (prior, [0.3, 0.3])):
+            layer.bias.copy_(torch.tensor(bias))
+    return core
 
 
 def mean_gradient(objective: IWAE, core: Any, nodes: int) -> dict[str, Tensor]:
@@ -106,13 +112,13 @@ def test_both_gradients_have_one_mean(mixture: dict[str, float]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("mixture", [{}, {"alpha": 0.5, "elbo": 0.3}])
 def test_so_they_have_in_a_hierarchy(two_levels: Any, mixture: dict[str, float]) -> None:
-    # There a term that is computed from another copy of z than the level's is weighted wrongly,
-    # in silence.
+    # There a term that is computed from another copy of z than the level's is weighted wrongly, in
+    # silence: by 1 to 26 % in this model, by which term it is.
     dreg, plain = (
         mean_gradient(IWAE(2, gradient=way, **mixture), two_levels, 14)  # type: ignore[arg-type]
         for way in ("dreg", "standard")
     )
-    assert largest(dreg, plain, True) < 5e-3  # of 22 nodes 7e-4
+    assert largest(dreg, plain, True) < 3e-3  # of 18 nodes 4e-4
     assert largest(dreg, plain, False) < 1e-12
 
 
