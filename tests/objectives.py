@@ -19,8 +19,14 @@ OBJECTIVES: dict[str, list[Case]] = {
     # GECO below this line
     #
     # Importance-weighted
-    # IWAE below this line
-    #
+    "IWAE": [
+        ({}, {}),
+        ({"groups": 2, "gradient": "dreg"}, {}),
+        ({"groups": 2, "samples": 3, "partial": True}, {"posterior": part("RealNVP", hidden=[8])}),
+        ({"gradient": "stl", "elbo": part("Linear", steps=10)}, {"prior": "VampPrior"}),
+        ({"groups": 2, "gradient": "dreg", "partial": True, "elbo": 0.2, "alpha": 0.5}, {}),
+        ({"alpha": -1.0}, {}),
+    ],
     # Divergences
     # BetaTCVAE, DIPVAE, InfoVAE, WAE below this line
     #

@@ -138,6 +138,11 @@ class Level(NamedTuple):
         }
         return cls(z, q, p, log_prior, log_post, once(kl, z), losses)
 
+    def log_posterior_at(self, z: Tensor) -> Tensor:
+        """log q(z|x) (K, B), in nats, of any z (K, B, *Z), by q's density and not by its draw."""
+        with full_precision(z):
+            return _per_draw(_log_prob_by_rows(self.q, z), z, "log q(z|x)")
+
 
 class Draw:
     """K draws of the latents of B rows, and their log-terms (K, B) in nats, made when first read.
