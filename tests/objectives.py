@@ -29,6 +29,14 @@ OBJECTIVES: dict[str, list[Case]] = {
     ],
     # Divergences
     # BetaTCVAE, DIPVAE, InfoVAE, WAE below this line
+    "BetaTCVAE": [({}, {}), ({"estimator": "mws"}, {})],
+    "DIPVAE": [({}, {}), ({"variant": "I"}, {})],
+    "InfoVAE": [({}, {}), ({"kernel": "rbf"}, {"prior": "LearnedNormal"})],
+    "WAE": [
+        ({}, {"posterior": "Delta"}),
+        ({"penalty": "sliced"}, {}),
+        ({"kernel": "rbf"}, {"prior": "LearnedNormal"}),
+    ],
     #
     # Adversaries
     # FactorVAE, AdversarialAE, VAEGAN, PatchGAN below this line

@@ -181,6 +181,19 @@ class Draw:
         return Draw(own, self.levels, self.features, p.parts[name], self._log_likelihood)
 
     @property
+    def level(self) -> Level:
+        """The one level of a flat model.
+
+        Raises:
+            ValueError: If there are several.
+        """
+        if len(self.levels) > 1:
+            raise ValueError(
+                f"Expected one level of latents, as the core VAE has, but got {len(self.levels)}."
+            )
+        return self.levels[0]
+
+    @property
     def z(self) -> Tensor:
         """The last level's latents, with shape (K, B, *Z)."""
         return self.levels[-1].z

@@ -7,7 +7,7 @@ from math import exp
 import torch
 from torch import Tensor
 
-__all__ = ["Constant", "Cyclical", "Linear", "Schedule", "Sigmoid", "weight_at"]
+__all__ = ["Constant", "Cyclical", "Linear", "Schedule", "Sigmoid", "check_weights", "weight_at"]
 
 
 class Schedule:
@@ -109,3 +109,17 @@ def weight_at(weight: float | Schedule, step: int) -> float | Tensor:
     if torch.compiler.is_compiling() and weight.placed is not None:
         return weight.placed
     return weight(step)
+
+
+def check_weights(**weights: float | Schedule) -> None:
+    """Refuses weights below 0, by their names; what a schedule gives is its own affair.
+
+    Raises:
+        ValueError: If there is one.
+
+    Example:
+        >>> check_weights(alpha=1.0, beta=Linear(steps=4))
+    """
+    for name, weight in weights.items():
+        if not isinstance(weight, Schedule) and not weight >= 0:
+            raise ValueError(f"Expected {name} to be a schedule or at least 0 but got {weight!r}.")
