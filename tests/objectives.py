@@ -40,6 +40,29 @@ OBJECTIVES: dict[str, list[Case]] = {
     #
     # Adversaries
     # FactorVAE, AdversarialAE, VAEGAN, PatchGAN below this line
+    "FactorVAE": [({"hidden": [16]}, {}), ({"hidden": 16}, {"latent_shape": [2, 3]})],
+    "AdversarialAE": [
+        ({"hidden": [16]}, {"posterior": "Delta"}),
+        ({"hidden": [16], "saturating": True}, {}),
+    ],
+    "VAEGAN": [
+        ({"discriminator": part("MLPEncoder", hidden=[16])}, {}),
+        (
+            {"gamma": 0.1, "discriminator": part("MLPEncoder", hidden=[16])},
+            {"likelihood": "Gaussian", "prior": "LearnedNormal"},
+        ),
+    ],
+    "PatchGAN": [
+        ({"width": 4}, {}),
+        (
+            {"width": 4, "network": part("ConvEncoder", channels=[4], hidden=8)},
+            {
+                "likelihood": part("Laplace", scale="learned"),
+                "decoder": part("ConvDecoder", channels=[4]),
+            },
+        ),
+        ({"width": 4, "kl_weight": 0.0, "start": 2}, {"posterior": "Delta"}),
+    ],
     #
     # Autoencoders
     # AE below this line

@@ -54,6 +54,10 @@ class Core(Part):
         """p(x|z) for z (K, B, *Z) and context (B, C), with batch shape (K, B)."""
         raise NotImplementedError
 
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Distribution:
+        """As `decode`: so torch.func.functional_call decodes with other weights."""
+        return self.decode(z, context)
+
     def reading(self, p: Distribution, sample: bool = False) -> Tree:
         """x (B, *event) of a p(x|z) of one draw per row: its point, or a sample of it."""
         x = p.sample() if sample else self.likelihood.point(p)

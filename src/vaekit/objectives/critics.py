@@ -1,0 +1,68 @@
+"""What objectives with an adversary share: its optimizer's group, and draws from the prior."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+from torch import Tensor, nn
+
+from vaekit.contracts import Objective
+from vaekit.draw import Draw
+from vaekit.part import FullPrecisionPart
+from vaekit.schedules import Schedule
+
+__all__ = ["WithCritic", "check_weight", "from_prior", "learns"]
+
+
+class WithCritic(FullPrecisionPart, Objective):
+    """Base of objectives with a network that is trained against the model, in one loss.
+
+    Terms of the model see the critic through `frozen`, and terms of the critic see the model's
+    draws detached: so each group gets the gradient of its own terms alone.
+
+    Arguments:
+        lr: The critic's learning rate; None for the model's.
+        clip: The largest norm of the critic's gradient; None for the trainer's.
+
+    Attributes:
+        critic: The network.
+
+    Raises:
+        ValueError: If the learning rate or the norm is not positive.
+    """
+
+    critic: nn.Module
+
+    def __init__(self, lr: float | None, clip: float | None) -> None:
+        super().__init__()
+        self.own = {"lr": lr, "clip": clip}
+        for name, value in self.own.items():
+            if value is not None and not 0 < value < inf:
+                raise ValueError(f"Expected {name} to be positive or None but got {value!r}.")
+
+    def adversary(self) -> dict[str, Any]:
+        own = {name: value for name, value in self.own.items() if value is not None}
+        return {"params": self.critic.parameters(), **own}
+
+
+def check_weight(name: str, value: Any) -> Any:
+    """The weight, checked.
+
+    Raises:
+        ValueError: If it is no schedule, and negative.
+    """
+    if not isinstance(value, Schedule) and not value >= 0:
+        raise ValueError(f"Expected {name} to be a schedule or at least 0 but got {value!r}.")
+    return value
+
+
+def learns(part: nn.Module) -> bool:
+    """Whether a part has weights that training changes."""
+    return any(p.requires_grad for p in part.parameters())
+
+
+def from_prior(draw: Draw) -> Tensor:
+    """A draw (B, *Z) of the last level's prior for each row, without gradient."""
+    p = draw.levels[-1].p
+    return p.sample(() if p.batch_shape else (len(draw.batch),))
