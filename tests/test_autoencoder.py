@@ -246,7 +246,9 @@ def test_of_several_entries_each_is_corrupted_and_counts_in_the_encoder_s_jacobi
 ) -> None:
     pair = DataInfo({"a": (2,), "b": (3,)})
     columns = {"class_path": "Mixed", "init_args": {"others": "Gaussian"}}
-    model = Model(pair, latent_shape=1, posterior="Delta", likelihood=columns).double()
+    model = Model(
+        pair, latent_shape=1, posterior="Delta", likelihood=columns, objective="AE"
+    ).double()
     core: Any = model.core
     x = {"a": SPREAD[:, :2], "b": SPREAD}
     jacobian = torch.autograd.functional.jacobian(
