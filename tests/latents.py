@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from parts.vq import Reconstruction
-
 __all__ = ["LATENTS"]
 
 
@@ -24,7 +22,7 @@ LATENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "LowRankNormal": ({"rank": 2}, {}),
     "LaplacePosterior": ({}, {}),
     "StudentTPosterior": ({}, {}),
-    "Delta": ({}, {"objective": Reconstruction()}),
+    "Delta": ({}, {"objective": "AE"}),
     "LearnedNormal": ({}, {}),
     "NormalMixture": ({"components": 5}, {}),
     "LaplacePrior": ({"scale": 0.7}, {}),

@@ -65,8 +65,15 @@ OBJECTIVES: dict[str, list[Case]] = {
     ],
     #
     # Autoencoders
-    # AE below this line
-    #
+    "AE": [
+        ({}, {"posterior": "Delta"}),
+        ({"latent": 0.1, "decoder_l2": 1e-4}, {"posterior": "Delta"}),
+        ({"latent": 0.1, "decoder_gradient": 0.1}, {"posterior": "Delta"}),
+        (
+            {"noise": 0.3, "drop": 0.2, "contractive": part("Linear", steps=10)},
+            {"prior": "GaussianMixturePrior"},
+        ),
+    ],
 }
 """Of each way: arguments of the objective, and those of `Model` around it. The first is tried in
 the quick set."""

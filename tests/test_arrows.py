@@ -35,10 +35,11 @@ ARROWS = {
     "doctor": {"", "commands", "loggers", "plugins"},
     "cli": LAUNCH
     | {"module", "callbacks", "commands", "parsing", "quiet", "resume", "summary", "trainer"}
-    | {"before", "choice", "results"}
+    | {"before", "choice", "collapse", "results"}
     | {"arguments", "finite", "guard", "imports", "limits", "messages", "noise", "storage"},
+    "collapse": {"batch", "contracts", "factors", "model", "noise", "precision"},
     "limits": set(),
-    "arguments": LAUNCH | {"callbacks", "guard", "imports", "parsing", "trainer"},
+    "arguments": LAUNCH | {"callbacks", "collapse", "guard", "imports", "parsing", "trainer"},
     "resume": {"optim", "specs", "storage"},
     "before": {
         "checkpoints",
@@ -76,7 +77,7 @@ ARROWS = {
     "pictures": {"model", "batch", "contracts"},
     "module": BASE
     | {"model", "checkpoints", "guard", "optim", "metrics", "noise", "quiet", "table"}
-    | {"compiled", "importance"},
+    | {"collapse", "compiled", "importance"},
     "importance": {"batch", "contracts", "noise", "part", "precision"},
     "compiled": {"batch", "model", "schedules"},
     "guard": {"batch", "finite", "metrics", "noise", "optim", "settled", "storage"},

@@ -11,6 +11,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from vaekit import plugins, specs
 from vaekit.callbacks import BestCheckpoint, Pictures
+from vaekit.collapse import CollapseWatch
 from vaekit.data.base import DataModule
 from vaekit.guard import Guard
 from vaekit.imports import import_named
@@ -99,6 +100,7 @@ class Options(LightningCLI):
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Pictures, "pictures")
         parser.add_lightning_class_args(Guard, "guard")
+        parser.add_lightning_class_args(CollapseWatch, "collapse")
         parser.add_argument(
             "--runs", type=str, default="runs", help="Folder in which each run gets its own."
         )

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 
 __all__ = ["refuse_monitors", "refuse_settings"]
 
-_GROUPS = ("trainer", "checkpoint", "pictures", "guard")
+_GROUPS = ("trainer", "checkpoint", "pictures", "guard", "collapse")
 _AT_LEAST = {
     "accumulate_grad_batches": 1,
     "check_val_every_n_epoch": 1,

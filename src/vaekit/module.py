@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vaekit import checkpoints, compiled, optim
 from vaekit.batch import Batch, batch_of, each
+from vaekit.collapse import CollapseWatch
 from vaekit.contracts import Likelihood
 from vaekit.guard import Guard
 from vaekit.importance import log_likelihood
@@ -105,9 +106,10 @@ class VAEModule(LightningModule):
         if type(self.trainer.profiler) is PassThroughProfiler:  # type: ignore[attr-defined]
             self.trainer.profiler = Unwatched()  # type: ignore[attr-defined]
         present: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        guards = [] if any(isinstance(c, Guard) for c in present) else [Guard()]
+        watching = (Guard, CollapseWatch)
+        missing = [c() for c in watching if not any(isinstance(own, c) for own in present)]
         shown = (c for c in present if isinstance(c, ModelSummary))
-        return [*(in_place_of(summary, self.model) for summary in shown), *guards]
+        return [*(in_place_of(summary, self.model) for summary in shown), *missing]
 
     def setup(self, stage: str) -> None:
         self._look_for_parts()

@@ -29,7 +29,7 @@ _HARMLESS = (
     "lightning.pytorch.callbacks.EarlyStopping",
     "lightning.pytorch.callbacks.LearningRateMonitor",
 )
-_KEPT = ("seed_everything", "trainer", "checkpoint", "pictures", "guard")
+_KEPT = ("seed_everything", "trainer", "checkpoint", "pictures", "guard", "collapse")
 
 
 def found(path: str | None, runs: Path, on: bool = False) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -37,6 +38,13 @@ class Core(Part):
         if self.keep_draw and self.training:
             self.last_draw = draw
         return draw
+
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        """A function of the core, such as one of its methods, called with these arguments.
+
+        So `still(core)(core.decode, z)` decodes and changes no state.
+        """
+        return function(*args)
 
     def draw(
         self, batch: Batch, samples: int = 1, stop: bool = False, noise: Noise | None = None

@@ -1,0 +1,218 @@
+"""Autoencoders: plain, regularised, denoising and contractive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaekit.batch import Batch, DataInfo, Tree, each, leaves
+from vaekit.contracts import Core, Objective, Prior
+from vaekit.draw import Draw
+from vaekit.part import still
+from vaekit.precision import at_least_float32
+from vaekit.schedules import Schedule, weight_at
+
+__all__ = ["AE"]
+
+_END = 10**9  # the step at which schedules count as ended, where no step is known
+
+
+class AE(Objective):
+    r"""The distortion of a code, without a rate: autoencoders, usually with the posterior `Delta`.
+
+    .. math:: \mathcal{L} = -\log p(x|z) + \frac{w_z}{2} \|z\|^2 + w_\theta \|\theta\|^2
+        + w_D \Big\|\frac{\partial D(z)}{\partial z}\Big\|_F^2
+        + w_E \Big\|\frac{\partial E(x)}{\partial x}\Big\|_F^2, \qquad z = E(\tilde x)
+
+    D(z) is the point of p(x|z), E(x) that of q(z|x). With the weights 0 this is the plain
+    autoencoder; with `latent`, and `decoder_l2` or `decoder_gradient`, the regularised one
+    (RAE-L2, RAE-GP); with `noise` or `drop`, where the encoder sees :math:`\tilde x` and the
+    distortion is that of x, the denoising one; with `contractive` the contractive one. Both
+    Jacobians' norms are estimated by one random probe of each row, without bias. That of the
+    decoder trains the encoder too, through z, as in the paper; that of the encoder is taken at x.
+    With batch norm they are those of the batch.
+
+    No term trains a prior: `vaekit fit-prior` fits one to the codes afterwards. Validation reports
+    what is minimised once schedules have ended, with the same noise in each epoch; it is no bound.
+
+    Arguments:
+        latent: Weight of half the code's squared norm, without unit.
+        decoder_l2: Weight of the squared norm of the decoder's parameters.
+        decoder_gradient: Weight of the squared Frobenius norm of the decoder's Jacobian. Where the
+            point is a mode, as of Categorical, that is 0.
+        contractive: Weight of the squared Frobenius norm of the encoder's Jacobian.
+        noise: Standard deviation of the Gaussian noise on what the encoder sees, in units of x.
+        drop: Probability that the encoder sees 0 in the place of an element.
+
+    Raises:
+        ValueError: If a weight or the noise is negative, or `drop` not from 0 to below 1; if x is
+            to be corrupted, or derived by, that holds numbers of categories, such as tokens; when
+            the model is built, if its prior has parameters to learn.
+
+    References:
+        From Variational to Deterministic Autoencoders (Ghosh et al., 2020),
+        https://arxiv.org/abs/1903.12436; Stacked Denoising Autoencoders (Vincent et al., 2010),
+        https://www.jmlr.org/papers/v11/vincent10a.html; Contractive Auto-Encoders (Rifai et al.,
+        2011), https://icml.cc/2011/papers/455_icmlpaper.pdf
+
+    Example:
+        >>> from vaekit import Model
+        >>> data = DataInfo((3,), (0, 1), levels=2)
+        >>> model = Model(data, 2, posterior="Delta", objective=AE(latent=0.1))
+        >>> sorted(model.evaluate(Batch(torch.ones(5, 3))))
+        ['distortion', 'latent', 'loss']
+    """
+
+    best = ("loss", "min")
+    bound = False
+
+    def __init__(
+        self,
+        latent: float | Schedule = 0.0,
+        decoder_l2: float | Schedule = 0.0,
+        decoder_gradient: float | Schedule = 0.0,
+        contractive: float | Schedule = 0.0,
+        noise: float = 0.0,
+        drop: float = 0.0,
+        data: DataInfo | None = None,
+    ) -> None:
+        super().__init__()
+        self.latent, self.decoder_l2 = latent, decoder_l2
+        self.decoder_gradient, self.contractive = decoder_gradient, contractive
+        self.noise, self.drop = noise, drop
+        for name in _PENALTIES:
+            weight = getattr(self, name)
+            if not isinstance(weight, Schedule) and not weight >= 0:
+                raise ValueError(
+                    f"Expected {name} to be a schedule or at least 0 but got {weight!r}."
+                )
+        if not noise >= 0:
+            raise ValueError(f"Expected noise to be at least 0 but got {noise!r}.")
+        if not 0 <= drop < 1:
+            raise ValueError(f"Expected drop to be from 0 to below 1 but got {drop!r}.")
+        self.penalties = tuple(name for name in _PENALTIES if getattr(self, name) != 0)
+        self.corrupts = noise > 0 or drop > 0
+        if data is not None and (self.corrupts or "contractive" in self.penalties):
+            _refuse_categories(data)
+
+    def check(self, model: Core) -> None:
+        super().check(model)
+        for part in model.modules():
+            if isinstance(part, Prior) and any(p.requires_grad for p in part.parameters()):
+                raise self.refuse(
+                    "a prior without parameters to learn, since no term of an autoencoder trains "
+                    "one: StandardNormal, or one that vaekit fit-prior fits after training "
+                    "(FittedNormal, GaussianMixturePrior, TwoStagePrior)",
+                    part.title or type(part).__name__,
+                )
+        if "decoder_l2" in self.penalties and not hasattr(model, "decoder"):
+            raise self.refuse("a core with a decoder, such as VAE", type(model).__name__)
+
+    def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
+        return self._terms(model, batch, lambda weight: weight_at(weight, step))
+
+    def evaluate(self, model: Core, batch: Batch) -> dict[str, Tensor]:
+        terms = self._terms(model, batch, lambda w: w(_END) if isinstance(w, Schedule) else w)
+        return {name: term.expand(len(batch)) for name, term in terms.items()}
+
+    def _terms(
+        self, model: Core, batch: Batch, at: Callable[[float | Schedule], float | Tensor]
+    ) -> dict[str, Tensor]:
+        """The terms, with weights as they are `at` a step."""
+        draw = self._draw(model, batch)
+        found = {name: _PENALTIES[name](model, draw) for name in self.penalties}
+        distortion = loss = -draw.log_likelihood.mean(0)  # (B,)
+        for name, term in found.items():
+            loss = loss + at(getattr(self, name)) * term
+        loss = sum(draw.losses.values(), loss)
+        return {**draw.losses, **found, "distortion": distortion, "loss": loss}
+
+    def _draw(self, model: Core, batch: Batch) -> Draw:
+        """A draw of the codes of corrupted rows, with log p(x|z) of the rows themselves."""
+        if not self.corrupts:
+            return model.draw(batch)
+        seen = model.draw(replace(batch, x=each(self._corrupted, batch.x)))
+        likelihood, p = model.likelihood, seen.p
+        clean = Draw(
+            batch,
+            seen.levels,
+            seen.features,
+            p,
+            lambda: likelihood.log_prob(p, batch.x, batch.mask),
+        )
+        return model.kept(clean)
+
+    def _corrupted(self, x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            raise self.refuse("rows of real numbers to corrupt", x.dtype)
+        if self.noise:
+            x = x + self.noise * torch.randn_like(x)
+        return torch.where(torch.rand_like(x) < self.drop, 0.0, x) if self.drop else x
+
+
+def _refuse_categories(data: DataInfo) -> None:
+    for name, info in data.entries().items():
+        (low, high), levels = info.data_range, info.levels
+        if isinstance(levels, int) and levels > 2 and high - low == levels - 1:
+            raise ValueError(
+                "Expected real numbers, to which noise can be added and by which a code has a "
+                f"derivative, but {name} holds whole numbers from {low:g} to {high:g}, such as "
+                "tokens: leave out noise, drop and contractive."
+            )
+
+
+# Penalties, by the names of their weights: each (B,), or a scalar
+
+
+def _latent(core: Any, draw: Draw) -> Tensor:
+    return draw.z.square().flatten(2).sum(2).mean(0) / 2
+
+
+def _decoder_l2(core: Any, draw: Draw) -> Tensor:
+    weights = [at_least_float32(p) for p in core.decoder.parameters()]
+    return torch.stack([p.square().sum() for p in weights]).sum()
+
+
+def _decoder_gradient(core: Any, draw: Draw) -> Tensor:
+    def decoded(z: Tensor) -> Tree:
+        return core.likelihood.point(core.decode(z.unsqueeze(0), draw.batch.context))
+
+    return _square_norm(core, decoded, draw.z[0])
+
+
+def _contractive(core: Any, draw: Draw) -> Tensor:
+    batch = draw.batch
+
+    def code(x: Tree) -> Tensor:
+        return core.posterior.point(core.infer(x, batch.context, batch.mask))
+
+    return _square_norm(core, code, batch.x)
+
+
+_PENALTIES: dict[str, Callable[[Any, Draw], Tensor]] = {
+    "latent": _latent,
+    "decoder_l2": _decoder_l2,
+    "decoder_gradient": _decoder_gradient,
+    "contractive": _contractive,
+}
+
+
+def _square_norm(core: Core, function: Callable[[Tree], Tree], rows: Tree) -> Tensor:
+    """The squared Frobenius norm of a function's Jacobian at each of the rows (B, ...), (B,).
+
+    By Hutchinson's estimator: E |v'J|^2 = |J|^2 for v of random signs.
+    """
+    found: Any = torch.func.vjp(lambda x: still(core)(function, x), rows)
+    y, pulled_back = found
+    (product,) = pulled_back(each(_signs, y))
+    norms = leaves(each(lambda leaf: leaf.square().flatten(1).sum(1), product))
+    return sum(norms[1:], norms[0])
+
+
+def _signs(x: Tensor) -> Tensor:
+    """-1 or 1, as likely, in the shape and type of x."""
+    return 2 * torch.randint_like(x, 2) - 1
