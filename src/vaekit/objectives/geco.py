@@ -61,7 +61,7 @@ class GECO(FullPrecisionPart, Objective):
         self,
         target: float,
         samples: int = 1,
-        speed: float = 0.01,
+        speed: float = 0.02,
         decay: float = 0.99,
         limit: float = 1e4,
     ) -> None:
