@@ -15,8 +15,14 @@ def part(name: str, **init_args: Any) -> dict[str, Any]:
 
 OBJECTIVES: dict[str, list[Case]] = {
     # The ELBO and its constraints
-    "ELBO": [({}, {})],
+    "ELBO": [
+        ({}, {}),
+        ({"free_bits": part("Linear", steps=9, start=0.2)}, {}),
+        ({"free_bits": 0.3, "free_bits_per": "level", "free_bits_over": "row"}, {}),
+        ({"capacity": part("Linear", steps=9), "lagging": part("Linear", steps=9)}, {}),
+    ],
     # GECO below this line
+    "GECO": [({"target": 2.0}, {}), ({"target": -1.0, "samples": 3}, {})],
     #
     # Importance-weighted
     "IWAE": [

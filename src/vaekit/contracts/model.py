@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vaekit.batch import Batch, Tree, each
@@ -154,6 +154,20 @@ class Objective(Part):
         is the largest norm of these parameters' gradient, by default the trainer's.
         """
         return None
+
+    def resting(self, model: Core, step: int) -> Iterable[nn.Parameter]:
+        """Parameters that an optimizer step leaves as they are; by default none.
+
+        Their gradient is dropped once, after the last backward pass of the step and before
+        gradients are clipped. An optimizer of torch does nothing to a parameter without gradient:
+        its momentum and weight decay rest too. What they rest on has to be the same on all ranks
+        and when training goes on from a checkpoint: take it from the step alone.
+
+        Arguments:
+            model: The core.
+            step: How many optimizer steps were taken, as in `forward`.
+        """
+        return ()
 
 
 def named(terms: dict[str, Any], likelihood: Likelihood) -> dict[str, Any]:
