@@ -42,7 +42,8 @@ class Core(Part):
     def forward(self, function: Callable[..., Any], *args: Any) -> Any:
         """A function of the core, such as one of its methods, called with these arguments.
 
-        So `still(core)(core.decode, z)` decodes and changes no state.
+        So `still(core)(core.decode, z)` decodes and changes no state, and
+        `torch.func.functional_call(core, weights, (core.decode, z))` does so with other weights.
         """
         return function(*args)
 
@@ -61,10 +62,6 @@ class Core(Part):
     def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
         """p(x|z) for z (K, B, *Z) and context (B, C), with batch shape (K, B)."""
         raise NotImplementedError
-
-    def forward(self, z: Tensor, context: Tensor | None = None) -> Distribution:
-        """As `decode`: so torch.func.functional_call decodes with other weights."""
-        return self.decode(z, context)
 
     def reading(self, p: Distribution, sample: bool = False) -> Tree:
         """x (B, *event) of a p(x|z) of one draw per row: its point, or a sample of it."""

@@ -341,7 +341,7 @@ class PatchGAN(OnData):
         buffers = {n: b.clone() for n, b in model.named_buffers()}
 
         def losses(w: Tensor) -> tuple[Tensor, Tensor]:
-            args = z, batch.context
+            args = model.decode, z, batch.context
             p = torch.func.functional_call(model, {**buffers, name: w}, args)
             own = self.read(model, p, batch, z)
             rebuilt = -model.likelihood.log_prob(p, batch.x, batch.mask).mean()
