@@ -62,6 +62,7 @@ def test_mmd_is_what_double_loops_give(kernel: Any) -> None:
     x, y = normals(4), normals(5, mean=1.0, scale=0.7)
     for scales in ([1.0], SCALES):
         assert torch.allclose(mmd(x, y, kernel, scales), by_loops(x, y, kernel, scales))
+    assert torch.allclose(mmd(x, x, kernel), by_loops(x, x, kernel, SCALES))
     apart = mmd(x.reshape(4, 3, 1), y.reshape(5, 1, 3), kernel)
     assert torch.allclose(apart, by_loops(x, y, kernel, SCALES))
 
@@ -115,9 +116,9 @@ def test_sliced_wasserstein_is_the_cheapest_assignment_along_each_direction() ->
 @pytest.mark.slow
 def test_sliced_wasserstein_of_two_normals_has_its_closed_form() -> None:
     # Along a direction (m·θ)² + (s - 1)², whose mean over the sphere is |m|²/D + (s - 1)².
-    x, y = normals(20_000, 3, 1.2, 0.5), normals(20_000)
+    x, y = normals(10_000, 3, 1.2, 0.5), normals(10_000)
     found = sliced_wasserstein(x, y, normalize(normals(300)))
-    assert found.item() == pytest.approx(1.2**2 + 0.5**2, rel=0.03)
+    assert found.item() == pytest.approx(1.2**2 + 0.5**2, rel=0.05)
 
 
 # The losses

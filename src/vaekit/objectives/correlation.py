@@ -114,8 +114,8 @@ class BetaTCVAE(Objective):
         own, other = 1 / n, (n - 1) / (n * max(rows - 1, 1))
         if self.estimator == "mws":
             own = other = 1 / (n * rows)
-        diagonal = torch.eye(rows, dtype=torch.bool, device=like.device)
-        return torch.where(diagonal, like.new_tensor(own), like.new_tensor(other)).log()
+        w = torch.full((rows, rows), other, dtype=like.dtype, device=like.device)
+        return w.fill_diagonal_(own).log()
 
 
 class DIPVAE(Objective):

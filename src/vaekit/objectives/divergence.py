@@ -52,8 +52,8 @@ def mmd(x: Tensor, y: Tensor, kernel: Kernel = "imq", scales: Sequence[float] = 
     """
     check_kernel(kernel, scales)
     x, y = x.flatten(1), y.flatten(1)
-    within = _mean_kernel(x, x, kernel, scales) + _mean_kernel(y, y, kernel, scales)
-    return within - 2 * _mean_kernel(x, y, kernel, scales)
+    of_x, of_y, of_both = (_kernel(*pair, kernel, scales) for pair in ((x, x), (y, y), (x, y)))
+    return _mean_of_others(of_x) + _mean_of_others(of_y) - 2 * of_both.mean()
 
 
 def check_kernel(kernel: str, scales: Sequence[float]) -> None:
@@ -68,17 +68,19 @@ def check_kernel(kernel: str, scales: Sequence[float]) -> None:
         raise ValueError(f"Expected scales, one or more, above 0 but got {scales!r}.")
 
 
-def _mean_kernel(x: Tensor, y: Tensor, kernel: str, scales: Sequence[float]) -> Tensor:
-    """The kernel's mean over all pairs of one of x and another of y."""
+def _kernel(x: Tensor, y: Tensor, kernel: str, scales: Sequence[float]) -> Tensor:
+    """The kernel of each of x (N, D) with each of y (M, D), (N, M)."""
     # By a product of matrices, which holds no (N, M, D).
     squares = (x * x).sum(1, keepdim=True) + (y * y).sum(1) - 2 * x @ y.T
-    widths = [2 * x.shape[1] * scale for scale in scales]
-    if kernel == "imq":
-        k = sum((width / (width + squares) for width in widths), torch.zeros_like(squares))
-    else:
-        k = sum(((-squares / width).exp() for width in widths), torch.zeros_like(squares))
-    if x is not y:
-        return k.mean()
+    k = torch.zeros_like(squares)
+    for scale in scales:
+        width = 2 * x.shape[1] * scale
+        k = k + (width / (width + squares) if kernel == "imq" else (-squares / width).exp())
+    return k
+
+
+def _mean_of_others(k: Tensor) -> Tensor:
+    """The mean of what is off the diagonal; 0 where nothing is."""
     return (k.sum() - k.diagonal().sum()) / max(k.numel() - len(k), 1)
 
 
