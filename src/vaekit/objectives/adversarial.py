@@ -93,7 +93,7 @@ class AdversarialAE(WithCritic):
         saturating: Let the model minimise the paper's log(1 - D(z)) in the place of -log D(z);
             its gradient vanishes where D is sure.
         hidden: Widths of D's hidden layers, a number for one.
-        lr: D's learning rate; None for the model's.
+        lr: D's learning rate; None for the model's. A D that falls behind lets the codes drift.
         clip: The largest norm of D's gradient; None for the trainer's.
 
     Raises:
@@ -114,7 +114,7 @@ class AdversarialAE(WithCritic):
         weight: float | Schedule = 1.0,
         saturating: bool = False,
         hidden: int | list[int] = [256, 256],  # noqa: B006 - read only
-        lr: float | None = None,
+        lr: float | None = 5e-3,
         clip: float | None = None,
     ) -> None:
         super().__init__(lr, clip)
