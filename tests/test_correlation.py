@@ -88,7 +88,7 @@ def densities() -> Tensor:
     return torch.stack([torch.stack(row) for row in rows]).detach()
 
 
-@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("size", [2, 5])
 def test_stratified_sampling_gives_q_of_z_in_the_mean_over_all_batches(size: int) -> None:
     q, found = densities(), estimates("mss", size)
     for i in range(ROWS):
@@ -106,6 +106,7 @@ def test_weighted_sampling_gives_less_than_q_of_z_by_what_the_docstring_says() -
         assert expected < q[i].mean()
 
 
+@pytest.mark.slow
 def test_the_papers_stratified_weights_have_the_same_mean_and_more_variance() -> None:
     # Theirs: 1/N for the row itself, (N - M) / (N M) for one other, 1/M for the rest, M + 1 = B.
     q, found, m = densities(), estimates("mss", 4), 3

@@ -181,7 +181,7 @@ class Draw:
         return Draw(own, self.levels, self.features, p.parts[name], self._log_likelihood)
 
     @property
-    def level(self) -> Level:
+    def only_level(self) -> Level:
         """The one level of a flat model.
 
         Raises:

@@ -80,7 +80,7 @@ class BetaTCVAE(Objective):
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
         draw = model.draw(batch)
-        level, terms = draw.level, draw.bound()
+        level, terms = draw.only_level, draw.bound()
         if not factorises(level.p):
             raise self.refuse("a prior of independent latents", f"a {type(level.p).__name__}")
         with full_precision(level.z):
@@ -94,11 +94,8 @@ class BetaTCVAE(Objective):
             + weight_at(self.beta, step) * tc
             + weight_at(self.gamma, step) * kl
         )
-        return {
-            **terms,
-            **{"mi": mi, "tc": tc, "dimension_kl": kl},
-            "loss": sum(draw.losses.values(), loss),
-        }
+        terms |= {"mi": mi, "tc": tc, "dimension_kl": kl}
+        return {**terms, "loss": sum(draw.losses.values(), loss)}
 
     def _log_q(self, level: Level) -> tuple[Tensor, Tensor]:
         """log q(z) and the sum of log q(z_i) over the latents, of each row's draw, (B,)."""
@@ -159,7 +156,7 @@ class DIPVAE(Objective):
         draw = model.draw(batch)
         terms = draw.bound()
         with full_precision(draw.z):
-            covariance = self._covariance(draw.level, len(batch) if batch.weight else 0)
+            covariance = self._covariance(draw.only_level, len(batch) if batch.weight else 0)
         variances = covariance.diagonal()
         off_diagonal = (covariance - variances.diag()).square().sum()
         diagonal = (variances - 1).square().sum()
@@ -169,11 +166,8 @@ class DIPVAE(Objective):
             + weight_at(self.off_diagonal, step) * off_diagonal
             + weight_at(self.diagonal, step) * diagonal
         )
-        return {
-            **terms,
-            **{"off_diagonal": off_diagonal, "diagonal": diagonal},
-            "loss": sum(draw.losses.values(), loss),
-        }
+        terms |= {"off_diagonal": off_diagonal, "diagonal": diagonal}
+        return {**terms, "loss": sum(draw.losses.values(), loss)}
 
     def _covariance(self, level: Level, rows: int) -> Tensor:
         """That of the latents (Z, Z) over the rows of all ranks, of this one the first `rows`."""

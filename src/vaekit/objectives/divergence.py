@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Literal
 
 import torch
@@ -40,7 +41,7 @@ def mmd(x: Tensor, y: Tensor, kernel: Kernel = "imq", scales: Sequence[float] = 
         scales: Of the kernel's width, without unit.
 
     Raises:
-        ValueError: If there is no such kernel, or a scale is not positive.
+        ValueError: If there is no such kernel, or no scale, or one that is not positive.
 
     References:
         A Kernel Two-Sample Test (Gretton et al., 2012), https://jmlr.org/papers/v13/gretton12a.html
@@ -64,7 +65,7 @@ def check_kernel(kernel: str, scales: Sequence[float]) -> None:
     """
     if kernel not in ("imq", "rbf"):
         raise ValueError(f"Expected kernel to be imq or rbf but got {kernel!r}.")
-    if not scales or not all(scale > 0 for scale in scales):
+    if not scales or not all(0 < scale < inf for scale in scales):
         raise ValueError(f"Expected scales, one or more, above 0 but got {scales!r}.")
 
 
@@ -124,7 +125,7 @@ class _Matching(Objective):
         Raises:
             ValueError: If there are several levels, or draws of p(z) would not train the prior.
         """
-        z, p = draw.level.z[0], draw.level.p
+        z, p = draw.only_level.z[0], draw.only_level.p
         shape = torch.Size(() if p.batch_shape else (len(z),))  # else one for each row's context
         if not p.has_rsample and _learns_a_prior(model):
             raise self.refuse(
