@@ -281,7 +281,9 @@ def test_patchgan_refuses_what_it_cannot_serve() -> None:
         Model(**image, posterior="Delta", objective="PatchGAN")
     quantised = part("PatchGAN", kl_weight=0.0)
     assert Model(**image, posterior="Delta", objective=quantised).best == ("loss", "min")
-    with pytest.raises(ValueError, match=r"from 1 to 1 layers on images of 6 pixels.* but got 2"):
+    with pytest.raises(
+        ValueError, match=r"images of 3 \* 2\*\*layers pixels or more, but got 2 for 6"
+    ):
         Model(**image, objective=part("PatchGAN", layers=2))
     with pytest.raises(ValueError, match=r"images of shape \(C, H, W\) but got \(3,\)"):
         Model(INFO, objective="PatchGAN")

@@ -90,11 +90,13 @@ class VAEGAN(OnData):
 
     each the gradient of its own sum alone, in one loss. (The paper's L_GAN is minus this L_D by
     its equation, but the two signs of its algorithm are those that stand here.) The rows that D
-    sees are the points of p(x|z). The features change in training; so the likelihood, in whose
-    place they stand, is what evaluation reports, and its distortion chooses the best checkpoint.
+    sees are the points of p(x|z): data that are 0 or 1 it tells from these at once, and teaches
+    little. The features change in training; so the likelihood, in whose place they stand, is what
+    evaluation reports, and its distortion chooses the best checkpoint.
 
     Arguments:
-        gamma: Weight of the distance for the decoder, without unit; the encoder's is 1.
+        gamma: Weight of the distance for the decoder, without unit; the encoder's is 1. Where
+            reconstructions are far from their rows it has to be larger.
         discriminator: An encoder, by name or spec: its features are f, and D is linear in them.
         lr: The discriminator's learning rate; None for the model's.
         clip: The largest norm of its gradient; None for the trainer's.
@@ -116,7 +118,7 @@ class VAEGAN(OnData):
         self,
         event_shape: Shapes,
         build: Build,
-        gamma: float | Schedule = 1.0,
+        gamma: float | Schedule = 10.0,
         discriminator: Spec = "MLPEncoder",
         lr: float | None = None,
         clip: float | None = None,
@@ -239,9 +241,8 @@ class PatchGAN(OnData):
     Raises:
         ValueError: If a weight or start is negative, the learning rate or the norm not positive,
             or the event no image (C, H, W), or too small for so many layers; when the model is
-            built, if its core has no decoder to train, the likelihood couples rows, or the
-            posterior has no density and beta is not 0; when called, if the likelihood's point
-            cannot be differentiated.
+            built, if its core has no decoder to train, or the posterior has no density and beta
+            is not 0; when called, if the likelihood's point cannot be differentiated.
 
     References:
         Taming Transformers for High-Resolution Image Synthesis (Esser et al., 2021),
@@ -288,8 +289,8 @@ class PatchGAN(OnData):
         layers = min(3, most) if layers is None else layers
         if not 1 <= layers <= most:
             raise ValueError(
-                f"Expected from 1 to {most} layers on images of {min(event_shape[1:])} pixels, "
-                f"of which each takes 6 or more, but got {layers}."
+                "Expected at least one layer, and images of 3 * 2**layers pixels or more, but got "
+                f"{layers} for {min(event_shape[1:])} pixels."
             )
         self.critic = PatchDiscriminator(event_shape[0], width, layers)
         self.network = None
@@ -352,7 +353,9 @@ class PatchGAN(OnData):
         with torch.no_grad(), full_precision(z):
             (found, _), pull = torch.func.vjp(losses, matrix.detach())  # type: ignore[misc]
             one, zero = torch.ones_like(found), torch.zeros_like(found)
-            of_rebuilt, of_critic = (pull(at)[0].norm() for at in ((one, zero), (zero, one)))
+            of_rebuilt, of_critic = (
+                at_least_float32(pull(at)[0]).norm() for at in ((one, zero), (zero, one))
+            )
             return (of_rebuilt / (of_critic + 1e-4)).clamp(max=1e4)
 
     def check(self, model: Core) -> None:
