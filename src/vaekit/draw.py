@@ -85,7 +85,8 @@ class Level(NamedTuple):
 
     `z` (K, B, *Z) is the copy that the terms use, not the one that a hierarchy's chain goes on
     with: with the wrong one DReG's gradient is off, silently. The terms are functions: nothing is
-    computed that an objective does not ask for. `losses` are terms (B,) that q brings.
+    computed that an objective does not ask for. `losses` are terms (B,) that q brings. `closed` is
+    False where the rate is estimated whatever forms q and p have.
     """
 
     z: Tensor
@@ -95,6 +96,7 @@ class Level(NamedTuple):
     log_posterior: Callable[[], Tensor]
     rate: Callable[[], Tensor]
     losses: dict[str, Tensor]
+    closed: bool
 
     @classmethod
     def of(
@@ -104,6 +106,7 @@ class Level(NamedTuple):
         p: Distribution,
         log_q: Tensor | None = None,
         density: Distribution | None = None,
+        closed: bool = True,
     ) -> Level:
         """The level of draws z from q.
 
@@ -117,7 +120,10 @@ class Level(NamedTuple):
                 log q - log p, since a closed form would not know what the draw did.
             density: What log q(z) is taken of in the place of q: q with its parameters stopped,
                 for path gradients.
+            closed: Whether a closed form may give the rate. Say False where the prior depends on
+                these z, through what levels above inferred from them.
         """
+        closed = closed and log_q is None and p.batch_shape in ((), q.batch_shape)
 
         def log_posterior() -> Tensor:
             if log_q is not None and density is None:
@@ -128,7 +134,7 @@ class Level(NamedTuple):
         log_prior = once(lambda: _per_draw(_log_prob_by_rows(p, z), z, "log p(z)"), z)
 
         def kl() -> Tensor:
-            if log_q is not None or p.batch_shape not in ((), q.batch_shape):
+            if not closed:
                 return log_post() - log_prior()
             return _per_draw(_by_rows(rate_of(q, p, log_post, log_prior), z), z, "a rate")
 
@@ -136,7 +142,7 @@ class Level(NamedTuple):
             _own(name): _over_draws(_per_draw(_by_rows(term, z), z, f"the loss {name}"))
             for name, term in getattr(q, "losses", {}).items()
         }
-        return cls(z, q, p, log_prior, log_post, once(kl, z), losses)
+        return cls(z, q, p, log_prior, log_post, once(kl, z), losses, closed)
 
     def log_posterior_at(self, z: Tensor) -> Tensor:
         """log q(z|x) (K, B), in nats, of any z (K, B, *Z), by q's density and not by its draw."""

@@ -65,7 +65,7 @@ class TwoLevel(VAE):
             stopped = (frozen(self.top_posterior)(up), frozen(self.posterior)(h.detach()))
         levels = (
             Level.of(z2, q2, self.top_prior(), density=stopped[0]),
-            Level.of(z1, q1, self.prior(z2.flatten(0, 1)), density=stopped[1]),
+            Level.of(z1, q1, self.prior(z2.flatten(0, 1)), density=stopped[1], closed=False),
         )
         p = self.decode(z1)
         return self.kept(

@@ -143,7 +143,7 @@ class ELBO(Objective):
                 "a q and a prior that are products over the latents, for free bits of each latent",
                 f"{type(q).__name__} and {type(p).__name__}: choose free_bits_per level",
             )
-        if p.batch_shape in ((), q.batch_shape):
+        if level.closed:
             # In the rows of q, which are K * B where it depends on draws of another level.
             own = z if q.batch_shape == z.shape[1:2] else z.flatten(0, 1).unsqueeze(0)
             found = factor_rates(q, p, own)

@@ -99,12 +99,18 @@ def rates_agree_with_the_draws(s: Subject) -> None:
     if not s.dense(core):
         raise Excused("its posterior has no density")
     batch = retyped(s.batch(), torch.float64)
+    for draws in (200, 1):  # a prior that depends on the draws has another shape of several
+        rows = batch[torch.arange(200 // draws * len(batch)) % len(batch)]
+        _agree(core, rows, draws, len(batch))
+
+
+def _agree(core: Core, rows: Batch, draws: int, different: int) -> None:
     chunks: list[Tensor] = []
     with torch.no_grad():
         for _ in range(20):
-            draw = core.draw(batch, 200)
+            draw = core.draw(rows, draws)
             chunks.append(draw.rate - (draw.log_posterior - draw.log_prior))
-    difference = torch.cat(chunks)
+    difference = torch.cat(chunks).reshape(-1, different)
     error = difference.std(0) / len(difference) ** 0.5
     close = (difference.mean(0).abs() < 5 * error + 1e-9).all()
     require(close, f"they differ by {few(difference.mean(0))}, give or take {few(error)}")
