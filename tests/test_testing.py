@@ -37,6 +37,7 @@ __all__ = ["_registered"]  # the fixture
 
 RANKS, COMPILES = "two_ranks_end_with_one_model", "it_compiles_whole"
 CONTEXT = "a_context_that_is_asked_for_counts"
+STOPS = "stopping_leaves_the_value_and_the_path"
 BINARY = DataInfo((6,), (0.0, 1.0), levels=2)
 
 
@@ -86,6 +87,16 @@ def test_a_part_is_excused_in_plain_sight() -> None:
         testing.check_posterior(OutsideMAF, without=["no_such_law"])
 
 
+def test_a_posterior_that_reads_its_weights_in_log_prob_alone_is_caught() -> None:
+    # zuko's flows do, when whoever froze them is done: STL and DReG would train it wrongly.
+    law = next(law for law in testing.laws("posterior") if law.__name__ == STOPS)
+    with pytest.raises(testing.LawError, match=r"the gradient of .*through z but .* with stop"):
+        testing.check(Subject("posterior", OutsideMAF), only=[law])
+    assert testing.check(Subject("posterior", "MAF"), only=[law]) == {}
+    excused = testing.check(Subject("posterior", "PlanarFlow"), only=[law])
+    assert "its own draws alone" in excused[STOPS]
+
+
 LABELLED = DataInfo((6,), (0.0, 1.0), levels=2, classes=3)
 COLOURS = DataInfo((2, 1, 1), (0.0, 1.0), levels=5)
 PAIR = DataInfo(
@@ -108,7 +119,7 @@ OUTSIDE = [
 
 @pytest.mark.slow
 def test_a_flow_obeys_the_other_laws() -> None:
-    excused = testing.check_posterior(OutsideMAF, without=[COMPILES])
+    excused = testing.check_posterior(OutsideMAF, without=[COMPILES, STOPS])
     assert excused.keys() == {"a_registered_kl_is_the_integral", CONTEXT}
 
 
@@ -240,7 +251,7 @@ class HalfStopped(VAE):
         ("encoder", Coupled, "a_row_depends_on_no_other"),
         ("objective", Forgetful, "its_state_comes_back"),
         ("objective", LossesLeft, "losses_of_q_are_minimised"),
-        ("core", HalfStopped, "stopping_leaves_the_value_and_the_path"),
+        ("core", HalfStopped, STOPS),
     ],
 )
 def test_a_subtle_fault_is_caught_too(kind: str, part: type, law: str) -> None:

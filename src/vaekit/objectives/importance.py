@@ -28,10 +28,10 @@ class IWAE(Objective):
 
     .. math:: \frac{1}{1 - \alpha} \log \frac{1}{K} \sum_k w_{mk}^{1 - \alpha}
 
-    which for the same draws falls as alpha grows: it is a lower bound of log p(x) where alpha is
-    at least 0, and for a negative alpha it need not be. An alpha of 0 is IWAE, of 1 the ELBO. What
-    is logged as `iwae`, the logarithm of the mean of all M K weights, is a bound whatever is
-    minimised. `effective_samples`, from 1 to M K, is to how many draws of equal weight they amount.
+    which is IWAE's at 0, and the ELBO at 1. For the same draws it falls as alpha grows: from 0 on
+    it is, in the mean, a lower bound of log p(x), and below 0 it need not be. `iwae`, the
+    logarithm of the mean of all M K weights, is one whatever is minimised. `effective_samples`,
+    from 1 to M K, is to how many draws of equal weight they amount.
 
     Arguments:
         samples: K, the number of draws in a group.
@@ -87,7 +87,9 @@ class IWAE(Objective):
             if count < 1:
                 raise ValueError(f"Expected {name} to be at least 1 but got {count}.")
         if gradient not in get_args(Gradient):
-            raise ValueError(f"Expected gradient to be standard, stl or dreg but got {gradient!r}.")
+            raise ValueError(
+                f"Expected gradient to be standard, stl or dreg but got {gradient!r}."
+            )
         if not isinstance(elbo, Schedule) and not 0 <= elbo <= 1:
             raise ValueError(f"Expected elbo to be a schedule or from 0 to 1 but got {elbo!r}.")
         if not isfinite(alpha):
@@ -156,8 +158,8 @@ class IWAE(Objective):
         draw.scale_latent_grad(own / counts)
         if self.gradient != "standard":
             return (counts * draw.log_weight).sum(0)
-        # Held, log q goes back into q alone, and else through z too, which scales that: together
-        # what goes back counts as `own` everywhere.
+        # log q sends back through z, where that is scaled, and into q; of held draws into q alone.
+        # Together each draw's counts as `own` on both ways.
         through, into = (_log_posterior(draw, held) for held in (False, True))
         joint = draw.log_likelihood + draw.log_prior
         return (counts * (joint - through) + (counts - own) * into).sum(0)

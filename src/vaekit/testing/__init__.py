@@ -28,6 +28,7 @@ from vaekit.testing.kinds import (
     OF_LIKELIHOODS,
     OF_OBJECTIVES,
     rates_agree_with_the_draws,
+    stopping_leaves_the_value_and_the_path,
 )
 from vaekit.testing.models import FIRST, OF_ALL, OF_PARTS
 from vaekit.testing.priors import OF_FITTED
@@ -55,7 +56,13 @@ __all__ = [
 
 _LAWS: dict[str, tuple[Law, ...]] = {
     "encoder": (*FIRST, *OF_PARTS, *OF_RANKS),
-    "posterior": (*FIRST, *OF_PARTS, *OF_POSTERIORS, *OF_RANKS),
+    "posterior": (
+        *FIRST,
+        *OF_PARTS,
+        *OF_POSTERIORS,
+        stopping_leaves_the_value_and_the_path,
+        *OF_RANKS,
+    ),
     "prior": (*FIRST, *OF_PARTS, *OF_PRIORS, *OF_FITTED, *OF_RANKS),
     "decoder": (*FIRST, *OF_PARTS, *OF_RANKS),
     "likelihood": (*FIRST, *OF_PARTS, *OF_LIKELIHOODS, *OF_DENSITIES, *OF_RANKS),
