@@ -53,7 +53,7 @@ def test_terms_are_computed_once_and_only_when_read() -> None:
     z = torch.zeros(2, 3, 1)
     q = normal(torch.zeros(3, 1), torch.ones(3, 1), 1)
     term = once(compute, z)
-    level = Level(z, q, q, log_prior=term, log_posterior=term, rate=never, losses={})
+    level = Level(z, q, q, log_prior=term, log_posterior=term, rate=never, losses={}, closed=True)
     draw = Draw(Batch(z[0]), (level, level), z[0], q, log_likelihood=term)
     assert torch.equal(draw.log_weight, torch.ones(2, 3) * (1 + 2 - 2))
     assert draw.log_prior.sum() == 12
@@ -65,7 +65,7 @@ def test_scale_latent_grad_scales_what_comes_back_into_z() -> None:
     used = z * 1
     q = normal(torch.zeros(3, 4), torch.ones(3, 4), 1)
     terms = (lambda: used.sum(-1), lambda: used.sum(-1), lambda: used.sum(-1))
-    level = Level(used, q, q, *terms, {})
+    level = Level(used, q, q, *terms, {}, True)
     draw = Draw(Batch(z[0]), (level,), z[0], q, lambda: used.sum(-1))
     w = torch.rand(2, 3)
     draw.scale_latent_grad(w)

@@ -361,8 +361,16 @@ def test_bad_arguments_say_what_was_expected() -> None:
             IWAE(**arguments)
 
 
-@pytest.mark.parametrize("posterior", ["PlanarFlow", "Hamiltonian", "Refined"])
-@pytest.mark.parametrize("way", [{"gradient": "dreg"}, {"gradient": "stl"}, {"partial": True}])
+@pytest.mark.parametrize(
+    ("posterior", "way"),
+    [
+        ("PlanarFlow", {"gradient": "dreg"}),
+        ("PlanarFlow", {"partial": True}),
+        ("Hamiltonian", {"gradient": "stl"}),
+        ("Refined", {"gradient": "dreg"}),
+        ("Refined", {"partial": True}),
+    ],
+)
 def test_a_posterior_whose_gradient_cannot_be_split_is_refused(
     posterior: str, way: dict[str, Any]
 ) -> None:

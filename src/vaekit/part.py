@@ -23,6 +23,7 @@ __all__ = [
     "Part",
     "Spec",
     "frozen",
+    "learns",
     "still",
 ]
 
@@ -155,6 +156,11 @@ def frozen(module: nn.Module) -> Callable[..., Any]:
         return torch.func.functional_call(module, state, args, kwargs)
 
     return call
+
+
+def learns(module: nn.Module) -> bool:
+    """Whether it has weights that training changes."""
+    return any(p.requires_grad for p in module.parameters())
 
 
 def still(module: nn.Module) -> Callable[..., Any]:

@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy, softplus
 from vaekit.batch import Batch
 from vaekit.contracts import Core, Prior
 from vaekit.nn import mlp, widths, with_context
-from vaekit.objectives.critics import WithCritic, check_weight, from_prior, learns
-from vaekit.part import frozen
+from vaekit.objectives.critics import WithCritic, from_prior
+from vaekit.part import frozen, learns
 from vaekit.precision import full_precision
-from vaekit.schedules import Schedule, weight_at
+from vaekit.schedules import Schedule, check_weights, weight_at
 
 __all__ = ["AdversarialAE", "FactorVAE"]
 
@@ -56,7 +56,8 @@ class FactorVAE(WithCritic):
         clip: float | None = None,
     ) -> None:
         super().__init__(lr, clip)
-        self.gamma = check_weight("gamma", gamma)
+        check_weights(gamma=gamma)
+        self.gamma = gamma
         self.critic = mlp([prod(latent_shape), *widths(hidden), 2], "LeakyReLU")
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -118,7 +119,8 @@ class AdversarialAE(WithCritic):
         clip: float | None = None,
     ) -> None:
         super().__init__(lr, clip)
-        self.weight, self.saturating = check_weight("weight", weight), saturating
+        check_weights(weight=weight)
+        self.weight, self.saturating = weight, saturating
         self.critic = mlp([prod(latent_shape) + context_features, *widths(hidden), 1], "ReLU")
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:

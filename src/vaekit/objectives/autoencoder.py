@@ -12,9 +12,9 @@ from torch import Tensor
 from vaekit.batch import Batch, DataInfo, Tree, each, leaves
 from vaekit.contracts import Core, Objective, Prior
 from vaekit.draw import Draw
-from vaekit.part import still
+from vaekit.part import learns, still
 from vaekit.precision import at_least_float32
-from vaekit.schedules import Schedule, weight_at
+from vaekit.schedules import Schedule, check_weights, weight_at
 
 __all__ = ["AE"]
 
@@ -84,12 +84,7 @@ class AE(Objective):
         self.latent, self.decoder_l2 = latent, decoder_l2
         self.decoder_gradient, self.contractive = decoder_gradient, contractive
         self.noise, self.drop = noise, drop
-        for name in _PENALTIES:
-            weight = getattr(self, name)
-            if not isinstance(weight, Schedule) and not weight >= 0:
-                raise ValueError(
-                    f"Expected {name} to be a schedule or at least 0 but got {weight!r}."
-                )
+        check_weights(**{name: getattr(self, name) for name in _PENALTIES})
         if not noise >= 0:
             raise ValueError(f"Expected noise to be at least 0 but got {noise!r}.")
         if not 0 <= drop < 1:
@@ -102,7 +97,7 @@ class AE(Objective):
     def check(self, model: Core) -> None:
         super().check(model)
         for part in model.modules():
-            if isinstance(part, Prior) and any(p.requires_grad for p in part.parameters()):
+            if isinstance(part, Prior) and learns(part):
                 raise self.refuse(
                     "a prior without parameters to learn, since no term of an autoencoder trains "
                     "one: StandardNormal, or one that vaekit fit-prior fits after training "

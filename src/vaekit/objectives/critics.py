@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from vaekit.contracts import Objective
 from vaekit.draw import Draw
 from vaekit.part import FullPrecisionPart
-from vaekit.schedules import Schedule
 
-__all__ = ["WithCritic", "check_weight", "from_prior", "learns"]
+__all__ = ["WithCritic", "from_prior"]
 
 
 class WithCritic(FullPrecisionPart, Objective):
@@ -44,22 +43,6 @@ class WithCritic(FullPrecisionPart, Objective):
     def adversary(self) -> dict[str, Any]:
         own = {name: value for name, value in self.own.items() if value is not None}
         return {"params": self.critic.parameters(), **own}
-
-
-def check_weight(name: str, value: Any) -> Any:
-    """The weight, checked.
-
-    Raises:
-        ValueError: If it is no schedule, and negative.
-    """
-    if not isinstance(value, Schedule) and not value >= 0:
-        raise ValueError(f"Expected {name} to be a schedule or at least 0 but got {value!r}.")
-    return value
-
-
-def learns(part: nn.Module) -> bool:
-    """Whether a part has weights that training changes."""
-    return any(p.requires_grad for p in part.parameters())
 
 
 def from_prior(draw: Draw) -> Tensor:

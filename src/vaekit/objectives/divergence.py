@@ -14,6 +14,7 @@ from vaekit.batch import Batch
 from vaekit.contracts import Core, Objective, Prior
 from vaekit.distributions import gather_over_ranks
 from vaekit.draw import Draw
+from vaekit.part import learns
 from vaekit.precision import full_precision
 from vaekit.schedules import Schedule, check_weights, weight_at
 
@@ -127,7 +128,9 @@ class _Matching(Objective):
         """
         z, p = draw.only_level.z[0], draw.only_level.p
         shape = torch.Size(() if p.batch_shape else (len(z),))  # else one for each row's context
-        if not p.has_rsample and _learns_a_prior(model):
+        if not p.has_rsample and any(
+            isinstance(part, Prior) and learns(part) for part in model.modules()
+        ):
             raise self.refuse(
                 "a prior without weights, or whose draws have a gradient, to train them",
                 f"one that gives a {type(p).__name__}",
@@ -135,11 +138,6 @@ class _Matching(Objective):
         prior = p.rsample(shape) if p.has_rsample else p.sample(shape)
         rows = len(z) if draw.batch.weight else 0
         return gather_over_ranks(z.flatten(1), rows), gather_over_ranks(prior.flatten(1), rows)
-
-
-def _learns_a_prior(model: Core) -> bool:
-    priors = [part for part in model.modules() if isinstance(part, Prior)]
-    return any(weight.requires_grad for prior in priors for weight in prior.parameters())
 
 
 class InfoVAE(_Matching):

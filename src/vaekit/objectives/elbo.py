@@ -15,7 +15,7 @@ from vaekit.distributions import sum_over_ranks
 from vaekit.draw import Draw, Level
 from vaekit.factors import factor_rates, factorises, marginals
 from vaekit.precision import full_precision
-from vaekit.schedules import Schedule, weight_at
+from vaekit.schedules import Schedule, check_weights, weight_at
 
 __all__ = ["ELBO"]
 
@@ -87,12 +87,7 @@ class ELBO(Objective):
         lagging: int | Schedule = 0,
     ) -> None:
         super().__init__()
-        weights = {"beta": beta, "free_bits": free_bits, "capacity": capacity, "lagging": lagging}
-        for name, value in weights.items():
-            if value is not None and not isinstance(value, Schedule) and not value >= 0:
-                raise ValueError(
-                    f"Expected {name} to be a schedule or at least 0 but got {value!r}."
-                )
+        check_weights(beta=beta, free_bits=free_bits, capacity=capacity or 0, lagging=lagging)
         if not isinstance(lagging, int | Schedule):
             raise ValueError(f"Expected lagging to be a whole number but got {lagging!r}.")
         if samples < 1:

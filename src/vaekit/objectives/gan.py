@@ -14,10 +14,10 @@ from vaekit.batch import Batch, Shapes, shapes_of
 from vaekit.contracts import Core, Encoder, Posterior
 from vaekit.draw import Draw
 from vaekit.nn import beside, count, fill
-from vaekit.objectives.critics import WithCritic, check_weight, from_prior, learns
-from vaekit.part import Build, Spec, frozen
+from vaekit.objectives.critics import WithCritic, from_prior
+from vaekit.part import Build, Spec, frozen, learns
 from vaekit.precision import at_least_float32, full_precision
-from vaekit.schedules import Schedule, weight_at
+from vaekit.schedules import Schedule, check_weights, weight_at
 
 __all__ = ["VAEGAN", "PatchGAN"]
 
@@ -126,7 +126,8 @@ class VAEGAN(OnData):
         super().__init__(lr, clip)
         if isinstance(event_shape, dict):
             raise ValueError(f"Expected rows of one entry but got {', '.join(event_shape)}.")
-        self.gamma = check_weight("gamma", gamma)
+        check_weights(gamma=gamma)
+        self.gamma = gamma
         self.critic = Discriminator(build("encoder", discriminator))
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -283,7 +284,8 @@ class PatchGAN(OnData):
             if not value >= 0:
                 raise ValueError(f"Expected {name} to be at least 0 but got {value!r}.")
         self.perceptual, self.kl_weight = perceptual, kl_weight
-        self.disc_weight, self.on = check_weight("disc_weight", disc_weight), From(start)
+        check_weights(disc_weight=disc_weight)
+        self.disc_weight, self.on = disc_weight, From(start)
         # Each layer halves the image, and the last two convolutions take a pixel each.
         most = (min(event_shape[1:]) // 3).bit_length() - 1
         layers = min(3, most) if layers is None else layers

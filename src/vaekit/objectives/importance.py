@@ -158,8 +158,8 @@ class IWAE(Objective):
         draw.scale_latent_grad(own / counts)
         if self.gradient != "standard":
             return (counts * draw.log_weight).sum(0)
-        # Held, log q goes back into q alone, and else through z too, which scales that: together
-        # what goes back counts as `own` everywhere.
+        # log q sends back through z, where that is scaled, and into q; of held draws into q alone.
+        # Together each draw's counts as `own` on both ways.
         through, into = (_log_posterior(draw, held) for held in (False, True))
         joint = draw.log_likelihood + draw.log_prior
         return (counts * (joint - through) + (counts - own) * into).sum(0)

@@ -130,6 +130,8 @@ def stopping_leaves_the_value_and_the_path(s: Subject) -> None:
 
     def gradient(of: Tensor) -> list[Tensor]:
         own = list(weights.values())
+        if not of.requires_grad:  # of draws without one
+            return [torch.zeros_like(p) for p in own]
         found = torch.autograd.grad(of.sum(), own, allow_unused=True, retain_graph=True)
         return [torch.zeros_like(p) if g is None else g for p, g in zip(own, found, strict=True)]
 
