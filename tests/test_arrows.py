@@ -35,7 +35,7 @@ ARROWS = {
     "doctor": {"", "commands", "loggers", "plugins"},
     "cli": LAUNCH
     | {"module", "callbacks", "commands", "parsing", "quiet", "resume", "summary", "trainer"}
-    | {"before", "choice", "collapse", "results"}
+    | {"before", "choice", "results"}
     | {"arguments", "finite", "guard", "imports", "limits", "messages", "noise", "storage"},
     "collapse": {"batch", "contracts", "factors", "model", "noise", "precision"},
     "limits": set(),

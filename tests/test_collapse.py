@@ -68,6 +68,9 @@ def test_counts_and_rates_are_those_of_the_posterior() -> None:
     x = rows()
     found = numbers(constructed(), Batch(x[:30]), Batch(x[30:]))
     assert found.pop("active_units") == 2  # a variance of .0121 counts, one of .0081 does not
+    seen = look(constructed(), [Batch(x)])
+    assert seen is not None
+    assert torch.allclose(seen.variances, torch.tensor([1, 0.0121, 0.0081]).double(), rtol=1e-4)
     mean_square = x.double().square().mean(0)
     variance = torch.tensor([1.0, 0.25, 4.0]).double()
     kl = (mean_square + variance - 1 - variance.log()) / 2

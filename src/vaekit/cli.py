@@ -21,7 +21,6 @@ from vaekit.arguments import LOOKS, Options
 from vaekit.before import chosen, going_on, named_by_path, names_data, settings_below, with_data
 from vaekit.callbacks import BestCheckpoint, ConfigWriter, Pictures, Progress
 from vaekit.checkpoints import data_of, describe, load, missing, read_checkpoint, restored
-from vaekit.collapse import look
 from vaekit.commands import ASIDE, COMMANDS
 from vaekit.data.base import DataModule
 from vaekit.finite import NonFiniteError
@@ -276,9 +275,8 @@ class CLI(Options):
         best = model.best[0]
         bits = {f"{split}/bpd" for split in terms if model.has_bits and best in terms[split]}
         found = {f"{split}/{name}" for split in terms for name in terms[split]}
-        if "val" in terms and self._get(self.config_init, "collapse").rows:
-            seen = look(model, self.datamodule.rows("val", 2))
-            found |= {f"val/{name}" for name in (seen.numbers() if seen else ())}
+        if "val" in terms:
+            found |= self._get(self.config_init, "collapse").names(model, self.datamodule)
         return found | bits | {f"step/{name}" for name in terms["train"]}
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

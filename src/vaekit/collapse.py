@@ -78,6 +78,11 @@ class CollapseWatch(Callback):
         self.low, self.told = state_dict["low"], state_dict["told"]
         self.most = state_dict["most"]
 
+    def names(self, model: Model, data: Any) -> set[str]:
+        """Of the numbers that it logs of a data module's validation rows."""
+        seen = look(model, data.rows("val", 2)) if self.rows else None
+        return {f"val/{name}" for name in (seen.numbers() if seen else ())}
+
     def on_validation_batch_start(
         self,
         trainer: Trainer,

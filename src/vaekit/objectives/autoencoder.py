@@ -49,9 +49,9 @@ class AE(Objective):
         drop: Probability that the encoder sees 0 in the place of an element.
 
     Raises:
-        ValueError: If a weight or the noise is negative, or `drop` not from 0 to below 1; if x is
-            to be corrupted, or derived by, that holds numbers of categories, such as tokens; when
-            the model is built, if its prior has parameters to learn.
+        ValueError: If a weight or the noise is negative, or `drop` not from 0 to below 1; with
+            `noise`, `drop` or `contractive`, if x holds whole numbers, such as tokens; when the
+            model is built, if its prior has parameters to learn.
 
     References:
         From Variational to Deterministic Autoencoders (Ghosh et al., 2020),
