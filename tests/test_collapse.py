@@ -178,7 +178,8 @@ def told(model: Model, source: Any, **settings: Any) -> tuple[list[str], pl.Trai
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         optimizer = settings.pop("optimizer", None)
-        trainer = fit(VAEModule(model, optimizer), source, **settings)
+        watch = CollapseWatch(patience=settings.pop("patience", 0))
+        trainer = fit(VAEModule(model, optimizer), source, callbacks=[watch], **settings)
     return [str(w.message) for w in found if w.category is PosteriorCollapseWarning], trainer
 
 
@@ -274,7 +275,7 @@ def test_a_fit_that_goes_on_says_no_more_than_one_that_was_not_stopped(tmp_path:
             accelerator="cpu",
             logger=False,
             default_root_dir=tmp_path / f"{epochs}",
-            callbacks=[keep],
+            callbacks=[keep, CollapseWatch(patience=0)],
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -293,9 +294,20 @@ def test_a_fit_that_goes_on_says_no_more_than_one_that_was_not_stopped(tmp_path:
     assert said == 0
 
 
-def test_rows_below_0_are_refused() -> None:
-    with pytest.raises(ValueError, match="rows to be 0 or a number of rows but got -1"):
-        CollapseWatch(-1)
+def test_a_fit_that_has_hardly_begun_is_not_told() -> None:
+    own = data.Arrays(rows(), val=0.5, test=0, batch_size=10)  # 2 steps an epoch
+    model = constructed()
+    with torch.no_grad():
+        model.core.posterior.linear.weight[:3] *= 0.01  # type: ignore[index, union-attr]
+    for patience, epochs, times in ((7, 4, 0), (6, 4, 1), (1000, 4, 0)):
+        changes = {"patience": patience, "max_epochs": epochs, "optimizer": STILL}
+        assert len(told(model, own, **changes)[0]) == times
+
+
+@pytest.mark.parametrize("name", ["rows", "patience"])
+def test_numbers_below_0_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} to be at least 0 but got -1"):
+        CollapseWatch(**{name: -1})
 
 
 # From the command line

@@ -48,19 +48,21 @@ class CollapseWatch(Callback):
 
     Arguments:
         rows: How many rows to encode at most, the first; 0 for no watch.
+        patience: After how many optimizer steps it may warn; before, a model has hardly begun.
 
     Raises:
-        ValueError: If `rows` is negative.
+        ValueError: If `rows` or `patience` is negative.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519,
         for active units
     """
 
-    def __init__(self, rows: int = 2000) -> None:
-        if rows < 0:
-            raise ValueError(f"Expected rows to be 0 or a number of rows but got {rows}.")
-        self.rows = rows
+    def __init__(self, rows: int = 2000, patience: int = 1000) -> None:
+        for name, value in (("rows", rows), ("patience", patience)):
+            if value < 0:
+                raise ValueError(f"Expected {name} to be at least 0 but got {value}.")
+        self.rows, self.patience = rows, patience
         self.low = 0
         """In how many validations in a row hardly a latent was active."""
         self.most = 0.0
@@ -111,7 +113,9 @@ class CollapseWatch(Callback):
                 batch_size=1,
                 add_dataloader_idx=False,
             )
-        if self.is_news(pl_module.model.core.posterior, seen) and trainer.is_global_zero:
+        begun = trainer.global_step >= self.patience
+        news = self.is_news(pl_module.model.core.posterior, seen, begun)
+        if news and trainer.is_global_zero:
             warnings.warn(
                 f"The posterior has collapsed: {seen.units} of {len(seen.variances)} latents vary "
                 f"over the validation rows (val/active_units). {_HELPS}",
@@ -119,12 +123,16 @@ class CollapseWatch(Callback):
                 stacklevel=2,
             )
 
-    def is_news(self, posterior: Posterior, seen: Activity) -> bool:
-        """Whether this validation is the first to show that a posterior has collapsed."""
+    def is_news(self, posterior: Posterior, seen: Activity, begun: bool = True) -> bool:
+        """Whether this validation is the first to show that a posterior has collapsed.
+
+        Arguments:
+            begun: Whether it counts, training having gone on for long enough.
+        """
         may = posterior.density and same_support(posterior.support, constraints.real)
         off = seen.units <= len(seen.variances) // 10
         before, self.most = self.most, float(seen.variances.max())
-        self.low = self.low + 1 if may and off else 0
+        self.low = self.low + 1 if begun and may and off else 0
         news = self.low > 1 and self.most <= before and not self.told
         self.told |= news
         return news
