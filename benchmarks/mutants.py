@@ -20,6 +20,16 @@ from pathlib import Path
 from reproduce import ROOT, publish
 
 FIRST = ["conformance", "vae", "objectives", "distributions", "likelihoods", "importance", "means"]
+FIRST += [
+    "importance_objectives",
+    "elbo",
+    "geco",
+    "correlation",
+    "divergence",
+    "adversarial",
+    "gan",
+]
+FIRST += ["autoencoder"]
 
 ENTRIES = ["src", "tests", "configs", "benchmarks", "pyproject.toml", "README.md", "PLUGINS.md"]
 
@@ -88,6 +98,51 @@ FAULTS = {
         ".mean(1, dtype=self.rows.dtype)\n        self.rows = self.rows + 1",
     ),
     "a mask that the encoder ignores": ("encoders.py", "fill(x, mask)", "x.nan_to_num()"),
+    "DReG's weights not squared": (
+        "objectives/importance.py",
+        'squared=self.gradient == "dreg"',
+        "squared=False",
+    ),
+    "the encoder gets all draws' gradient in PIWAE": (
+        "objectives/importance.py",
+        "own = self._counts(log_w, self.groups,",
+        "own = self._counts(log_w, self._outer,",
+    ),
+    "free bits held row by row": (
+        "objectives/elbo.py",
+        'kl if self.over == "row" else',
+        "kl if True else",
+    ),
+    "the row's own draw counts as any other's": (
+        "objectives/correlation.py",
+        "own, other = 1 / n, (n - 1) / (n * max(rows - 1, 1))",
+        "own = other = 1 / rows",
+    ),
+    "a draw compared with itself": (
+        "objectives/divergence.py",
+        "(k.sum() - k.diagonal().sum()) / max(k.numel() - len(k), 1)",
+        "k.mean()",
+    ),
+    "the encoder pays the critic's loss": (
+        "objectives/adversarial.py",
+        "critic = self._taught(z.detach())",
+        "critic = self._taught(z)",
+    ),
+    "the decoder helps the discriminator": (
+        "objectives/gan.py",
+        "generator = -softplus(logit)",
+        "generator = softplus(logit)",
+    ),
+    "the decoder's penalty keeps from the encoder": (
+        "objectives/autoencoder.py",
+        "_square_norm(core, decoded, draw.z[0])",
+        "_square_norm(core, decoded, draw.z[0].detach())",
+    ),
+    "GECO's multiplier falls where it should grow": (
+        "objectives/geco.py",
+        "self.speed * relative",
+        "-self.speed * relative",
+    ),
 }
 
 
