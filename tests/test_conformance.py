@@ -60,6 +60,7 @@ CASES: dict[str, list[Case]] = {
     "Cyclical": [({"steps": 10}, {})],
     "Linear": [({"steps": 10}, {})],
     "Sigmoid": [({"steps": 10}, {})],
+    "Step": [({"at": 10}, {})],
     "Arrays": [
         ({"x": torch.rand(90, 5)}, {}),
         ({"x": torch.rand(90, 2).tolist(), "missing": 0.2}, {}),

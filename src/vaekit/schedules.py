@@ -7,7 +7,16 @@ from math import exp
 import torch
 from torch import Tensor
 
-__all__ = ["Constant", "Cyclical", "Linear", "Schedule", "Sigmoid", "check_weights", "weight_at"]
+__all__ = [
+    "Constant",
+    "Cyclical",
+    "Linear",
+    "Schedule",
+    "Sigmoid",
+    "Step",
+    "check_weights",
+    "weight_at",
+]
 
 
 class Schedule:
@@ -37,6 +46,23 @@ class Constant(Schedule):
 
     def __call__(self, step: int) -> float:
         return self.value
+
+
+class Step(Schedule):
+    """`start` up to an optimizer step, and from there on `end`.
+
+    Example:
+        >>> [Step(at=3)(step) for step in (0, 2, 3, 9)]
+        [0.0, 0.0, 1.0, 1.0]
+    """
+
+    def __init__(self, at: int, start: float = 0.0, end: float = 1.0) -> None:
+        if at < 0:
+            raise ValueError(f"Expected a step of at least 0 but got at={at}.")
+        self.at, self.start, self.end = at, start, end
+
+    def __call__(self, step: int) -> float:
+        return self.start if step < self.at else self.end
 
 
 class _Ramp(Schedule):

@@ -17,7 +17,7 @@ from vaekit.nn import beside, count, fill
 from vaekit.objectives.critics import WithCritic, from_prior
 from vaekit.part import Build, Spec, frozen, learns
 from vaekit.precision import at_least_float32, full_precision
-from vaekit.schedules import Schedule, check_weights, weight_at
+from vaekit.schedules import Schedule, Step, check_weights, weight_at
 
 __all__ = ["VAEGAN", "PatchGAN"]
 
@@ -195,16 +195,6 @@ class PatchDiscriminator(nn.Module):
         return at_least_float32(self.net(x)).flatten(1)
 
 
-class From(Schedule):
-    """0, and from a step on 1."""
-
-    def __init__(self, start: int) -> None:
-        self.start = start
-
-    def __call__(self, step: int) -> float:
-        return float(step >= self.start)
-
-
 class PatchGAN(OnData):
     r"""Distortion, perceptual distance and a little rate, and a discriminator of patches.
 
@@ -285,7 +275,7 @@ class PatchGAN(OnData):
                 raise ValueError(f"Expected {name} to be at least 0 but got {value!r}.")
         self.perceptual, self.kl_weight = perceptual, kl_weight
         check_weights(disc_weight=disc_weight)
-        self.disc_weight, self.on = disc_weight, From(start)
+        self.disc_weight, self.on = disc_weight, Step(start)
         # Each layer halves the image, and the last two convolutions take a pixel each.
         most = (min(event_shape[1:]) // 3).bit_length() - 1
         layers = min(3, most) if layers is None else layers
