@@ -221,9 +221,9 @@ def test_a_factorvae_of_digits_beats_the_baseline() -> None:
 
 
 def test_bad_arguments_say_what_was_expected() -> None:
-    with pytest.raises(ValueError, match=r"gamma to be a schedule or at least 0 but got -1"):
+    with pytest.raises(ValueError, match=r"gamma to be a schedule or .* but got -1"):
         FactorVAE((2,), gamma=-1)
-    with pytest.raises(ValueError, match=r"weight to be a schedule or at least 0 but got -1"):
+    with pytest.raises(ValueError, match=r"weight to be a schedule or .* but got -1"):
         AdversarialAE((2,), weight=-1)
     with pytest.raises(ValueError, match=r"lr to be positive or None but got 0"):
         FactorVAE((2,), lr=0)

@@ -37,7 +37,7 @@ ARROWS = {
     | {"module", "callbacks", "commands", "parsing", "quiet", "resume", "summary", "trainer"}
     | {"before", "choice", "results"}
     | {"arguments", "finite", "guard", "imports", "limits", "messages", "noise", "storage"},
-    "collapse": {"batch", "contracts", "factors", "model", "noise", "precision"},
+    "collapse": {"part", "batch", "contracts", "factors", "model", "noise", "precision"},
     "limits": set(),
     "arguments": LAUNCH | {"callbacks", "collapse", "guard", "imports", "parsing", "trainer"},
     "resume": {"optim", "specs", "storage"},

@@ -16,7 +16,7 @@ from vaekit.batch import Batch
 from vaekit.noise import fixed_noise
 from vaekit.objectives import autoencoder
 from vaekit.objectives.autoencoder import AE
-from vaekit.schedules import Linear
+from vaekit.schedules import Cyclical, Linear
 
 INFO = DataInfo((3,), (0.0, 1.0), levels=2)
 X = torch.tensor([[0.0, 1, 1], [1, 0, 1], [1, 1, 0], [0, 0, 1], [1, 1, 1]]).double()
@@ -343,7 +343,7 @@ def test_a_learned_scale_of_the_likelihood_learns() -> None:
 @pytest.mark.parametrize(
     ("init_args", "words"),
     [
-        *(({name: -1}, f"{name} to be a schedule or at least 0 but got -1") for name in WEIGHTS),
+        *(({name: -1}, f"{name} to be a schedule or .* but got -1") for name in WEIGHTS),
         ({"noise": -0.1}, "noise to be at least 0 but got -0.1"),
         ({"drop": 1.0}, "drop to be from 0 to below 1 but got 1.0"),
         ({"drop": -0.1}, "drop to be from 0 to below 1 but got -0.1"),
@@ -352,3 +352,41 @@ def test_a_learned_scale_of_the_likelihood_learns() -> None:
 def test_bad_arguments_say_what_was_expected(init_args: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         AE(**init_args)
+
+
+@pytest.mark.parametrize(
+    ("parts", "init_args"),
+    [
+        ({"decoder": "TransformerDecoder"}, {"decoder_gradient": 1.0}),
+        ({"encoder": "TransformerEncoder"}, {"contractive": 1.0}),
+    ],
+)
+def test_jacobians_go_through_attention(parts: Any, init_args: Any) -> None:
+    spec = {k: {"class_path": v, "init_args": {"width": 8}} for k, v in parts.items()}
+    objective = {"class_path": "AE", "init_args": init_args}
+    info = DataInfo((4, 6), (0.0, 1.0), levels=2)
+    model = Model(info, latent_shape=2, posterior="Delta", objective=objective, **spec)
+    model.objective(model.core, Batch(torch.rand(3, 4, 6)), 0)["loss"].mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_weight_in_cycles_is_evaluated_at_what_it_returns_to() -> None:
+    for steps in (1000, 3000):
+        objective = AE(latent=Cyclical(steps=steps, end=2.0))
+        model = Model(
+            DataInfo((3,)), 2, posterior="Delta", objective=objective, likelihood="Gaussian"
+        )
+        terms = model.evaluate(Batch(torch.randn(5, 3)))
+        assert torch.allclose(terms["loss"], terms["distortion"] + 2 * terms["latent"])
+
+
+def test_a_decoder_without_weights_has_no_norm() -> None:
+    with pytest.raises(ValueError, match=r"a decoder that has weights"):
+        Model(
+            DataInfo((3,)),
+            3,
+            posterior="Delta",
+            decoder=torch.nn.Identity(),
+            likelihood="Gaussian",
+            objective=AE(decoder_l2=1.0),
+        )

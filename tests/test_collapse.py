@@ -186,7 +186,7 @@ def told(model: Model, source: Any, **settings: Any) -> tuple[list[str], pl.Trai
 def test_a_fit_tells_it_once_and_shows_the_units() -> None:
     own = data.Arrays(rows(), val=0.5, test=0, batch_size=20)
     for scale, units in ((1.0, 2), (0.01, 0)):
-        model = constructed()
+        model = constructed(encoder=Columns(1.0, 1.0, 1.0))
         with torch.no_grad():
             model.core.posterior.linear.weight[:3] *= scale  # type: ignore[index, union-attr]
         said, trainer = told(model, own, optimizer=STILL, max_epochs=4)
@@ -296,7 +296,7 @@ def test_a_fit_that_goes_on_says_no_more_than_one_that_was_not_stopped(tmp_path:
 
 def test_a_fit_that_has_hardly_begun_is_not_told() -> None:
     own = data.Arrays(rows(), val=0.5, test=0, batch_size=10)  # 2 steps an epoch
-    model = constructed()
+    model = constructed(encoder=Columns(1.0, 1.0, 1.0))
     with torch.no_grad():
         model.core.posterior.linear.weight[:3] *= 0.01  # type: ignore[index, union-attr]
     for patience, epochs, times in ((7, 4, 0), (6, 4, 1), (1000, 4, 0)):
@@ -353,3 +353,17 @@ def test_its_numbers_can_be_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert {CollapseWatch, Guard} <= set(order)
         with pytest.raises(SystemExit):
             cli.CLI([*args, "--collapse.rows=0"])
+
+
+def test_a_small_latent_that_carries_nats_is_not_off() -> None:
+    posterior, small = constructed().core.posterior, torch.tensor([0.0025, 0.0025])
+    for nats, said in ((2.8, False), (0.01, True)):
+        one = Activity(small, torch.tensor([nats, nats]))
+        assert news(posterior, one, one) == [False, said]
+
+
+@pytest.mark.slow
+def test_where_the_prior_learns_and_rates_are_unknown_nothing_is_said() -> None:
+    for prior, times in (("VampPrior", 0), ("StandardNormal", 1)):
+        model = Model(digits(), latent_shape=4, objective=COLLAPSED, prior=prior)
+        assert len(told(model, digits(), max_epochs=4)[0]) == times

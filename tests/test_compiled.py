@@ -242,3 +242,11 @@ def test_an_estimated_rate_is_announced_from_within_a_compilation(
         UserWarning, match=r"KL\(Normal \|\| Mixture\) has no registered closed form"
     ):
         region.terms(Batch(torch.ones(5, 3)), 0)
+
+
+def test_a_refusal_at_the_first_step_is_told_as_it_stands() -> None:
+    objective = {"class_path": "ELBO", "init_args": {"free_bits": 0.1}}
+    model = Model(DataInfo((3,), (0, 1), levels=2), 2, posterior="RealNVP", objective=objective)
+    whole = compiled.Compiled(model, QUICK)
+    with pytest.raises(ValueError, match="choose free_bits_per level"):
+        whole.terms(Batch(torch.ones(4, 3)), 0)

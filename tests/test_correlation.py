@@ -251,11 +251,11 @@ def test_what_they_cannot_serve_is_refused() -> None:
 
 
 def test_bad_arguments_say_what_was_expected() -> None:
-    with pytest.raises(ValueError, match="beta to be a schedule or at least 0 but got -1"):
+    with pytest.raises(ValueError, match=r"beta to be a schedule or .* but got -1"):
         BetaTCVAE(40, beta=-1)
     with pytest.raises(ValueError, match="estimator to be mss or mws but got 'mcs'"):
         BetaTCVAE(40, estimator="mcs")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="diagonal to be a schedule or at least 0 but got -1"):
+    with pytest.raises(ValueError, match=r"diagonal to be a schedule or .* but got -1"):
         DIPVAE(diagonal=-1)
     with pytest.raises(ValueError, match="variant to be I or II but got 'i'"):
         DIPVAE("i")  # type: ignore[arg-type]

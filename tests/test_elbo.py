@@ -158,10 +158,19 @@ def test_latents_that_are_no_product_name_the_way_out(around: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("init_args", "words"),
     [
-        ({"free_bits": -0.1}, "free_bits to be a schedule or at least 0 but got -0.1"),
-        ({"free_bits": float("nan")}, "free_bits to be a schedule or at least 0 but got nan"),
-        ({"capacity": -2}, "capacity to be a schedule or at least 0 but got -2"),
-        ({"lagging": -1}, "lagging to be a schedule or at least 0 but got -1"),
+        (
+            {"free_bits": -0.1},
+            "free_bits to be a schedule or .* but got -0.1",
+        ),
+        (
+            {"free_bits": float("nan")},
+            "free_bits to be a schedule or .* but got nan",
+        ),
+        (
+            {"capacity": -2},
+            "capacity to be a schedule or .* but got -2",
+        ),
+        ({"lagging": -1}, "lagging to be a schedule or .* but got -1"),
         ({"lagging": 1.5}, "lagging to be a whole number but got 1.5"),
         ({"free_bits_per": "row"}, "free_bits_per to be latent or level but got 'row'"),
         ({"free_bits_over": "latent"}, "free_bits_over to be batch or row but got 'latent'"),

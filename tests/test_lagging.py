@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from conftest import fit
 from known import INFO, made, part, registered
 from vaekit import Model, VAEModule, data, plugins
-from vaekit.contracts import Objective, Prior
+from vaekit.contracts import Prior
 from vaekit.encoders import MLPEncoder
 from vaekit.finite import NonFiniteError
 from vaekit.objectives.elbo import ELBO
@@ -189,12 +189,7 @@ def test_a_step_that_rests_is_watched_like_any_other() -> None:
         fit(VAEModule(model, part("SGD", lr=1e25)), rows, max_epochs=1)
 
 
-def test_nothing_is_asked_of_an_objective_that_lets_nothing_rest() -> None:
-    class Plain(Objective):
-        def forward(self, model: Any, batch: Any, step: int) -> Any:
-            return {"loss": -model.draw(batch).bound()["elbo"]}
-
-    rows = data.Digits(batch_size=600)
-    module = VAEModule(Model(rows, latent_shape=2, objective=Plain()))
-    fit(module, rows, max_steps=1, limit_val_batches=0)
-    assert not module._rests
+def test_a_schedule_below_0_lags_by_nothing() -> None:
+    objective = ELBO(lagging=Linear(steps=2, start=-1.0, end=-2.0))
+    model = Model(data.Digits(), latent_shape=2, objective=objective)
+    assert [len(list(objective.resting(model.core, step))) for step in range(4)] == [0] * 4

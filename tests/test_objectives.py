@@ -104,7 +104,7 @@ def test_beta_may_be_a_schedule() -> None:
 
 
 def test_bad_arguments_say_what_was_expected() -> None:
-    with pytest.raises(ValueError, match=r"beta to be a schedule or at least 0 but got -1"):
+    with pytest.raises(ValueError, match=r"beta to be a schedule or .* but got -1"):
         ELBO(beta=-1)
     with pytest.raises(ValueError, match=r"samples to be at least 1 but got 0"):
         ELBO(samples=0)

@@ -1,10 +1,20 @@
 """Schedules against their definitions."""
 
 import math
+from typing import Any
 
 import pytest
 
-from vaekit.schedules import Constant, Cyclical, Linear, Sigmoid, weight_at
+from vaekit.schedules import (
+    Constant,
+    Cyclical,
+    Linear,
+    Sigmoid,
+    Step,
+    check_weights,
+    final_weight,
+    weight_at,
+)
 
 
 def test_linear_reaches_its_end_and_stays() -> None:
@@ -36,3 +46,14 @@ def test_weights_may_be_numbers_or_schedules() -> None:
 def test_impossible_schedules_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match="Expected"):
         make()
+
+
+def test_where_no_step_is_known_the_final_weight_counts() -> None:
+    schedules = (Linear(10, end=3.0), Cyclical(1000, end=3.0), Step(at=5, end=3.0))
+    assert [final_weight(s) for s in (*schedules, 3.0)] == [3.0] * 4
+
+
+@pytest.mark.parametrize("value", [-1.0, float("inf"), float("nan"), None, "1"])
+def test_a_weight_that_is_none_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match="beta to be a schedule or a finite number of at least 0"):
+        check_weights(beta=value)

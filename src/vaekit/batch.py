@@ -154,6 +154,11 @@ class Batch:
     def __len__(self) -> int:
         return first(self.x).shape[0]
 
+    @property
+    def counted(self) -> int:
+        """How many of its rows count: none of a stand-in, whose weight is 0."""
+        return len(self) if self.weight else 0
+
     def __getitem__(self, at: Tensor | slice) -> Batch:
         return self._map(lambda x: x[at])
 

@@ -18,16 +18,19 @@ from vaekit.contracts.parts import same_support
 from vaekit.factors import factor_rates, factorises
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
+from vaekit.part import learns
 from vaekit.precision import widest
 
 __all__ = ["Activity", "CollapseWatch", "PosteriorCollapseWarning", "look"]
 
 _ACTIVE = 0.01  # the variance above which Burda et al. call a latent active
+_SILENT = 0.05  # nats, below which a latent says next to nothing
 _MOST = 256  # latents whose rates are logged
 _HELPS = (
-    "What helps: free bits (--model.objective.free_bits 0.1), a warm-up of beta "
-    "(--model.objective.beta Linear --model.objective.beta.steps 10000), the objective GECO, or, "
-    "where the likelihood's scale is learned, a floor under it (--model.likelihood.min_scale 0.1)."
+    "What helps: with the objective ELBO free bits (--model.objective.free_bits 0.1; for flows "
+    "with free_bits_per level) or a warm-up of beta (--model.objective.beta Linear "
+    "--model.objective.beta.steps 10000), the objective GECO, or, where the likelihood's scale is "
+    "learned, a floor under it (--model.likelihood.min_scale 0.1)."
 )
 
 
@@ -44,7 +47,8 @@ class CollapseWatch(Callback):
     over the rows: `val/kl/0` and so on. Of a hierarchy it looks at what `infer` returns, without
     KLs. It warns once, of a posterior of real numbers with a density: when in two successive
     validations at most a tenth of the latents was active, and none varies more than before, as
-    they do while a model begins to learn.
+    they do while a model begins to learn. A latent with a KL of .05 nats or more is not called
+    off; where the KLs are not known and the prior learns, whose scale may be any, nothing is.
 
     Arguments:
         rows: How many rows to encode at most, the first; 0 for no watch.
@@ -114,7 +118,8 @@ class CollapseWatch(Callback):
                 add_dataloader_idx=False,
             )
         begun = trainer.global_step >= self.patience
-        news = self.is_news(pl_module.model.core.posterior, seen, begun)
+        known = seen.rates is not None or not _learns_a_prior(pl_module.model.core)
+        news = self.is_news(pl_module.model.core.posterior, seen, begun and known)
         if news and trainer.is_global_zero:
             warnings.warn(
                 f"The posterior has collapsed: {seen.units} of {len(seen.variances)} latents vary "
@@ -130,7 +135,7 @@ class CollapseWatch(Callback):
             begun: Whether it counts, training having gone on for long enough.
         """
         may = posterior.density and same_support(posterior.support, constraints.real)
-        off = seen.units <= len(seen.variances) // 10
+        off = seen.speaking <= len(seen.variances) // 10
         before, self.most = self.most, float(seen.variances.max())
         self.low = self.low + 1 if begun and may and off else 0
         news = self.low > 1 and self.most <= before and not self.told
@@ -148,6 +153,12 @@ class Activity(NamedTuple):
     def units(self) -> int:
         """How many latents are active."""
         return int((self.variances > _ACTIVE).sum())
+
+    @property
+    def speaking(self) -> int:
+        """How many are active, or are known to carry some nats."""
+        known = torch.zeros_like(self.variances) if self.rates is None else self.rates
+        return int(((self.variances > _ACTIVE) | (known >= _SILENT)).sum())
 
     def numbers(self) -> dict[str, float]:
         """What is logged: `active_units`, and `kl/0` and so on."""
@@ -189,6 +200,10 @@ def _flat(parts: list[Tensor]) -> Tensor:
 def _each_known(q: Distribution, p: Distribution) -> bool:
     """Whether each latent has a KL, and there are not too many."""
     return factorises(q) and factorises(p) and prod(q.event_shape) <= _MOST
+
+
+def _learns_a_prior(core: Core) -> bool:
+    return any(isinstance(part, Prior) and learns(part) for part in core.modules())
 
 
 def _only_prior(core: Any) -> Prior | None:

@@ -142,6 +142,8 @@ class Compiled:
         except Exception as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
+            with torch.no_grad():
+                function(*args)  # an error of a part's own is told as it stands
             first = str(error).strip().splitlines()[0]
             raise ValueError(
                 f"torch.compile cannot compile this model whole: {first} Leave out compile, or "

@@ -31,6 +31,7 @@ __all__ = [
     "filled",
     "gather_over_ranks",
     "inside",
+    "mean_over_ranks",
     "normal",
     "rate",
     "sample_and_log_prob",
@@ -353,6 +354,18 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     return x
 
 
+def mean_over_ranks(x: Tensor, rows: int | None = None) -> Tensor:
+    """The mean (...) over the rows of all processes of a distributed run, without gradient.
+
+    Arguments:
+        x: This rank's rows, (B, ...).
+        rows: How many of them count, the first (`Batch.counted`).
+    """
+    own = x[:rows]
+    total = sum_over_ranks(torch.stack([own.sum(0), own.new_full(own.shape[1:], len(own))]))
+    return total[0] / total[1]
+
+
 def gather_over_ranks(x: Tensor, rows: int | None = None) -> Tensor:
     """The rows of all processes of a distributed run, in the order of the ranks.
 
@@ -361,7 +374,7 @@ def gather_over_ranks(x: Tensor, rows: int | None = None) -> Tensor:
 
     Arguments:
         x: This rank's rows, (B, ...); B may differ between the ranks.
-        rows: How many of them count, the first: none of a stand-in batch (`Batch.weight` 0).
+        rows: How many of them count, the first (`Batch.counted`).
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return x

@@ -17,7 +17,7 @@ from torch import Tensor
 from vaekit import checkpoints, compiled, optim
 from vaekit.batch import Batch, batch_of, each
 from vaekit.collapse import CollapseWatch
-from vaekit.contracts import Likelihood, Objective
+from vaekit.contracts import Likelihood
 from vaekit.guard import Guard
 from vaekit.importance import log_likelihood
 from vaekit.metrics.means import RowMeans
@@ -92,7 +92,6 @@ class VAEModule(LightningModule):
         self._looked = self._masked = False
         self._bits = model.has_bits
         self._stepped: list[Part] = []
-        self._rests = False
 
     # Training
 
@@ -128,7 +127,6 @@ class VAEModule(LightningModule):
         """Notes the parts that act in a step, when a fit begins: until then they may change."""
         self._stepped = self.model.overriding("after_step")
         self.model.core.keep_draw = bool(self._stepped)
-        self._rests = type(self.model.objective).resting is not Objective.resting
         if self.compiled:
             self.compiled.look_for_schedules()
 
@@ -234,9 +232,8 @@ class VAEModule(LightningModule):
         return loss if batch.weight == 1 else loss * batch.weight
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        if self._rests:
-            for p in self.model.objective.resting(self.model.core, self.global_step):
-                p.grad = None
+        for p in self.model.objective.resting(self.model.core, self.global_step):
+            p.grad = None
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

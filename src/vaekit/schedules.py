@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp
+from math import exp, inf
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ __all__ = [
     "Sigmoid",
     "Step",
     "check_weights",
+    "final_weight",
     "weight_at",
 ]
 
@@ -36,6 +37,10 @@ class Schedule:
     def __call__(self, step: int) -> float:
         """The weight, without unit, after so many optimizer steps."""
         raise NotImplementedError
+
+    def final(self) -> float:
+        """The weight that counts where no step is known; by default that of the far future."""
+        return self(10**9)
 
 
 class Constant(Schedule):
@@ -127,6 +132,9 @@ class Cyclical(_Ramp):
     def __call__(self, step: int) -> float:
         return self._between(min(step % self.steps / self.steps / self.rise, 1.0))
 
+    def final(self) -> float:
+        return self.end
+
 
 def weight_at(weight: float | Schedule, step: int) -> float | Tensor:
     """The weight at an optimizer step; a tensor of no dimension where the model is compiled."""
@@ -137,8 +145,15 @@ def weight_at(weight: float | Schedule, step: int) -> float | Tensor:
     return weight(step)
 
 
+def final_weight(weight: float | Schedule) -> float:
+    """The weight where no step is known, in evaluation: of a schedule its `final`."""
+    return weight.final() if isinstance(weight, Schedule) else weight
+
+
 def check_weights(**weights: float | Schedule) -> None:
-    """Refuses weights below 0, by their names; what a schedule gives is its own affair.
+    """Refuses weights that are negative or not finite, by their names.
+
+    What a schedule gives is its own affair.
 
     Raises:
         ValueError: If there is one.
@@ -147,5 +162,9 @@ def check_weights(**weights: float | Schedule) -> None:
         >>> check_weights(alpha=1.0, beta=Linear(steps=4))
     """
     for name, weight in weights.items():
-        if not isinstance(weight, Schedule) and not weight >= 0:
-            raise ValueError(f"Expected {name} to be a schedule or at least 0 but got {weight!r}.")
+        number = isinstance(weight, int | float) and 0 <= weight < inf
+        if not (number or isinstance(weight, Schedule)):
+            raise ValueError(
+                f"Expected {name} to be a schedule or a finite number of at least 0 but got "
+                f"{weight!r}."
+            )

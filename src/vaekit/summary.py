@@ -115,7 +115,8 @@ def show(model: Model, data: DataModule, best: float | None, files: list[Path]) 
     else:
         # Bits per dimension would have to count the observed elements of each row.
         counted = model.has_bits and next(data.rows("val", 1)).mask is None
-        base = baseline(model, data)
+        # Of what is least where it is best, such as an autoencoder's loss, it is no measure.
+        base = baseline(model, data) if model.best[1] == "max" else None
         caption = None if base is None else _CAPTION
         table = Table("validation", "nats", "bits per dimension", caption=caption)
         rows = {
@@ -127,10 +128,9 @@ def show(model: Model, data: DataModule, best: float | None, files: list[Path]) 
                 bits = f"{model.info.bits_per_dimension(nats):.4f}" if counted else "-"
                 table.add_row(name, f"{nats:.2f}", bits)
         console.print(table)
-        sign = 1 if model.best[1] == "max" else -1
         bound = model.objective.bound  # of what the baseline is, a likelihood's or a score
         if base is not None and bound:
-            console.print(_compared(sign * (best - base)))
+            console.print(_compared(best - base))
     for file in files:
         console.print(f"  {file}")
     console.print(f"Next: vaekit sample --ckpt_path {checkpoint}")

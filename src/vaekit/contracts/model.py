@@ -156,9 +156,10 @@ class Objective(Part):
         """Parameters that an optimizer step leaves as they are; by default none.
 
         Their gradient is dropped once, after the last backward pass of the step and before
-        gradients are clipped. An optimizer of torch does nothing to a parameter without gradient:
-        its momentum and weight decay rest too. What they rest on has to be the same on all ranks
-        and when training goes on from a checkpoint: take it from the step alone.
+        gradients are clipped. An optimizer of torch does nothing to a parameter without gradient,
+        but for LBFGS, which takes all of them for one vector: its momentum and weight decay rest
+        too. What they rest on has to be the same on all ranks and when training goes on from a
+        checkpoint: take it from the step alone.
 
         Arguments:
             model: The core.

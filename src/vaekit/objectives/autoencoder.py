@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vaekit.batch import Batch, DataInfo, Tree, each, leaves
 from vaekit.contracts import Core, Objective, Prior
 from vaekit.draw import Draw
 from vaekit.part import learns, still
 from vaekit.precision import at_least_float32
-from vaekit.schedules import Schedule, check_weights, weight_at
+from vaekit.schedules import Schedule, check_weights, final_weight, weight_at
 
 __all__ = ["AE"]
-
-_END = 10**9  # the step at which schedules count as ended, where no step is known
 
 
 class AE(Objective):
@@ -85,7 +85,7 @@ class AE(Objective):
         self.decoder_gradient, self.contractive = decoder_gradient, contractive
         self.noise, self.drop = noise, drop
         check_weights(**{name: getattr(self, name) for name in _PENALTIES})
-        if not noise >= 0:
+        if not 0 <= noise < inf:
             raise ValueError(f"Expected noise to be at least 0 but got {noise!r}.")
         if not 0 <= drop < 1:
             raise ValueError(f"Expected drop to be from 0 to below 1 but got {drop!r}.")
@@ -104,14 +104,18 @@ class AE(Objective):
                     "(FittedNormal, GaussianMixturePrior, TwoStagePrior)",
                     part.title or type(part).__name__,
                 )
-        if "decoder_l2" in self.penalties and not hasattr(model, "decoder"):
-            raise self.refuse("a core with a decoder, such as VAE", type(model).__name__)
+        decoder = getattr(model, "decoder", None)
+        if "decoder_l2" in self.penalties and (decoder is None or not learns(decoder)):
+            raise self.refuse(
+                "a core with a decoder that has weights, such as VAE, for decoder_l2",
+                type(decoder or model).__name__,
+            )
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
         return self._terms(model, batch, lambda weight: weight_at(weight, step))
 
     def evaluate(self, model: Core, batch: Batch) -> dict[str, Tensor]:
-        terms = self._terms(model, batch, lambda w: w(_END) if isinstance(w, Schedule) else w)
+        terms = self._terms(model, batch, final_weight)
         return {name: term.expand(len(batch)) for name, term in terms.items()}
 
     def _terms(
@@ -181,6 +185,8 @@ def _decoder_gradient(core: Any, draw: Draw) -> Tensor:
 
 def _contractive(core: Any, draw: Draw) -> Tensor:
     batch = draw.batch
+    if not all(leaf.is_floating_point() for leaf in leaves(batch.x)):
+        raise ValueError("Expected rows of real numbers, by which a code has a derivative.")
 
     def code(x: Tree) -> Tensor:
         return core.posterior.point(core.infer(x, batch.context, batch.mask))
@@ -201,9 +207,10 @@ def _square_norm(core: Core, function: Callable[[Tree], Tree], rows: Tree) -> Te
 
     By Hutchinson's estimator: E |v'J|^2 = |J|^2 for v of random signs.
     """
-    found: Any = torch.func.vjp(lambda x: still(core)(function, x), rows)
-    y, pulled_back = found
-    (product,) = pulled_back(each(_signs, y))
+    with sdpa_kernel(SDPBackend.MATH):  # attention with a second derivative
+        found: Any = torch.func.vjp(lambda x: still(core)(function, x), rows)
+        y, pulled_back = found
+        (product,) = pulled_back(each(_signs, y))
     norms = leaves(each(lambda leaf: leaf.square().flatten(1).sum(1), product))
     return sum(norms[1:], norms[0])
 

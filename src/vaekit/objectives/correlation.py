@@ -156,7 +156,7 @@ class DIPVAE(Objective):
         draw = model.draw(batch)
         terms = draw.bound()
         with full_precision(draw.z):
-            covariance = self._covariance(draw.only_level, len(batch) if batch.weight else 0)
+            covariance = self._covariance(draw.only_level, batch.counted)
         variances = covariance.diagonal()
         off_diagonal = (covariance - variances.diag()).square().sum()
         diagonal = (variances - 1).square().sum()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from vaekit.distributions import gather_over_ranks
 from vaekit.draw import Draw
 from vaekit.part import learns
 from vaekit.precision import full_precision
-from vaekit.schedules import Schedule, check_weights, weight_at
+from vaekit.schedules import Schedule, check_weights, final_weight, weight_at
 
 __all__ = ["WAE", "InfoVAE", "mmd", "sliced_wasserstein"]
 
@@ -136,7 +136,7 @@ class _Matching(Objective):
                 f"one that gives a {type(p).__name__}",
             )
         prior = p.rsample(shape) if p.has_rsample else p.sample(shape)
-        rows = len(z) if draw.batch.weight else 0
+        rows = draw.batch.counted
         return gather_over_ranks(z.flatten(1), rows), gather_over_ranks(prior.flatten(1), rows)
 
 
@@ -177,24 +177,25 @@ class InfoVAE(_Matching):
         check_kernel(kernel, scales)
         self.alpha, self.weight = alpha, weight
         self.kernel, self.scales = kernel, scales
-        for step in (0, 10**9):
-            of_rate, of_mmd = self._weights(step)
-            if not (of_rate >= 0 and of_mmd >= 0):
+        for at in (lambda w: weight_at(w, 0), final_weight):
+            of_rate, of_mmd = self._weights(at)
+            if not (0 <= of_rate < inf and 0 <= of_mmd < inf):
                 raise ValueError(
                     "Expected alpha to be at most 1, and alpha + weight at least 1, but the rate "
                     f"would have the weight {of_rate:g} and the discrepancy {of_mmd:g}."
                 )
 
-    def _weights(self, step: int) -> tuple[float | Tensor, float | Tensor]:
-        alpha = weight_at(self.alpha, step)
-        return 1 - alpha, alpha + weight_at(self.weight, step) - 1
+    def _weights(self, at: Callable[[float | Schedule], Any]) -> tuple[Any, Any]:
+        """The weights of the rate and of the discrepancy, with the arguments as they are `at`."""
+        alpha = at(self.alpha)
+        return 1 - alpha, alpha + at(self.weight) - 1
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
         draw = model.draw(batch)
         terms = draw.bound()
         with full_precision(draw.z):
             discrepancy = mmd(*self.draws(model, draw), self.kernel, self.scales)
-        of_rate, of_mmd = self._weights(step)
+        of_rate, of_mmd = self._weights(lambda w: weight_at(w, step))
         loss = terms["distortion"] + of_rate * terms["rate"] + of_mmd * discrepancy
         return {**terms, "mmd": discrepancy, "loss": sum(draw.losses.values(), loss)}
 

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from vaekit.batch import Batch
 from vaekit.contracts import Core, Decoder, Encoder, Likelihood, Objective, Posterior, Prior
-from vaekit.distributions import sum_over_ranks
+from vaekit.distributions import mean_over_ranks
 from vaekit.draw import Draw, Level
 from vaekit.factors import factor_rates, factorises, marginals
 from vaekit.precision import full_precision
@@ -53,6 +53,8 @@ class ELBO(Objective):
             "row". Where a rate is estimated from draws, the batch is the better choice: one row's
             estimate is often above \lambda, or below, by chance.
         capacity: C, in nats per row; None for none. Beta is then the paper's \gamma, such as 1000.
+            A rate that is estimated from draws is off by its noise from any C, which presses it
+            below C: take a q and a prior of closed form.
         lagging: n, in optimizer steps; of a schedule rounded to a whole number.
 
     Raises:
@@ -126,7 +128,7 @@ class ELBO(Objective):
             if self.per == "latent":
                 found = [self._of_latents(level) for level in draw.levels]
             kl = torch.cat([rates.mean(0) for rates in found], 1)  # (B, J)
-            compared = kl if self.over == "row" else _mean_over_ranks(kl, draw.batch)
+            compared = kl if self.over == "row" else mean_over_ranks(kl, draw.batch.counted)
             above = (compared > free) | (free == 0)  # free of nothing, estimates may be negative
             return torch.where(above, kl, free).sum(1)
 
@@ -166,15 +168,8 @@ class ELBO(Objective):
     def resting(self, model: Core, step: int) -> Iterable[nn.Parameter]:
         if not self.lagging:
             return ()
-        n = round(float(weight_at(self.lagging, step)))
+        n = max(0, round(float(weight_at(self.lagging, step))))
         return _generative(model) if step % (n + 1) < n else ()
-
-
-def _mean_over_ranks(kl: Tensor, batch: Batch) -> Tensor:
-    """The mean over the rows of all ranks, (J,), without gradient; stand-in rows do not count."""
-    kl = kl[: len(kl) if batch.weight else 0]
-    total = sum_over_ranks(torch.cat([kl.sum(0), kl.new_full((1,), len(kl))]))
-    return total[:-1] / total[-1]
 
 
 def _log_probs(p: Distribution, z: Tensor) -> Tensor:

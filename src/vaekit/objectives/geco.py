@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vaekit.batch import Batch
 from vaekit.contracts import Core, Objective
-from vaekit.distributions import sum_over_ranks
+from vaekit.distributions import mean_over_ranks
 from vaekit.draw import Draw
 from vaekit.part import FullPrecisionPart
 
@@ -93,12 +93,11 @@ class GECO(FullPrecisionPart, Objective):
 
     def after_step(self, draw: Draw) -> None:
         """Follows the violation of all ranks' rows, and moves the multiplier by it."""
-        rows = len(draw.batch) if draw.batch.weight else 0
-        away = (-draw.log_likelihood.mean(0) - self.target)[:rows].to(self.violation)  # (B,)
-        total, number = sum_over_ranks(torch.stack([away.sum(), away.new_tensor(rows)])).unbind()
+        away = (-draw.log_likelihood.mean(0) - self.target).to(self.violation)  # (B,)
+        mean = mean_over_ranks(away, draw.batch.counted)
         share = 1 - self.decay
         self.seen.lerp_(torch.ones_like(self.seen), share)
-        self.violation.lerp_(total / number, share / self.seen)
+        self.violation.lerp_(mean, share / self.seen)
         relative = (self.violation / max(abs(self.target), 1.0)).clamp(-1, 1)
         most = log(self.limit)
         self.log_multiplier.add_(self.speed * relative).clamp_(-most, most)

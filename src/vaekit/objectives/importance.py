@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite, log
+from math import log
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -11,11 +11,14 @@ from torch import Tensor
 from vaekit.batch import Batch
 from vaekit.contracts import Core, Objective, Posterior
 from vaekit.draw import Draw
+from vaekit.precision import first_parameter, widest
 from vaekit.schedules import Schedule, weight_at
 
 __all__ = ["IWAE"]
 
 Gradient = Literal["standard", "stl", "dreg"]
+
+_LARGEST = 1e6  # alpha: beyond, float32 has no such powers
 
 
 class IWAE(Objective):
@@ -30,8 +33,8 @@ class IWAE(Objective):
 
     which is IWAE's at 0, and the ELBO at 1. For the same draws it falls as alpha grows: from 0 on
     it is, in the mean, a lower bound of log p(x), and below 0 it need not be. `iwae`, the
-    logarithm of the mean of all M K weights, is one whatever is minimised. `effective_samples`,
-    from 1 to M K, is to how many draws of equal weight they amount.
+    logarithm of the mean of all M K weights, is one whatever is minimised. `effective_samples` is
+    the number of equally weighted draws that they are worth, from 1 to M K.
 
     Arguments:
         samples: K, the number of draws in a group.
@@ -49,9 +52,9 @@ class IWAE(Objective):
 
     Raises:
         ValueError: If there is no draw or no group, `gradient` is another, the share is not
-            between 0 and 1, or alpha is not finite. When a model is built, if the gradient is not
-            "standard" or `partial`, and a posterior's density is known of its own draws alone, or
-            it uses log p(x, z).
+            between 0 and 1, or alpha is beyond 1e6. With "stl", "dreg" or `partial`, when a model
+            is built, if a posterior's density is known of its own draws alone, or it uses
+            log p(x, z). With `partial`, when called, if networks run in float16.
 
     References:
         Importance Weighted Autoencoders (Burda, Grosse and Salakhutdinov, 2016),
@@ -92,8 +95,8 @@ class IWAE(Objective):
             )
         if not isinstance(elbo, Schedule) and not 0 <= elbo <= 1:
             raise ValueError(f"Expected elbo to be a schedule or from 0 to 1 but got {elbo!r}.")
-        if not isfinite(alpha):
-            raise ValueError(f"Expected alpha to be finite but got {alpha!r}.")
+        if not abs(alpha) <= _LARGEST:
+            raise ValueError(f"Expected alpha from -1e6 to 1e6 but got {alpha!r}.")
         self.samples, self.groups, self.gradient = samples, groups, gradient
         self.partial, self.elbo, self.alpha = partial, elbo, alpha
 
@@ -110,6 +113,10 @@ class IWAE(Objective):
                 )
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
+        if self.partial and _in_float16(model):
+            raise self.refuse(
+                "bfloat16 or float32, in which small weights last, for partial", "float16"
+            )
         draw = model.draw(batch, self.groups * self.samples, stop=self.gradient != "standard")
         log_w, share = draw.log_weight.detach(), weight_at(self.elbo, step)  # (M * K, B)
         signal = self._signal(draw, log_w, share)
@@ -123,7 +130,7 @@ class IWAE(Objective):
 
     def evaluate(self, model: Core, batch: Batch) -> dict[str, Tensor]:
         draw = model.draw(batch, self.groups * self.samples)
-        return {"iwae": _log_mean(draw.log_weight, 0), **draw.bound()}
+        return {**draw.bound(), "iwae": _log_mean(draw.log_weight, 0)}
 
     @property
     def _outer(self) -> int:
@@ -132,10 +139,11 @@ class IWAE(Objective):
 
     def _bound(self, log_w: Tensor, share: float | Tensor) -> Tensor:
         """What decoder, likelihood and prior maximise, (B,)."""
-        log_w, power = log_w.unflatten(0, (self._outer, -1)), 1 - self.alpha  # (M, K, B)
-        mean = log_w.mean(1)
-        renyi = _log_mean(power * log_w, 1) / power if power else mean
-        return (share * mean + (1 - share) * renyi).mean(0)
+        # Near alpha 1 what the logarithm leaves is divided by next to nothing.
+        w, power = widest(log_w.unflatten(0, (self._outer, -1))), 1 - self.alpha  # (M, K, B)
+        mean = w.mean(1)
+        renyi = mean + _log_mean(power * (w - mean.unsqueeze(1)), 1) / power if power else mean
+        return (share * mean + (1 - share) * renyi).mean(0).to(log_w)
 
     def _counts(
         self, log_w: Tensor, groups: int, share: float | Tensor, squared: bool = False
@@ -171,6 +179,16 @@ def _log_posterior(draw: Draw, held: bool) -> Tensor:
         level.log_posterior_at(level.z.detach() if held else level.z) for level in draw.levels
     )
     return sum(rest, first)
+
+
+def _in_float16(model: Core) -> bool:
+    """Whether networks run, or weights are, in float16."""
+    own = first_parameter(model)
+    if own is None:
+        return False
+    kind = own.device.type
+    cast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    return cast or any(p.dtype == torch.float16 for p in model.parameters())
 
 
 def _log_mean(log_w: Tensor, dim: int) -> Tensor:
