@@ -120,7 +120,7 @@ def page(told: dict[str, dict[str, Any]], epochs: int) -> str:
     ]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, own in told.items():
-        plain = told[FEW if name in (*FEWER, FEW) else "vae"]
+        plain = told.get(FEW if name in (*FEWER, FEW) else "vae", own)
         kind = own["name"] if own["bound"] else f"{own['name']}, no bound"
         beside = f"{own['best'] - plain['best']:+.2f}" if own["bound"] else "-"
         cells = [f"`{name}`", kind, f"{own['best']:.2f}", beside, f"{own['square']:.2f}"]

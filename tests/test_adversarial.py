@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from adversaries import Encoded, decoded, holds_a_step, holds_gradients, own, trained
+from parts.two_level import ConditionalNormal, TwoLevel
 from test_objectives import Fixed, small
-from vaekit import Model, data, summary
+from vaekit import Model, VAEModule, data, plugins, summary
 from vaekit.batch import Batch, DataInfo
 from vaekit.objectives.adversarial import AdversarialAE, FactorVAE
 from vaekit.schedules import Linear
@@ -235,3 +236,32 @@ def test_what_is_not_said_of_the_critics_group_is_the_models() -> None:
     group = AdversarialAE((2,), lr=None).adversary()
     assert set(group) == {"params"}
     assert FactorVAE((2,), lr=0.5, clip=2.0).adversary().keys() == {"params", "lr", "clip"}
+
+
+@pytest.mark.parametrize("name", ["OneCycleLR", "CyclicLR"])
+def test_a_scheduler_that_takes_an_adversarys_own_rate_is_refused(name: str) -> None:
+    args = {"max_lr": 0.1, "total_steps": 9} if name[0] == "O" else {"base_lr": 0.1, "max_lr": 1.0}
+    scheduler = {"class_path": name, "init_args": args}
+    optimizer = {"class_path": "SGD", "init_args": {"lr": 0.1, "momentum": 0.9}}
+    for lr, refused in ((1e-4, True), (None, False)):
+        objective = {"class_path": "FactorVAE", "init_args": {"lr": lr}}
+        model = Model(DataInfo((3,), (0, 1), levels=2), latent_shape=2, objective=objective)
+        module = VAEModule(model, optimizer, scheduler)
+        if refused:
+            with pytest.raises(ValueError, match=f"each group's own rate but got {name}"):
+                module.configure_optimizers()
+        else:
+            module.configure_optimizers()
+
+
+@pytest.mark.parametrize("objective", ["AdversarialAE", "FactorVAE", "VAEGAN"])
+def test_a_hierarchy_is_refused(objective: str) -> None:
+    with plugins.known(ConditionalNormal), plugins.known(TwoLevel):
+        info = DataInfo((3,), (0, 1), levels=2)
+        parts = {"core": "TwoLevel", "objective": objective}
+        if objective == "AdversarialAE":
+            top = {"class_path": "TwoLevel", "init_args": {"lower_prior": "StandardNormal"}}
+            parts["core"] = top  # type: ignore[assignment]
+        model = Model(info, latent_shape=2, **parts)
+        with pytest.raises(ValueError, match=r"Expected one level of latents.* but got 2"):
+            model.objective(model.core, Batch(torch.ones(4, 3)), 0)

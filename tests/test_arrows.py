@@ -12,7 +12,7 @@ TESTS = Path(__file__).parent
 
 PARTS = {"encoders", "decoders", "posteriors", "priors", "likelihoods", "sequences", "sets"}
 PARTS |= {"signals"}
-BASE = {"batch", "draw", "part", "contracts", "distributions", "precision"}
+BASE = {"batch", "draw", "part", "contracts", "distributions", "precision", "ranks"}
 BLOCKS = BASE | {"nn", "schedules", "levels", "mixtures", "concrete", "manifolds"}
 LAUNCH = {"model", "checkpoints", "plugins", "specs", "data"}
 ARROWS = {
@@ -37,7 +37,7 @@ ARROWS = {
     | {"module", "callbacks", "commands", "parsing", "quiet", "resume", "summary", "trainer"}
     | {"before", "choice", "results"}
     | {"arguments", "finite", "guard", "imports", "limits", "messages", "noise", "storage"},
-    "collapse": {"part", "batch", "contracts", "factors", "model", "noise", "precision"},
+    "collapse": {"batch", "contracts", "factors", "model", "noise", "precision"},
     "limits": set(),
     "arguments": LAUNCH | {"callbacks", "collapse", "guard", "imports", "parsing", "trainer"},
     "resume": {"optim", "specs", "storage"},
@@ -115,6 +115,7 @@ ARROWS = {
     "manifolds": {"distributions", "precision", "radial"},
     "radial": {"precision"},
     "distributions": set(),
+    "ranks": set(),
     "mixtures": {"distributions", "precision"},
     "noise": set(),
     "precision": set(),

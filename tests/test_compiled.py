@@ -250,3 +250,14 @@ def test_a_refusal_at_the_first_step_is_told_as_it_stands() -> None:
     whole = compiled.Compiled(model, QUICK)
     with pytest.raises(ValueError, match="choose free_bits_per level"):
         whole.terms(Batch(torch.ones(4, 3)), 0)
+
+
+@pytest.mark.slow
+def test_rows_of_all_ranks_are_gathered_in_what_is_compiled(tmp_path: Path) -> None:
+    ranks = ("--trainer.devices", 2, "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp")
+    few = ("--trainer.max_steps", 3, "--trainer.limit_val_batches", 1, "--pictures.rows", 50)
+    small = ("--model.latent_shape", 4, "--trainer.enable_progress_bar", "false")
+    said = vaekit(
+        tmp_path, "fit", "-c", "info_vae_mmd", *ranks, *few, *small, "--model.compile", "true"
+    )
+    assert said.count("ELBO of best.ckpt") == 1

@@ -285,3 +285,9 @@ def test_two_ranks_have_the_gradient_of_one_process_with_all_rows(tmp_path: Path
         for split in SPLITS:
             difference = (found[number, split] - expected).abs().max()
             assert difference < 1e-12, (type(objective).__name__, split)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e4])
+def test_mmd_of_codes_far_from_0_is_that_of_float64(offset: float) -> None:
+    x, y = offset + torch.randn(64, 16), torch.randn(64, 16)
+    assert torch.allclose(mmd(x, y), mmd(x.double(), y.double()).float(), rtol=1e-3, atol=1e-5)

@@ -110,7 +110,7 @@ def test_vaegan_refuses_what_its_loss_would_not_train() -> None:
     for likelihood in (part("Gaussian", scale="learned"), part("Gaussian", scale="elementwise")):
         with pytest.raises(ValueError, match=r"one number for each element.*Gaussian"):
             Model(INFO, objective="VAEGAN", likelihood=likelihood)
-    with pytest.raises(ValueError, match=r"a posterior with a density, for the rate.*Delta"):
+    with pytest.raises(ValueError, match=r"a density, without which there is no rate.*Delta"):
         Model(INFO, objective="VAEGAN", posterior="Delta")
     info = DataInfo({"a": (2,), "b": (1,)}, {"a": (0, 1), "b": (0, 1)}, {"a": 2, "b": 2})
     with pytest.raises(ValueError, match="rows of one entry but got a, b"):
@@ -277,7 +277,7 @@ def test_patchgan_is_chosen_by_what_its_critic_does_not_move_row_by_row() -> Non
 
 def test_patchgan_refuses_what_it_cannot_serve() -> None:
     image = {"data": IMAGE, "likelihood": "Gaussian"}
-    with pytest.raises(ValueError, match=r"a posterior with a density, for the rate.*Delta"):
+    with pytest.raises(ValueError, match=r"a density, without which there is no rate.*Delta"):
         Model(**image, posterior="Delta", objective="PatchGAN")
     quantised = part("PatchGAN", kl_weight=0.0)
     assert Model(**image, posterior="Delta", objective=quantised).best == ("loss", "min")
@@ -326,3 +326,12 @@ def test_reconstructions_of_digits_beat_the_baseline(objective: Any) -> None:
     )
     terms = trained(model, digits, 400)
     assert -terms["distortion"] > summary.baseline(model, digits)
+
+
+def test_a_discriminator_that_is_not_heard_yet_rests_from_weight_decay_too() -> None:
+    info = DataInfo((1, 8, 8), (0.0, 1.0), levels=2)
+    spec = {"class_path": "PatchGAN", "init_args": {"start": 2, "width": 4}}
+    model = Model(info, latent_shape=2, objective=spec)
+    resting = [len(list(model.objective.resting(model.core, step))) for step in range(4)]
+    many = len(list(model.objective.critic.parameters()))
+    assert resting == [many, many, 0, 0]

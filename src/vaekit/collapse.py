@@ -18,7 +18,6 @@ from vaekit.contracts.parts import same_support
 from vaekit.factors import factor_rates, factorises
 from vaekit.model import Model
 from vaekit.noise import fixed_noise
-from vaekit.part import learns
 from vaekit.precision import widest
 
 __all__ = ["Activity", "CollapseWatch", "PosteriorCollapseWarning", "look"]
@@ -118,7 +117,7 @@ class CollapseWatch(Callback):
                 add_dataloader_idx=False,
             )
         begun = trainer.global_step >= self.patience
-        known = seen.rates is not None or not _learns_a_prior(pl_module.model.core)
+        known = seen.rates is not None or pl_module.model.core.learned_prior is None
         news = self.is_news(pl_module.model.core.posterior, seen, begun and known)
         if news and trainer.is_global_zero:
             warnings.warn(
@@ -200,10 +199,6 @@ def _flat(parts: list[Tensor]) -> Tensor:
 def _each_known(q: Distribution, p: Distribution) -> bool:
     """Whether each latent has a KL, and there are not too many."""
     return factorises(q) and factorises(p) and prod(q.event_shape) <= _MOST
-
-
-def _learns_a_prior(core: Core) -> bool:
-    return any(isinstance(part, Prior) and learns(part) for part in core.modules())
 
 
 def _only_prior(core: Any) -> Prior | None:

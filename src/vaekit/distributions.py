@@ -10,7 +10,6 @@ from math import log, pi
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributions import (
     Distribution,
@@ -29,15 +28,12 @@ __all__ = [
     "Normal",
     "elements",
     "filled",
-    "gather_over_ranks",
     "inside",
-    "mean_over_ranks",
     "normal",
     "rate",
     "sample_and_log_prob",
     "soft_clamp",
     "soft_unclamp",
-    "sum_over_ranks",
     "takes_noise",
     "transport",
 ]
@@ -343,57 +339,3 @@ def _find_closed_form(q: type[Distribution], p: type[Distribution]) -> None:
 
 def _name(p: Distribution) -> str:
     return _name(p.base_dist) if isinstance(p, Independent) else type(p).__name__
-
-
-def sum_over_ranks(x: Tensor) -> Tensor:
-    """The sum over all processes of a distributed run, without gradient."""
-    x = x.detach()
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        x = x.clone()
-        dist.all_reduce(x)
-    return x
-
-
-def mean_over_ranks(x: Tensor, rows: int | None = None) -> Tensor:
-    """The mean (...) over the rows of all processes of a distributed run, without gradient.
-
-    Arguments:
-        x: This rank's rows, (B, ...).
-        rows: How many of them count, the first (`Batch.counted`).
-    """
-    own = x[:rows]
-    total = sum_over_ranks(torch.stack([own.sum(0), own.new_full(own.shape[1:], len(own))]))
-    return total[0] / total[1]
-
-
-def gather_over_ranks(x: Tensor, rows: int | None = None) -> Tensor:
-    """The rows of all processes of a distributed run, in the order of the ranks.
-
-    With its gradient: where the mean of the ranks' gradients is taken, as DDP does, a term of the
-    gathered rows trains as it would in one process with all of them.
-
-    Arguments:
-        x: This rank's rows, (B, ...); B may differ between the ranks.
-        rows: How many of them count, the first (`Batch.counted`).
-    """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return x
-    own = torch.tensor([len(x), len(x) if rows is None else rows], device=x.device)
-    sizes = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, own)
-    lengths, counts = torch.stack(sizes).T.tolist()
-    padded = torch.cat([x, x.new_zeros(max(lengths) - len(x), *x.shape[1:])])
-    found = _Gather.apply(padded)  # (R, B, ...)
-    return torch.cat([part[:n] for part, n in zip(found, counts, strict=True)])
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        found = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(found, x.contiguous())
-        return torch.stack(found)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return sum_over_ranks(grads[0])[dist.get_rank()]

@@ -132,6 +132,7 @@ class VAEModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         groups = optim.groups(self, self.model.objective)
+        optim.check_rates(self.lr_scheduler, groups)
         optimizer = optim.make(self.optimizer, groups, fused=self._may_fuse())
         if self.lr_scheduler is None:
             return optimizer
@@ -165,6 +166,12 @@ class VAEModule(LightningModule):
         if len(optimizer.param_groups) == 1:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         else:
+            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+            if scaler and getattr(optimizer, "_step_supports_amp_scaling", False):
+                raise ValueError(
+                    "Expected an optimizer whose gradients can be clipped in 16-mixed, where a "
+                    "fused one unscales them by itself: leave out fused, or clip nothing."
+                )
             optim.clip_groups(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     @property

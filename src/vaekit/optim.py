@@ -18,6 +18,7 @@ from vaekit.specs import as_spec
 __all__ = [
     "accepted",
     "change_rate",
+    "check_rates",
     "clip_groups",
     "flush",
     "groups",
@@ -152,6 +153,20 @@ def groups(module: nn.Module, objective: Objective) -> list[dict[str, Any]]:
     known = {id(p) for p in theirs}
     own = [p for p in module.parameters() if id(p) not in known]
     return [{"params": own}, {**adversary, "params": theirs}]
+
+
+def check_rates(scheduler: Mapping[str, Any] | None, groups: list[dict[str, Any]]) -> None:
+    """Refuses a scheduler that gives all groups one rate, where an adversary has its own.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    name = "" if scheduler is None else scheduler["class_path"].rpartition(".")[2]
+    if name in ("OneCycleLR", "CyclicLR") and any("lr" in group for group in groups):
+        raise ValueError(
+            f"Expected a scheduler that scales each group's own rate but got {name}, which gives "
+            "the adversary the model's: choose another, or an adversary without a rate (lr null)."
+        )
 
 
 def clip_groups(optimizer: Any, value: float | None, algorithm: str | None) -> None:

@@ -83,7 +83,7 @@ class Part(nn.Module):
         """Updates running state, once per optimizer step, in training only, without gradient.
 
         State changes here and never in forward. The draw is this rank's: sum what is taken from it
-        with `vaekit.distributions.sum_over_ranks`, so that every rank ends with the same state.
+        with `vaekit.ranks.sum_over_ranks`, so that every rank ends with the same state.
         Under gradient accumulation it is the draw of the last of the accumulated batches.
         """
 

@@ -11,9 +11,9 @@ from torch.distributions import Distribution
 
 from vaekit.batch import Batch
 from vaekit.contracts import Core, Objective, Posterior
-from vaekit.distributions import sum_over_ranks
 from vaekit.draw import Draw
 from vaekit.part import LogJoint
+from vaekit.ranks import sum_over_ranks
 
 
 class Quantised(Distribution):

@@ -10,9 +10,9 @@ from torch.distributions import Distribution
 
 from vaekit.batch import Batch, Tree, each
 from vaekit.contracts.likelihood import Likelihood
-from vaekit.contracts.parts import Posterior
+from vaekit.contracts.parts import Posterior, Prior
 from vaekit.draw import Draw
-from vaekit.part import Noise, Part
+from vaekit.part import Noise, Part, learns
 
 __all__ = ["Core", "Objective", "name_of", "named"]
 
@@ -32,6 +32,12 @@ class Core(Part):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "last_draw": None}  # which no copy can carry: it has a graph
+
+    @property
+    def learned_prior(self) -> Prior | None:
+        """A prior in it that has weights which training changes; None where there is none."""
+        priors = (part for part in self.modules() if isinstance(part, Prior))
+        return next((prior for prior in priors if learns(prior)), None)
 
     def kept(self, draw: Draw) -> Draw:
         """The draw that `draw` returns; remembered where a part's `after_step` will want it."""
@@ -137,10 +143,22 @@ class Objective(Part):
         Raises:
             ValueError: If it reports a bound, and a posterior has no density.
         """
+        if self.bound:
+            self.check_density(model, "bound")
+
+    def check_density(self, model: Core, of: str) -> None:
+        """Refuses posteriors without a density.
+
+        Arguments:
+            of: What there is not without it, a "bound" or a "rate".
+
+        Raises:
+            ValueError: If there is one.
+        """
         for part in model.modules():
-            if self.bound and isinstance(part, Posterior) and not part.density:
+            if isinstance(part, Posterior) and not part.density:
                 raise self.refuse(
-                    "a posterior with a density, without which there is no bound",
+                    f"a posterior with a density, without which there is no {of}",
                     f"{part.title or type(part).__name__}: choose an objective that needs none",
                 )
 

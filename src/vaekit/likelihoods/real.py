@@ -15,9 +15,10 @@ from torch.distributions import StudentT as StudentTDistribution
 from torch.nn.functional import softplus
 
 from vaekit.batch import DataInfo
-from vaekit.distributions import Normal, soft_clamp, soft_unclamp, sum_over_ranks
+from vaekit.distributions import Normal, soft_clamp, soft_unclamp
 from vaekit.draw import Draw
 from vaekit.likelihoods.base import FromBaseline, elementwise
+from vaekit.ranks import sum_over_ranks
 
 __all__ = ["Gaussian", "Laplace", "LocationScale", "LogCosh", "StudentT"]
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
 from vaekit.batch import Batch
-from vaekit.contracts import Core, Prior
+from vaekit.contracts import Core
 from vaekit.nn import mlp, widths, with_context
 from vaekit.objectives.critics import WithCritic, from_prior
-from vaekit.part import frozen, learns
+from vaekit.part import frozen
 from vaekit.precision import full_precision
 from vaekit.schedules import Schedule, check_weights, weight_at
 
@@ -62,7 +62,7 @@ class FactorVAE(WithCritic):
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
         draw = model.draw(batch)
-        terms, z = draw.bound(), draw.z[0].flatten(1)
+        terms, z = draw.bound(), draw.only_level.z[0].flatten(1)
         with full_precision(z):
             joint, product = frozen(self.critic)(z).unbind(1)
             critic = self._taught(z.detach())
@@ -144,9 +144,9 @@ class AdversarialAE(WithCritic):
 
     def check(self, model: Core) -> None:
         super().check(model)
-        for part in model.modules():
-            if isinstance(part, Prior) and learns(part):
-                raise self.refuse(
-                    "a prior with nothing to learn, since its draws train nothing",
-                    part.title or type(part).__name__,
-                )
+        prior = model.learned_prior
+        if prior is not None:
+            raise self.refuse(
+                "a prior with nothing to learn, since its draws train nothing",
+                prior.title or type(prior).__name__,
+            )

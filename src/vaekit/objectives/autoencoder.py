@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vaekit.batch import Batch, DataInfo, Tree, each, leaves
-from vaekit.contracts import Core, Objective, Prior
+from vaekit.contracts import Core, Objective
 from vaekit.draw import Draw
 from vaekit.part import learns, still
 from vaekit.precision import at_least_float32
@@ -96,14 +96,14 @@ class AE(Objective):
 
     def check(self, model: Core) -> None:
         super().check(model)
-        for part in model.modules():
-            if isinstance(part, Prior) and learns(part):
-                raise self.refuse(
-                    "a prior without parameters to learn, since no term of an autoencoder trains "
-                    "one: StandardNormal, or one that vaekit fit-prior fits after training "
-                    "(FittedNormal, GaussianMixturePrior, TwoStagePrior)",
-                    part.title or type(part).__name__,
-                )
+        prior = model.learned_prior
+        if prior is not None:
+            raise self.refuse(
+                "a prior without parameters to learn, since no term of an autoencoder trains "
+                "one: StandardNormal, or one that vaekit fit-prior fits after training "
+                "(FittedNormal, GaussianMixturePrior, TwoStagePrior)",
+                prior.title or type(prior).__name__,
+            )
         decoder = getattr(model, "decoder", None)
         if "decoder_l2" in self.penalties and (decoder is None or not learns(decoder)):
             raise self.refuse(

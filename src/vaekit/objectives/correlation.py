@@ -9,10 +9,10 @@ from torch import Tensor
 
 from vaekit.batch import Batch
 from vaekit.contracts import Core, Objective
-from vaekit.distributions import gather_over_ranks
 from vaekit.draw import Level
 from vaekit.factors import factorises, marginals
 from vaekit.precision import full_precision
+from vaekit.ranks import gather_over_ranks
 from vaekit.schedules import Schedule, check_weights, weight_at
 
 __all__ = ["DIPVAE", "BetaTCVAE"]
@@ -80,9 +80,11 @@ class BetaTCVAE(Objective):
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
         draw = model.draw(batch)
-        level, terms = draw.only_level, draw.bound()
-        if not factorises(level.p):
-            raise self.refuse("a prior of independent latents", f"a {type(level.p).__name__}")
+        level = draw.only_level
+        for which, p in (("a posterior", level.q), ("a prior", level.p)):
+            if not factorises(p):
+                raise self.refuse(f"{which} of independent latents", f"a {type(p).__name__}")
+        terms = draw.bound()
         with full_precision(level.z):
             whole, product = self._log_q(level)
         mi = draw.log_posterior[0] - whole
@@ -171,10 +173,11 @@ class DIPVAE(Objective):
 
     def _covariance(self, level: Level, rows: int) -> Tensor:
         """That of the latents (Z, Z) over the rows of all ranks, of this one the first `rows`."""
-        q = marginals(level.q)
-        mean = gather_over_ranks(q.mean.flatten(1), rows)
+        q = level.q
+        if not factorises(q):
+            raise self.refuse("a posterior of independent latents", f"a {type(q).__name__}")
+        both = torch.cat([q.mean.flatten(1), q.variance.flatten(1)], 1)
+        mean, variance = gather_over_ranks(both, rows).chunk(2, 1)
         centred = mean - mean.mean(0)
         covariance = centred.T @ centred / len(mean)
-        if self.variant == "I":
-            return covariance
-        return covariance + gather_over_ranks(q.variance.flatten(1), rows).mean(0).diag()
+        return covariance if self.variant == "I" else covariance + variance.mean(0).diag()

@@ -46,6 +46,10 @@ class WithCritic(FullPrecisionPart, Objective):
 
 
 def from_prior(draw: Draw) -> Tensor:
-    """A draw (B, *Z) of the last level's prior for each row, without gradient."""
-    p = draw.levels[-1].p
+    """A draw (B, *Z) of a flat model's prior for each row, without gradient.
+
+    Raises:
+        ValueError: If there are several levels, whose last has a prior that depends on the rows.
+    """
+    p = draw.only_level.p
     return p.sample(() if p.batch_shape else (len(draw.batch),))

@@ -11,11 +11,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vaekit.batch import Batch
-from vaekit.contracts import Core, Objective, Prior
-from vaekit.distributions import gather_over_ranks
+from vaekit.contracts import Core, Objective
 from vaekit.draw import Draw
-from vaekit.part import learns
 from vaekit.precision import full_precision
+from vaekit.ranks import gather_over_ranks
 from vaekit.schedules import Schedule, check_weights, final_weight, weight_at
 
 __all__ = ["WAE", "InfoVAE", "mmd", "sliced_wasserstein"]
@@ -72,8 +71,11 @@ def check_kernel(kernel: str, scales: Sequence[float]) -> None:
 
 def _kernel(x: Tensor, y: Tensor, kernel: str, scales: Sequence[float]) -> Tensor:
     """The kernel of each of x (N, D) with each of y (M, D), (N, M)."""
-    # By a product of matrices, which holds no (N, M, D).
-    squares = (x * x).sum(1, keepdim=True) + (y * y).sum(1) - 2 * x @ y.T
+    # By a product of matrices, which holds no (N, M, D), around their middle: it loses what is
+    # small beside the distance from 0.
+    middle = y.mean(0).detach()
+    x, y = x - middle, y - middle
+    squares = ((x * x).sum(1, keepdim=True) + (y * y).sum(1) - 2 * x @ y.T).clamp(min=0)
     k = torch.zeros_like(squares)
     for scale in scales:
         width = 2 * x.shape[1] * scale
@@ -128,9 +130,7 @@ class _Matching(Objective):
         """
         z, p = draw.only_level.z[0], draw.only_level.p
         shape = torch.Size(() if p.batch_shape else (len(z),))  # else one for each row's context
-        if not p.has_rsample and any(
-            isinstance(part, Prior) and learns(part) for part in model.modules()
-        ):
+        if not p.has_rsample and model.learned_prior is not None:
             raise self.refuse(
                 "a prior without weights, or whose draws have a gradient, to train them",
                 f"one that gives a {type(p).__name__}",

@@ -11,10 +11,10 @@ from torch.distributions import Distribution
 
 from vaekit.batch import Batch
 from vaekit.contracts import Core, Decoder, Encoder, Likelihood, Objective, Posterior, Prior
-from vaekit.distributions import mean_over_ranks
 from vaekit.draw import Draw, Level
 from vaekit.factors import factor_rates, factorises, marginals
 from vaekit.precision import full_precision
+from vaekit.ranks import mean_over_ranks
 from vaekit.schedules import Schedule, check_weights, weight_at
 
 __all__ = ["ELBO"]

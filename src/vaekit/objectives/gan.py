@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch.distributions import Distribution
 from torch.nn.functional import relu, softplus
 
 from vaekit.batch import Batch, Shapes, shapes_of
-from vaekit.contracts import Core, Encoder, Posterior
+from vaekit.contracts import Core, Encoder
 from vaekit.draw import Draw
 from vaekit.nn import beside, count, fill
 from vaekit.objectives.critics import WithCritic, from_prior
@@ -43,19 +45,6 @@ class OnData(WithCritic):
                 model.likelihood.title or type(model.likelihood).__name__,
             )
         return fill(x, batch.mask).flatten(0, 1)
-
-    def check_density(self, model: Core) -> None:
-        """Refuses posteriors without a density.
-
-        Raises:
-            ValueError: If there is one.
-        """
-        for part in model.modules():
-            if isinstance(part, Posterior) and not part.density:
-                raise self.refuse(
-                    "a posterior with a density, for the rate",
-                    part.title or type(part).__name__,
-                )
 
 
 class Discriminator(nn.Module):
@@ -158,7 +147,7 @@ class VAEGAN(OnData):
 
     def check(self, model: Core) -> None:
         super().check(model)
-        self.check_density(model)
+        self.check_density(model, "rate")
         likelihood = model.likelihood
         if learns(likelihood) or shapes_of(likelihood.output_shape) != likelihood.event_shape:
             raise self.refuse(
@@ -271,8 +260,10 @@ class PatchGAN(OnData):
             ("kl_weight", kl_weight),
             ("start", start),
         ):
-            if not value >= 0:
+            if not 0 <= value < inf:
                 raise ValueError(f"Expected {name} to be at least 0 but got {value!r}.")
+        if width < 1:
+            raise ValueError(f"Expected width to be at least 1 but got {width}.")
         self.perceptual, self.kl_weight = perceptual, kl_weight
         check_weights(disc_weight=disc_weight)
         self.disc_weight, self.on = disc_weight, Step(start)
@@ -307,6 +298,9 @@ class PatchGAN(OnData):
         draw = model.draw(batch)
         own = self.read(model, draw.p, batch, draw.z)
         return self._rebuilt(draw, fill(batch.x, batch.mask), own)
+
+    def resting(self, model: Core, step: int) -> Iterable[nn.Parameter]:
+        return () if self.on(step) else self.critic.parameters()
 
     def _rebuilt(self, draw: Draw, x: Tensor, own: Tensor) -> dict[str, Tensor]:
         """The terms without an adversary, each (B,), and their sum as `loss`."""
@@ -353,7 +347,7 @@ class PatchGAN(OnData):
     def check(self, model: Core) -> None:
         super().check(model)
         if self.kl_weight:
-            self.check_density(model)
+            self.check_density(model, "rate")
         if last_matrix(model) is None:
             raise self.refuse("a core whose decoder has a matrix to train", type(model).__name__)
 

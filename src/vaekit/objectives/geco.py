@@ -9,9 +9,9 @@ from torch import Tensor
 
 from vaekit.batch import Batch
 from vaekit.contracts import Core, Objective
-from vaekit.distributions import mean_over_ranks
 from vaekit.draw import Draw
 from vaekit.part import FullPrecisionPart
+from vaekit.ranks import mean_over_ranks
 
 __all__ = ["GECO"]
 
