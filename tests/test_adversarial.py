@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from adversaries import Encoded, decoded, holds_a_step, holds_gradients, own, trained
 from parts.two_level import ConditionalNormal, TwoLevel
 from test_objectives import Fixed, small
-from vaekit import Model, VAEModule, data, plugins, summary
+from vaekit import Model, VAEModule, data, optim, plugins, summary
 from vaekit.batch import Batch, DataInfo
 from vaekit.objectives.adversarial import AdversarialAE, FactorVAE
 from vaekit.schedules import Linear
@@ -265,3 +265,15 @@ def test_a_hierarchy_is_refused(objective: str) -> None:
         model = Model(info, latent_shape=2, **parts)
         with pytest.raises(ValueError, match=r"Expected one level of latents.* but got 2"):
             model.objective(model.core, Batch(torch.ones(4, 3)), 0)
+
+
+def test_gradients_that_are_still_scaled_are_not_clipped() -> None:
+    p = nn.Parameter(torch.ones(2))
+    p.grad = torch.full((2,), 1e4)
+    plain, own = (torch.optim.SGD([{"params": [p], **more}], 0.1) for more in ({}, {"clip": 1.0}))
+    optim.clip_groups(plain, None, None, scaled=True)
+    for optimizer, value in ((plain, 1.0), (own, None)):
+        with pytest.raises(ValueError, match="got a fused one, which undoes their scale"):
+            optim.clip_groups(optimizer, value, None, scaled=True)
+    optim.clip_groups(own, None, None)
+    assert p.grad.norm() < 1.01

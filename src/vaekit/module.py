@@ -167,12 +167,8 @@ class VAEModule(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         else:
             scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-            if scaler and getattr(optimizer, "_step_supports_amp_scaling", False):
-                raise ValueError(
-                    "Expected an optimizer whose gradients can be clipped in 16-mixed, where a "
-                    "fused one unscales them by itself: leave out fused, or clip nothing."
-                )
-            optim.clip_groups(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            scaled = bool(scaler) and getattr(optimizer, "_step_supports_amp_scaling", False)
+            optim.clip_groups(optimizer, gradient_clip_val, gradient_clip_algorithm, scaled)
 
     @property
     def validates(self) -> bool:

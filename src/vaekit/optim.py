@@ -169,9 +169,23 @@ def check_rates(scheduler: Mapping[str, Any] | None, groups: list[dict[str, Any]
         )
 
 
-def clip_groups(optimizer: Any, value: float | None, algorithm: str | None) -> None:
+def clip_groups(
+    optimizer: Any, value: float | None, algorithm: str | None, scaled: bool = False
+) -> None:
     """Clips the gradients of each group apart: by a joint norm the adversary would shrink the
-    model's step. A group's own `clip` is the largest norm of its gradient."""
+    model's step. A group's own `clip` is the largest norm of its gradient.
+
+    Arguments:
+        scaled: Whether the gradients are still scaled, by a scaler that the optimizer undoes.
+
+    Raises:
+        ValueError: If they are, and there is anything to clip.
+    """
+    if scaled and (value or any(group.get("clip") for group in optimizer.param_groups)):
+        raise ValueError(
+            "Expected an optimizer whose gradients can be clipped in 16-mixed but got a fused one, "
+            "which undoes their scale by itself: leave out fused, or clip nothing."
+        )
     by_value = algorithm == "value"
     clip: Any = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
     for group in optimizer.param_groups:
