@@ -183,8 +183,8 @@ def clip_groups(
     """
     if scaled and (value or any(group.get("clip") for group in optimizer.param_groups)):
         raise ValueError(
-            "Expected an optimizer whose gradients can be clipped in 16-mixed but got a fused one, "
-            "which undoes their scale by itself: leave out fused, or clip nothing."
+            "Expected an optimizer whose gradients can be clipped in 16-mixed but got a fused "
+            "one, which undoes their scale by itself: leave out fused, or clip nothing."
         )
     by_value = algorithm == "value"
     clip: Any = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
