@@ -105,7 +105,7 @@ def sheet(drawn: dict[str, np.ndarray]) -> None:
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
         axis.set(xticks=[], yticks=[])
     figure.subplots_adjust(left=0.18, right=1, top=1, bottom=0, hspace=0.03)
-    figure.savefig(SHEET, dpi=110)
+    figure.savefig(SHEET, dpi=80)
 
 
 def page(told: dict[str, dict[str, Any]], epochs: int) -> str:
