@@ -166,8 +166,10 @@ class VAEModule(LightningModule):
         if len(optimizer.param_groups) == 1:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         else:
-            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-            scaled = bool(scaler) and getattr(optimizer, "_step_supports_amp_scaling", False)
+            plugin = getattr(self._trainer, "precision_plugin", None)
+            scaled = getattr(plugin, "scaler", None) is not None and getattr(
+                optimizer, "_step_supports_amp_scaling", False
+            )
             optim.clip_groups(optimizer, gradient_clip_val, gradient_clip_algorithm, scaled)
 
     @property
