@@ -285,7 +285,10 @@ def test_a_point_has_no_bound() -> None:
 @pytest.mark.slow
 def test_a_point_obeys_the_laws() -> None:
     excused = testing.check_posterior("Delta", objective="AE")
-    assert set(excused.values()) == {"q declares that it has no density"}
+    assert set(excused.values()) == {
+        "q declares that it has no density",
+        "its density is known of its own draws alone, if at all",
+    }
 
 
 # Given a context
