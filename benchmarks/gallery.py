@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import yaml
-from reproduce import ROOT, machine
+from reproduce import ROOT, machine, quiet_trainer
 
 from vaekit import Model, VAEModule, data
 from vaekit.noise import fixed_noise
@@ -58,14 +58,7 @@ def train(name: str, folder: str, epochs: int) -> tuple[dict[str, Any], np.ndarr
     held = 50_000 if name in (*FEWER, FEW) else 10_000
     rows = data.MNIST(folder, val=held, batch_size=100, binarize="dynamic")
     model = Model(rows, **{**BASE, **config})
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
+    trainer = quiet_trainer(epochs)
     start = time.perf_counter()
     trainer.fit(VAEModule(model, **training), rows)
     seconds = time.perf_counter() - start

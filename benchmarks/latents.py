@@ -23,7 +23,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
-from reproduce import ROOT, publish
+from reproduce import ROOT, publish, quiet_trainer
 
 from vaekit import Model, VAEModule, data, log_likelihood
 from vaekit.noise import fixed_noise
@@ -47,15 +47,7 @@ def train(case: str, folder: str, epochs: int, seed: int) -> dict[str, float]:
     pl.seed_everything(seed)
     rows = data.MNIST(folder, **config["data"]["init_args"], seed=seed)
     model = Model(rows, **settings)
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
+    trainer = quiet_trainer(epochs, devices=1)
     start = time.perf_counter()
     trainer.fit(VAEModule(model, optimizer), rows)
     seconds = time.perf_counter() - start

@@ -194,6 +194,19 @@ class TestCurve(Callback):
         print(f"  epoch {trainer.current_epoch + 1}: {-float(elbo.mean()):.2f}", flush=True)
 
 
+def quiet_trainer(epochs: int, **more: Any) -> Trainer:
+    """One that trains, and neither validates, writes nor prints."""
+    return Trainer(
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        **more,
+    )
+
+
 def train(row: Row, seed: int, epochs: int) -> tuple[dict[int, float], float]:
     """The numbers of one run, by epochs, and its seconds."""
     config = configured(row.config, model=row.model, data=row.data)
@@ -202,14 +215,9 @@ def train(row: Row, seed: int, epochs: int) -> tuple[dict[int, float], float]:
     rows = specs.build("data", config["data"])
     training = {k: config["model"].pop(k, None) for k in ("optimizer", "lr_scheduler")}
     model, curve = Model(rows, **config["model"]), TestCurve()
-    trainer = Trainer(
-        max_epochs=epochs,
-        logger=False,
+    trainer = quiet_trainer(
+        epochs,
         callbacks=[curve] if row.unit == "elbo" else [],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
         gradient_clip_val=config.get("trainer", {}).get("gradient_clip_val"),
     )
     start = time.perf_counter()

@@ -75,7 +75,7 @@ class Given:
     """A draw of which the distortions are given."""
 
     def __init__(self, *distortions: float) -> None:
-        self.log_likelihood = -torch.tensor([distortions], dtype=torch.float64)
+        self.distortion = torch.tensor(distortions, dtype=torch.float64)
         self.batch = Batch(torch.zeros(len(distortions), 1))
 
 

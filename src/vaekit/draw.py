@@ -240,6 +240,11 @@ class Draw:
         return _sum(self.rates)
 
     @property
+    def distortion(self) -> Tensor:
+        """Minus log p(x|z), the mean over the draws, (B,) in nats."""
+        return -_over_draws(self.log_likelihood)
+
+    @property
     def losses(self) -> dict[str, Tensor]:
         """Terms (B,) by name that q brings beside its density: a commitment, an entropy."""
         found: dict[str, Tensor] = {}
@@ -250,7 +255,7 @@ class Draw:
 
     def bound(self) -> dict[str, Tensor]:
         """The ELBO, distortion and rate of each row, (B,) in nats; beside them q's own losses."""
-        distortion, rate = -_over_draws(self.log_likelihood), _over_draws(self.rate)
+        distortion, rate = self.distortion, _over_draws(self.rate)
         return {
             **self.losses,
             "elbo": -(distortion + rate),

@@ -125,7 +125,7 @@ class AdversarialAE(WithCritic):
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
         draw = model.draw(batch)
-        distortion, z = -draw.log_likelihood.mean(0), draw.z[0].flatten(1)
+        distortion, z = draw.distortion, draw.z[0].flatten(1)
         with full_precision(z):
             drawn, own, free = (
                 with_context(rows, batch.context)
@@ -140,7 +140,7 @@ class AdversarialAE(WithCritic):
 
     def evaluate(self, model: Core, batch: Batch) -> dict[str, Tensor]:
         draw = model.draw(batch)
-        return {**draw.losses, "distortion": -draw.log_likelihood.mean(0)}
+        return {**draw.losses, "distortion": draw.distortion}
 
     def check(self, model: Core) -> None:
         super().check(model)

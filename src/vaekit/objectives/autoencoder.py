@@ -124,7 +124,7 @@ class AE(Objective):
         """The terms, with weights as they are `at` a step."""
         draw = self._draw(model, batch)
         found = {name: _PENALTIES[name](model, draw) for name in self.penalties}
-        distortion = loss = -draw.log_likelihood.mean(0)  # (B,)
+        distortion = loss = draw.distortion  # (B,)
         for name, term in found.items():
             loss = loss + at(getattr(self, name)) * term
         loss = sum(draw.losses.values(), loss)

@@ -272,4 +272,4 @@ class WAE(_Matching):
 
 
 def _without_rate(draw: Draw) -> dict[str, Tensor]:
-    return {**draw.losses, "distortion": -draw.log_likelihood[0]}
+    return {**draw.losses, "distortion": draw.distortion}

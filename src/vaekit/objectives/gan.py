@@ -304,7 +304,7 @@ class PatchGAN(OnData):
 
     def _rebuilt(self, draw: Draw, x: Tensor, own: Tensor) -> dict[str, Tensor]:
         """The terms without an adversary, each (B,), and their sum as `loss`."""
-        terms = {**draw.losses, "distortion": -draw.log_likelihood.mean(0)}
+        terms = {**draw.losses, "distortion": draw.distortion}
         loss = sum(draw.losses.values(), terms["distortion"])
         if self.network is not None:
             terms["perceptual"] = self._distance(x, own)

@@ -93,7 +93,7 @@ class GECO(FullPrecisionPart, Objective):
 
     def after_step(self, draw: Draw) -> None:
         """Follows the violation of all ranks' rows, and moves the multiplier by it."""
-        away = (-draw.log_likelihood.mean(0) - self.target).to(self.violation)  # (B,)
+        away = (draw.distortion - self.target).to(self.violation)  # (B,)
         mean = mean_over_ranks(away, draw.batch.counted)
         share = 1 - self.decay
         self.seen.lerp_(torch.ones_like(self.seen), share)
