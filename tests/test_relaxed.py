@@ -28,7 +28,7 @@ from vaekit.distributions import transport
 from vaekit.noise import fixed_noise
 from vaekit.posteriors import RelaxedBernoulli, RelaxedCategorical
 from vaekit.priors import UniformBernoulli, UniformCategorical
-from vaekit.schedules import Cyclical, Linear
+from vaekit.schedules import Cyclical, Linear, Schedule
 from vaekit.testing.grids import grid_of
 
 TEMPERATURES = [0.3, 2 / 3, 1.7]
@@ -330,6 +330,7 @@ def relaxed(part: Any, **init_args: Any) -> Any:
     [
         *(0.0, -1.0, float("nan"), float("inf")),
         *(Linear(10), Linear(10, start=1.0, end=-0.1), Linear(10, start=1.0, end=0.0)),
+        Cyclical(10, start=0.5, end=-0.5),
     ],
 )
 def test_temperatures_are_positive(part: Any, temperature: Any) -> None:
@@ -337,8 +338,13 @@ def test_temperatures_are_positive(part: Any, temperature: Any) -> None:
         relaxed(part, temperature=temperature)
 
 
-def test_a_schedule_that_ends_below_zero_for_a_while_is_told_when_it_does() -> None:
-    part = relaxed(UniformBernoulli, temperature=Cyclical(10, start=0.5, end=-0.5))
+class Dips(Schedule):
+    def __call__(self, step: int) -> float:
+        return -0.5 if step == 3 else 0.5
+
+
+def test_a_schedule_that_is_below_zero_for_a_while_is_told_when_it_is() -> None:
+    part = relaxed(UniformBernoulli, temperature=Dips())
     part.after_step(None)
     part.after_step(None)
     with pytest.raises(ValueError, match=r"positive temperature but got .* at step 3"):

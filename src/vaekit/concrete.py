@@ -22,7 +22,7 @@ from vaekit.distributions import transport
 from vaekit.draw import Draw
 from vaekit.part import Part
 from vaekit.precision import smallest
-from vaekit.schedules import Schedule
+from vaekit.schedules import Schedule, final_weight, weight_at
 
 __all__ = ["Bits", "ConcreteBits", "ConcreteOneHot", "OneHot", "Tempered", "bits", "one_hots"]
 
@@ -201,22 +201,13 @@ class Tempered(Part):
         """Sets the temperature, without dimension, or its schedule.
 
         Raises:
-            ValueError: If it is not positive; of a schedule, at its start or in the long run.
+            ValueError: If it is not positive; of a schedule, at its start or its end.
         """
         self.schedule = temperature
-        self._at(10**9)
-        self.register_buffer("temperature", torch.tensor(self._at(0)))
+        _positive(final_weight(temperature))
+        first = _positive(float(weight_at(temperature, 0)))
+        self.register_buffer("temperature", torch.tensor(first))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
-
-    def _at(self, step: int) -> float:
-        given = self.schedule
-        if isinstance(given, Schedule):
-            value, when = given(step), f" at step {step}"
-        else:
-            value, when = given, ""
-        if not 0 < value < inf:
-            raise ValueError(f"Expected a positive temperature but got {value!r}{when}.")
-        return float(value)
 
     @property
     def relaxed_at(self) -> Tensor | None:
@@ -227,4 +218,11 @@ class Tempered(Part):
         """Counts the step, and follows the schedule."""
         self.steps += 1
         if isinstance(self.schedule, Schedule):
-            self.temperature.fill_(self._at(int(self.steps)))
+            step = int(self.steps)
+            self.temperature.fill_(_positive(self.schedule(step), f" at step {step}"))
+
+
+def _positive(temperature: float, when: str = "") -> float:
+    if not 0 < temperature < inf:
+        raise ValueError(f"Expected a positive temperature but got {temperature!r}{when}.")
+    return temperature
