@@ -22,7 +22,7 @@ from vaekit.distributions import transport
 from vaekit.draw import Draw
 from vaekit.part import Part
 from vaekit.precision import smallest
-from vaekit.schedules import Schedule, final_weight, weight_at
+from vaekit.schedules import Schedule
 
 __all__ = ["Bits", "ConcreteBits", "ConcreteOneHot", "OneHot", "Tempered", "bits", "one_hots"]
 
@@ -204,9 +204,12 @@ class Tempered(Part):
             ValueError: If it is not positive; of a schedule, at its start or its end.
         """
         self.schedule = temperature
-        _positive(final_weight(temperature))
-        first = _positive(float(weight_at(temperature, 0)))
-        self.register_buffer("temperature", torch.tensor(first))
+        if isinstance(temperature, Schedule):
+            _positive(temperature.final(), " at its schedule's end")
+            first = _positive(temperature(0), " at step 0")
+        else:
+            first = _positive(temperature)
+        self.register_buffer("temperature", torch.tensor(float(first)))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     @property
