@@ -43,7 +43,7 @@ def draw(path: Path, rows: int, genes: int, share: float, chunk: int = 1000) -> 
 
 def one(path: Path, steps: int, folder: str) -> None:
     """Trains as `vaekit fit` does, and prints the peak of this process, in MB, and seconds."""
-    from vaekit.cli import run
+    from vaekit.cli.app import run
 
     warnings.simplefilter("ignore")
     start = time.perf_counter()

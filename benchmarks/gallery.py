@@ -29,7 +29,7 @@ import yaml
 from reproduce import ROOT, machine, quiet_trainer
 
 from vaekit import Model, VAEModule, data
-from vaekit.noise import fixed_noise
+from vaekit.numerics.random import fixed_noise
 
 MODELS = (
     *("vae", "beta_vae", "disentangled_beta_vae", "beta_tc_vae", "factor_vae"),

@@ -26,7 +26,7 @@ import yaml
 from reproduce import ROOT, publish, quiet_trainer
 
 from vaekit import Model, VAEModule, data, log_likelihood
-from vaekit.noise import fixed_noise
+from vaekit.numerics.random import fixed_noise
 
 CASES = {
     "diagonal Normal, standard prior": ("mnist_vamp", "prior"),

@@ -28,9 +28,10 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
-from vaekit import Model, VAEModule, log_likelihood, specs
+from vaekit import Model, VAEModule, log_likelihood
 from vaekit.data import DataModule
-from vaekit.noise import fixed_noise
+from vaekit.numerics.random import fixed_noise
+from vaekit.registry import specs
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results.md"

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from vaekit.storage import read
+from vaekit.storage.files import read
 
 # A checkpoint of 14 MB after each step, so that many kills fall on one that is being written.
 FIT = (

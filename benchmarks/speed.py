@@ -31,7 +31,8 @@ from reproduce import publish
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from vaekit import Model, VAEModule, callbacks, cli, data
+from vaekit import Model, VAEModule, callbacks, data
+from vaekit.cli import app as cli
 
 HERE = Path(__file__).parent
 

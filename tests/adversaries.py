@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from test_objectives import NOISE, Fixed
-from vaekit import Model, optim
-from vaekit.batch import Batch
+from vaekit import Model
+from vaekit.contracts.batch import Batch
 from vaekit.data import DataModule
-from vaekit.noise import fixed_noise
+from vaekit.numerics.random import fixed_noise
+from vaekit.training import optimizers
 
 Losses = Callable[[Any, Any, Batch], Iterator[tuple[list[nn.Parameter], Tensor]]]
 """(core, objective, batch) -> parameters, each with the loss that a paper minimises by them."""
@@ -51,7 +52,7 @@ def decoded(core: Fixed, z: Tensor) -> Tensor:
 def trained(model: Model, rows: DataModule, steps: int) -> dict[str, float]:
     """What evaluation makes of held-out rows after some steps."""
     x = next(rows.rows("train", batch_size=2000)).x
-    optimizer = torch.optim.Adam(optim.groups(model, model.objective), lr=1e-3)
+    optimizer = torch.optim.Adam(optimizers.groups(model, model.objective), lr=1e-3)
     for step in range(steps):
         batch = Batch(x[torch.randint(len(x), (64,))])
         optimizer.zero_grad()
@@ -100,13 +101,14 @@ def holds_a_step(losses: Losses, core: Any, objective: Any, batch: Batch) -> Non
         norm = torch.cat([g.flatten() for g in mean]).norm()
         shrunk = min(1.0, float(most / norm))
         expected |= {p: p - rate * shrunk * g for p, g in zip(group, mean, strict=True)}
-    optimizer = optim.make(
-        {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}, optim.groups(both, objective)
+    optimizer = optimizers.make(
+        {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}},
+        optimizers.groups(both, objective),
     )
     with fixed_noise(3):
         for half in halves:
             (objective(core, half, 0)["loss"].mean() / 2).backward()
-    optim.clip_groups(optimizer, 1e-2, "norm")
+    optimizers.clip_groups(optimizer, 1e-2, "norm")
     optimizer.step()
     for p, value in expected.items():
         assert torch.allclose(p, value, rtol=1e-5, atol=1e-9)  # torch adds 1e-6 to a norm

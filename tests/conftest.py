@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from vaekit import Model, VAEModule, plugins
-from vaekit.cli import run
+from vaekit import Model, VAEModule
+from vaekit.cli.app import run
+from vaekit.registry import plugins
 
 os.environ["WANDB_SILENT"] = "true"
 if "PYTEST_XDIST_WORKER" in os.environ:  # others run beside it

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence, register_kl
 
-from vaekit import distributions
-from vaekit.batch import Batch
-from vaekit.contracts import Core
-from vaekit.draw import Draw
-from vaekit.encoders import MLPEncoder
+from vaekit.contracts import Batch, Core, Draw
+from vaekit.distributions import base as distributions
 from vaekit.likelihoods import Bernoulli
-from vaekit.nn import fill
+from vaekit.networks import MLPEncoder, fill
 from vaekit.objectives.elbo import ELBO
 from vaekit.posteriors import DiagonalNormal
 from vaekit.priors import StandardNormal

@@ -6,8 +6,8 @@ import os
 import sys
 from typing import Any
 
-from vaekit.__main__ import main
-from vaekit.callbacks import BestCheckpoint
+from vaekit.cli.main import main
+from vaekit.training.callbacks.checkpoint import BestCheckpoint
 
 STEP = int(sys.argv[1])
 save = BestCheckpoint._save_last

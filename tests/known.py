@@ -14,12 +14,12 @@ from torch.distributions import Independent, StudentT
 
 from parts.two_level import ConditionalNormal, TwoLevel
 from vaekit import Model, register
-from vaekit.batch import Batch, DataInfo
 from vaekit.contracts import Objective, Prior
-from vaekit.noise import fixed_noise
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.cores.vae import VAE
+from vaekit.numerics.random import fixed_noise
 from vaekit.objectives.elbo import ELBO
 from vaekit.objectives.geco import GECO
-from vaekit.vae import VAE
 
 INFO = DataInfo((3,), (0.0, 1.0), levels=2)
 SEEDED = torch.Generator().manual_seed(4)

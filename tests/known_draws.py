@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from vaekit import Model
-from vaekit.batch import Batch, DataInfo
 from vaekit.contracts import Core, Objective, Prior
-from vaekit.distributions import Normal
-from vaekit.draw import Draw
-from vaekit.nn import Learned
-from vaekit.noise import fixed_noise
-from vaekit.vae import VAE
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.draw import Draw
+from vaekit.cores.vae import VAE
+from vaekit.distributions.base import Normal
+from vaekit.networks.blocks import Learned
+from vaekit.numerics.random import fixed_noise
 
 ROWS, GROUPS = 6, ("encoder", "posterior", "decoder", "prior")
 

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from conftest import fit
-from vaekit import Model, VAEModule, data, register, results
-from vaekit.batch import Batch
-from vaekit.vae import VAE
+from vaekit import Model, VAEModule, data, register
+from vaekit.contracts.batch import Batch
+from vaekit.cores.vae import VAE
+from vaekit.training.callbacks.predictions import PredictionWriter
 
 NOISE = torch.randn(64, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 SCALES = (0.5, "learned", "elementwise", "optimal")
@@ -76,7 +77,7 @@ def predicted(ranks: int, folder: Path) -> dict[str, torch.Tensor]:
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
-        callbacks=[results.PredictionWriter(folder)],
+        callbacks=[PredictionWriter(folder)],
         **settings(ranks),
     )
     trainer.predict(VAEModule(model), module, return_predictions=ranks == 1)

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from adversaries import Encoded, decoded, holds_a_step, holds_gradients, own, trained
 from parts.two_level import ConditionalNormal, TwoLevel
 from test_objectives import Fixed, small
-from vaekit import Model, VAEModule, data, optim, plugins, summary
-from vaekit.batch import Batch, DataInfo
-from vaekit.objectives.adversarial import AdversarialAE, FactorVAE
+from vaekit import Model, VAEModule, data
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.evaluation import summary
+from vaekit.objectives.latent_adversary import AdversarialAE, FactorVAE
+from vaekit.registry import plugins
 from vaekit.schedules import Linear
+from vaekit.training import optimizers
 
 INFO = DataInfo((3,), (0.0, 1.0), levels=2)
 DIGITS = data.Digits(binarize="static")
@@ -272,9 +275,9 @@ def test_gradients_that_are_still_scaled_are_not_clipped() -> None:
     p = nn.Parameter(torch.ones(2))
     p.grad = torch.full((2,), 1e4)
     plain, own = (torch.optim.SGD([{"params": [p], **more}], 0.1) for more in ({}, {"clip": 1.0}))
-    optim.clip_groups(plain, None, None, scaled=True)
+    optimizers.clip_groups(plain, None, None, scaled=True)
     for optimizer, value in ((plain, 1.0), (own, None)):
         with pytest.raises(ValueError, match="got a fused one, which undoes their scale"):
-            optim.clip_groups(optimizer, value, None, scaled=True)
-    optim.clip_groups(own, None, None)
+            optimizers.clip_groups(optimizer, value, None, scaled=True)
+    optimizers.clip_groups(own, None, None)
     assert p.grad.norm() < 1.01

@@ -15,8 +15,9 @@ import torch
 from conftest import fit
 from vaekit import Model, data
 from vaekit.contracts.likelihood import moments
-from vaekit.data import ranges, sources
-from vaekit.finite import NonFiniteError
+from vaekit.data.readers import arrays as sources
+from vaekit.data.user import ranges
+from vaekit.training.non_finite import NonFiniteError
 
 
 @pytest.fixture

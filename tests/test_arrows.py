@@ -1,202 +1,148 @@
-"""Imports point one way: the arrows of the house, and no circle."""
+"""The order of folders: every import in `src/vaekit` points down, and none goes in a circle."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 SRC = Path(__file__).parents[1] / "src" / "vaekit"
-TESTS = Path(__file__).parent
 
-PARTS = {"encoders", "decoders", "posteriors", "priors", "likelihoods", "sequences", "sets"}
-PARTS |= {"signals"}
-BASE = {"batch", "draw", "part", "contracts", "distributions", "precision", "ranks"}
-BLOCKS = BASE | {"nn", "schedules", "levels", "mixtures", "concrete", "manifolds"}
-LAUNCH = {"model", "checkpoints", "plugins", "specs", "data"}
-ARROWS = {
-    "": {"plugins", "callbacks", "data", "batch", "model", "module", "checkpoints"}
-    | {"importance", "prior_files", "testing"},
-    "__main__": {"", "cli", "commands", "doctor", "new_plugin", "plugins"},
-    "new_plugin": set(),
-    "testing": BASE
-    | {
-        "compiled",
-        "data",
-        "importance",
-        "manifolds",
-        "model",
-        "noise",
-        "plugins",
-        "schedules",
-        "specs",
-    },
-    "doctor": {"", "commands", "loggers", "plugins"},
-    "cli": LAUNCH
-    | {"module", "callbacks", "commands", "parsing", "quiet", "resume", "summary", "trainer"}
-    | {"before", "choice", "results"}
-    | {"arguments", "finite", "guard", "imports", "limits", "messages", "noise", "storage"},
-    "collapse": {"batch", "contracts", "factors", "model", "noise", "precision"},
-    "limits": set(),
-    "arguments": LAUNCH | {"callbacks", "collapse", "guard", "imports", "parsing", "trainer"},
-    "resume": {"optim", "specs", "storage"},
-    "before": {
-        "checkpoints",
-        "choice",
-        "data",
-        "imports",
-        "messages",
-        "parsing",
-        "resume",
-        "specs",
-    },
-    "parsing": {
-        "checkpoints",
-        "commands",
-        "imports",
-        "messages",
-        "model",
-        "optim",
-        "plugins",
-    },
-    "messages": {"imports", "plugins", "specs"},
-    "imports": {"plugins"},
-    "choice": {"batch", "data"},
-    "commands": set(),
-    "trainer": {"model", "batch", "data", "results", "pictures", "prior_files", "storage"}
-    | {"summary"},
-    "prior_files": {"checkpoints", "contracts", "data", "distributions", "model", "plugins"}
-    | {"precision", "specs", "storage"},
-    "results": {"batch", "data", "precision"},
-    "callbacks": {"module", "model", "checkpoints", "data", "pictures", "noise", "precision"}
-    | {"finite", "guard", "storage"},
-    "loggers": set(),
-    "summary": {"model", "batch", "data", "noise", "contracts", "metrics", "precision"}
-    | {"prior_files"},
-    "pictures": {"model", "batch", "contracts"},
-    "module": BASE
-    | {"model", "checkpoints", "guard", "optim", "metrics", "noise", "quiet", "table"}
-    | {"collapse", "compiled", "importance"},
-    "importance": {"batch", "contracts", "noise", "part", "precision"},
-    "compiled": {"batch", "model", "schedules"},
-    "guard": {"batch", "finite", "metrics", "noise", "optim", "settled", "storage"},
-    "settled": {"finite"},
-    "finite": {"batch", "model"},
-    "table": {"model"},
-    "quiet": set(),
-    "checkpoints": {"model", "plugins", "specs", "storage"},
-    "storage": set(),
-    "model": {"alternatives", "specs", "contracts", "part", "batch", "precision"},
-    "alternatives": {"batch", "contracts", "specs"},
-    "optim": {"plugins", "specs", "contracts"},
-    "vae": BASE,
-    "objectives": BLOCKS | {"factors"},
-    "factors": {"distributions"},
-    **{part: BLOCKS for part in PARTS},
-    "signals": BLOCKS | {"sequences"},
-    "posteriors": BLOCKS | {"flows"},
-    "priors": BLOCKS | {"fitting", "flows"},
-    "flows": {"distributions", "nn"},
-    "fitting": set(),
-    "data": {"batch", "noise", "precision", "specs"},
-    "metrics": set(),
-    "specs": {"plugins", "wrapped"},
-    "wrapped": {"batch", "contracts", "nn", "part"},
-    "levels": {"batch", "contracts"},
-    "concrete": {"distributions", "draw", "part", "precision", "schedules"},
-    "plugins": {"contracts"},
-    "nn": {"batch"},
-    "schedules": set(),
-    "contracts": {"batch", "draw", "part", "distributions", "precision"},
-    "part": {"batch", "draw", "distributions", "precision"},
-    "draw": {"batch", "distributions", "precision"},
-    "batch": set(),
-    "manifolds": {"distributions", "precision", "radial"},
-    "radial": {"precision"},
-    "distributions": set(),
-    "ranks": set(),
-    "mixtures": {"distributions", "precision"},
-    "noise": set(),
-    "precision": set(),
-}
+ORDER = [  # from top to bottom; folders in one row do not import each other
+    ["__main__"],
+    ["cli"],
+    ["testing", "callbacks"],
+    ["training"],
+    ["evaluation"],
+    ["model"],
+    ["data"],
+    ["registry", "posteriors", "priors", "likelihoods", "objectives"],
+    ["networks", "cores", "schedules"],
+    ["contracts"],
+    ["distributions"],
+    ["numerics", "metrics", "storage", "loggers"],
+]
+"""The folders and files directly below `src/vaekit`. `__init__.py` imports all of them lazily,
+and of them only `registry` at once; nothing but the command line's version imports it."""
 
-
-def _floor(module: str) -> str:
-    """The floor that a module of vaekit stands on: the part of its name after vaekit."""
-    return module.partition(".")[2].partition(".")[0]
-
-
-def _imports(path: Path) -> set[str]:
-    """Floors that a file imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module == "vaekit":
-            modules = {p.stem for p in SRC.iterdir()}
-            names = [f"vaekit.{a.name}" if a.name in modules else "vaekit" for a in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names = [node.module or ""]
-        else:
-            continue
-        found |= {_floor(name) for name in names if name.split(".")[0] == "vaekit"}
-    return found
-
-
+ROW = {name: row for row, names in enumerate(ORDER) for name in names}
 FILES = sorted(SRC.rglob("*.py"))
+INNER = [path for path in FILES if path.name != "__init__.py"]
 
 
-def _own_floor(path: Path) -> str:
-    parts = path.relative_to(SRC).with_suffix("").parts
-    return "" if parts == ("__init__",) else parts[0]
+def _module(path: Path) -> str:
+    parts = path.relative_to(SRC.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SRC)))
-def test_a_file_imports_only_what_stands_below_it(path: Path) -> None:
-    own = _own_floor(path)
-    assert own in ARROWS, f"{path} stands on no floor of the list"
-    assert _imports(path) - {own} <= ARROWS[own]
+MODULES = {_module(path): path for path in FILES}
 
 
-def test_the_arrows_form_no_circle() -> None:
+def _imports(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields (module, name) of each import of vaekit in a file, at any depth."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield (inner, "") if inner in MODULES else (node.module or "", alias.name)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+
+
+def _used(path: Path) -> set[str]:
+    """Returns the modules of vaekit that a file imports, without itself."""
+    found = {module for module, _ in _imports(path) if module.split(".")[0] == "vaekit"}
+    return found - {_module(path)}
+
+
+def _folder(module: str) -> str:
+    return [*module.split("."), ""][1]
+
+
+def _graph() -> dict[str, set[str]]:
+    """Returns, for each folder, the folders that it imports."""
     graph: dict[str, set[str]] = {}
-    for path in FILES:
-        if _own_floor(path):  # the package's face imports lazily, and nothing below imports it
-            graph.setdefault(_own_floor(path), set()).update(
-                _imports(path) - {_own_floor(path), ""}
-            )
-    done: set[str] = set()
+    for module, path in MODULES.items():
+        if _folder(module):
+            own = graph.setdefault(_folder(module), set())
+            own |= {_folder(used) for used in _used(path)} - {_folder(module), ""}
+    return graph
+
+
+def _assert_no_circle(graph: dict[str, set[str]]) -> None:
+    graph, done = dict(graph), set[str]()
     while graph:
-        free = {floor for floor, needs in graph.items() if needs <= done}
+        free = {node for node, needs in graph.items() if needs - {node} <= done}
         assert free, f"a circle among {sorted(graph)}"
         done |= free
-        graph = {floor: needs for floor, needs in graph.items() if floor not in free}
+        graph = {node: needs for node, needs in graph.items() if node not in free}
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["contracts", "part", "draw", "batch", "distributions", "precision", "manifolds", "radial"],
-)
+def test_every_import_points_down() -> None:
+    graph = _graph()
+    for folder in sorted(graph, key=lambda name: ROW.get(name, -1)):
+        print(f"{folder:<14} {' '.join(sorted(graph[folder]))}")
+    assert set(graph) == set(ROW), "a folder is missing in ORDER, or is in it but not there"
+    upward = [(a, b) for a in graph for b in graph[a] if ROW[b] <= ROW[a]]
+    assert not upward
+    print(f"{len(graph)} folders, {len(ORDER)} rows, {sum(map(len, graph.values()))} arrows")
+
+
+def test_there_are_few_folders() -> None:
+    assert len(_graph()) <= 22
+
+
+def test_files_do_not_import_each_other() -> None:
+    _assert_no_circle({_module(path): _used(path) & set(map(_module, INNER)) for path in INNER})
+
+
+@pytest.mark.parametrize("folder", ["cli", "contracts", "data", "training"])
+def test_the_inside_of_a_folder_has_an_order_too(folder: str) -> None:
+    graph: dict[str, set[str]] = {}
+    for path in (SRC / folder).rglob("*.py"):
+        own = [*_module(path).split("."), ""][2]
+        if own:
+            inside = {u.split(".")[2] for u in _used(path) if u.startswith(f"vaekit.{folder}.")}
+            graph.setdefault(own, set()).update(inside - {own})
+    _assert_no_circle(graph)
+
+
+@pytest.mark.parametrize("path", INNER, ids=_module)
+def test_an_import_names_the_file_that_defines_the_object(path: Path) -> None:
+    packages = {module for module in MODULES if MODULES[module].name == "__init__.py"}
+    through = [(m, name) for m, name in _imports(path) if m in packages and name]
+    assert [each for each in through if each != ("vaekit", "__version__")] == []
+    assert "\n__all__" not in path.read_text(), "only public __init__.py files define __all__"
+
+
+@pytest.mark.parametrize("name", ["contracts", "distributions", "schedules", "cores"])
 def test_what_parts_are_made_of_imports_nothing_but_torch(name: str) -> None:
-    files = [SRC / f"{name}.py"] if name != "contracts" else (SRC / name).glob("*.py")
-    trees = [ast.parse(path.read_text()) for path in files]
+    files = [SRC / f"{name}.py"] if (SRC / f"{name}.py").is_file() else (SRC / name).glob("*.py")
     roots = {
-        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
-        for tree in trees
-        for node in ast.walk(tree)
+        (node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name)
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
     plain = {"__future__", "collections", "contextlib", "dataclasses", "functools", "math"}
-    assert roots <= plain | {"typing", "warnings", "torch", "vaekit"}
+    assert {root.split(".")[0] for root in roots} <= plain | {
+        "typing",
+        "warnings",
+        "torch",
+        "vaekit",
+    }
 
 
-@pytest.mark.parametrize("name", ["vae", "model", "module"])
-def test_the_core_and_the_model_get_parts_by_name(name: str) -> None:
-    assert not _imports(SRC / f"{name}.py") & {*PARTS, "objectives", "data", "schedules"}
+@pytest.mark.parametrize("file", ["cores/vae.py", "model/model.py", "training/module.py"])
+def test_the_core_and_the_model_get_parts_by_name(file: str) -> None:
+    parts = {"networks", "posteriors", "priors", "likelihoods", "objectives", "schedules"}
+    used = {_folder(module) for module in _used(SRC / file)}
+    assert not used & parts
+    assert file == "training/module.py" or "data" not in used
 
 
-@pytest.mark.parametrize("path", [*FILES, *sorted(TESTS.rglob("*.py"))], ids=lambda p: p.name)
-def test_a_file_is_read_at_one_sitting(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 400
+if __name__ == "__main__":
+    test_every_import_points_down()

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from parts.vq import Reconstruction
-from vaekit import DataInfo, Model, data, summary
-from vaekit.batch import Batch
-from vaekit.noise import fixed_noise
+from vaekit import DataInfo, Model, data
+from vaekit.contracts.batch import Batch
+from vaekit.evaluation import summary
+from vaekit.numerics.random import fixed_noise
 from vaekit.objectives import autoencoder
 from vaekit.objectives.autoencoder import AE
 from vaekit.schedules import Cyclical, Linear

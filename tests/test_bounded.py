@@ -12,14 +12,15 @@ from scipy import integrate, stats
 from torch import Tensor
 from torch.distributions import Dirichlet, Distribution, Gamma, kl_divergence
 
-from vaekit import DataInfo, Model, plugins
-from vaekit.batch import Batch
+from vaekit import DataInfo, Model
 from vaekit.contracts import Posterior
-from vaekit.distributions import rate, transport
+from vaekit.contracts.batch import Batch
+from vaekit.distributions.base import rate, transport
+from vaekit.numerics.precision import smallest
 from vaekit.posteriors import DirichletPosterior, GammaPosterior, LogisticNormal
 from vaekit.posteriors.bounded import SoftmaxNormal
-from vaekit.precision import smallest
 from vaekit.priors import DirichletPrior, GammaPrior
+from vaekit.registry import plugins
 from vaekit.testing.densities import a_density_integrates_to_one
 from vaekit.testing.subject import Subject
 

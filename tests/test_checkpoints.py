@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from conftest import fit
-from vaekit import Model, VAEModule, callbacks, data, load, plugins, register, specs
-from vaekit.batch import Batch, DataInfo
+from vaekit import Model, VAEModule, callbacks, data, load, register
 from vaekit.contracts import Encoder
-from vaekit.plugins import RegistryError
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.registry import plugins, specs
+from vaekit.registry.plugins import RegistryError
 
 INFO = DataInfo((1, 8, 8), (0.0, 1.0), levels=2, data_size=100)
 

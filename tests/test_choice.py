@@ -20,7 +20,9 @@ from PIL import Image
 
 from conftest import fit
 from vaekit import Model, data
-from vaekit.choice import data_named, epochs_for, module_for, parts_for, with_data
+from vaekit.cli.invocation import data_named, with_module
+from vaekit.data.module_for_path import module_for
+from vaekit.model.parts_for_data import epochs_for, parts_for
 
 Cli = Callable[..., Path]
 RNG = np.random.default_rng(0)
@@ -155,7 +157,7 @@ def test_the_words_of_a_command_line(tmp_path: Path) -> None:
     assert data_named(["fit", "--data", "Table", "--data.path", "a.csv"]) is None
     assert data_named(["fit"]) is None
     path = str(write("numbers.npy", tmp_path))
-    found = with_data(["fit", "--data.val", "0.2", "--data.path", path, "--runs", "r"], path)
+    found = with_module(["fit", "--data.val", "0.2", "--data.path", path, "--runs", "r"], path)
     own = ["fit", "--data", "Arrays", "--data.x", path, "--data.val", "0.2", "--runs", "r"]
     assert found == own
 
@@ -163,8 +165,7 @@ def test_the_words_of_a_command_line(tmp_path: Path) -> None:
 def test_data_of_one_s_own_are_given_parts_too(cli: Cli) -> None:
     Path("my_points.py").write_text(
         "import torch, vaekit\n"
-        "from vaekit.data.rows import Rows\n"
-        "from vaekit.data.splits import split\n"
+        "from vaekit.data import Rows, split\n"
         "@vaekit.register\n"
         "class MyPoints(vaekit.data.DataModule):\n"
         "    def __init__(self, path: str, seed: int = 0) -> None:\n"

@@ -18,7 +18,8 @@ from conftest import fit
 from parts.maf import OutsideMAF
 from parts.poe import DecoderPerEntry, EncoderPerEntry, LikelihoodPerEntry, ProductOfExperts
 from test_idx import write_mnist
-from vaekit import Model, VAEModule, data, load, plugins, register
+from vaekit import Model, VAEModule, data, load, register
+from vaekit.registry import plugins
 
 Cli = Callable[..., Path]
 FAST = ("--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
@@ -284,7 +285,7 @@ def test_many_rows_are_sampled_in_chunks(cli: Cli, monkeypatch: pytest.MonkeyPat
     folder = cli("fit", *FAST) / "runs/version_0"
     found = []
     for rows in (10_000, 40):
-        monkeypatch.setattr("vaekit.trainer._ROWS", rows)
+        monkeypatch.setattr("vaekit.training.trainer._ROWS", rows)
         cli("sample", "--ckpt_path", "best", "--n", 90)
         with np.load(folder / "sample/samples.npz") as arrays:
             found.append(arrays["x"])
@@ -307,7 +308,7 @@ def test_parts_in_a_file_of_one_s_own(
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "my_parts.py").write_text(
         "from vaekit import register\n"
-        "from vaekit.encoders import MLPEncoder\n"
+        "from vaekit.networks import MLPEncoder\n"
         "@register\n"
         "class Mine(MLPEncoder):\n"
         "    pass\n"

@@ -16,11 +16,12 @@ import pytest
 import torch
 
 from conftest import fit
-from vaekit import Model, data, fit_prior, load, plugins, register, write_prior
-from vaekit.__main__ import main
-from vaekit.callbacks import ConfigWriter
-from vaekit.checkpoints import read_checkpoint
+from vaekit import Model, data, fit_prior, load, register, write_prior
+from vaekit.cli.main import main
+from vaekit.model.checkpoints import read_checkpoint
 from vaekit.priors import StandardNormal
+from vaekit.registry import plugins
+from vaekit.training.callbacks.config import ConfigWriter
 
 Cli = Callable[..., Path]
 

@@ -12,11 +12,12 @@ import pytest
 import torch
 import yaml
 
-from vaekit import Model, VAEModule, data, optim
-from vaekit.callbacks import BestCheckpoint
-from vaekit.checkpoints import read_checkpoint
-from vaekit.finite import NonFiniteError
-from vaekit.guard import Guard
+from vaekit import Model, VAEModule, data
+from vaekit.model.checkpoints import read_checkpoint
+from vaekit.training import optimizers
+from vaekit.training.callbacks.checkpoint import BestCheckpoint
+from vaekit.training.callbacks.guard import Guard
+from vaekit.training.non_finite import NonFiniteError
 
 Cli = Callable[..., Path]
 FAST = ("--trainer.max_epochs", 2, "--trainer.enable_progress_bar", "false")
@@ -158,7 +159,7 @@ def test_another_rate_reaches_no_adversary() -> None:
     p, q = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.Adam([{"params": [p]}, {"params": [q], "lr": 0.5}], lr=0.001)
     specs = [{"class_path": "torch.optim.Adam", "init_args": {"lr": lr}} for lr in (0.001, 0.007)]
-    optim.change_rate(optimizer, [], *specs)
+    optimizers.change_rate(optimizer, [], *specs)
     assert [group["lr"] for group in optimizer.param_groups] == [0.007, 0.5]
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from vaekit import Model, VAEModule, data, summary
+from vaekit import Model, VAEModule, data
+from vaekit.evaluation import summary
 from vaekit.likelihoods import Bernoulli
 
 Cli = Callable[..., Path]

@@ -12,10 +12,10 @@ import yaml
 from lightning.pytorch.cli import LightningCLI
 
 from vaekit import load, loggers
-from vaekit.__main__ import main
-from vaekit.arguments import LOOKS
-from vaekit.cli import CLI
-from vaekit.commands import ASIDE, COMMANDS
+from vaekit.cli.app import CLI
+from vaekit.cli.commands import ASIDE, COMMANDS
+from vaekit.cli.main import main
+from vaekit.cli.options import LOOKS
 
 Cli = Callable[..., Path]
 FAST = ("--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
@@ -29,9 +29,7 @@ def resolved(monkeypatch: pytest.MonkeyPatch, *args: object) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def keep(self: CLI) -> None:
-        import vaekit.cli
-
-        plain = vaekit.cli.yaml.safe_load(self.parser.dump(self.config, skip_unset=True))
+        plain = yaml.safe_load(self.parser.dump(self.config, skip_unset=True))
         found.update(plain[self.subcommand])
         raise SystemExit(0)
 
@@ -47,9 +45,9 @@ def test_later_files_and_arguments_win(monkeypatch: pytest.MonkeyPatch, tmp_path
     files = ("-c", tmp_path / "a.yaml", f"--config={tmp_path / 'b.yaml'}")
     config = resolved(monkeypatch, "fit", *files, "--trainer.max_epochs", 9)
     assert config["model"]["latent_shape"] == 4
-    assert config["model"]["encoder"]["class_path"] == "vaekit.encoders.ConvEncoder"
+    assert config["model"]["encoder"]["class_path"] == "ConvEncoder"
     assert config["trainer"]["max_epochs"] == 9
-    assert config["data"]["class_path"] == "vaekit.data.digits.Digits"  # from digits.yaml below
+    assert config["data"]["class_path"] == "Digits"  # from digits.yaml below
 
 
 def test_environment_variables_win_over_defaults_and_lose_to_arguments(
@@ -70,7 +68,7 @@ def test_a_file_named_by_the_environment_lies_above_ours(
     monkeypatch.setenv("VAEKIT_FIT__CONFIG", str(tmp_path / "mine.yaml"))
     config = resolved(monkeypatch, "fit", "--trainer.max_epochs", 8)
     assert config["model"]["latent_shape"] == 3
-    assert config["data"]["class_path"] == "vaekit.data.digits.Digits"
+    assert config["data"]["class_path"] == "Digits"
     assert os.environ["VAEKIT_FIT__CONFIG"] == str(tmp_path / "mine.yaml")
 
 
@@ -103,7 +101,7 @@ def test_what_a_bare_fit_names_leaks_into_no_other_part(monkeypatch: pytest.Monk
     given = resolved(monkeypatch, "fit", "--data", "MNIST")["data"]["init_args"]
     assert (given["batch_size"], given["binarize"]) == (128, "none")
     named = resolved(monkeypatch, "fit", "--data.batch_size", 32, "--model.encoder.hidden", "[3]")
-    assert named["data"]["class_path"] == "vaekit.data.digits.Digits"
+    assert named["data"]["class_path"] == "Digits"
     assert named["data"]["init_args"]["batch_size"] == 32
     assert named["model"]["encoder"]["init_args"]["hidden"] == [3]
     monkeypatch.setenv("VAEKIT_FIT__DATA", "MNIST")
@@ -116,7 +114,7 @@ def test_a_file_named_by_the_environment_may_be_one_of_ours(
 ) -> None:
     monkeypatch.setenv("VAEKIT_FIT__CONFIG", "mnist_dense")
     config = resolved(monkeypatch, "fit")
-    assert config["data"]["class_path"] == "vaekit.data.idx.MNIST"
+    assert config["data"]["class_path"] == "MNIST"
 
 
 def test_settings_of_a_fit_are_no_settings_of_a_test(
@@ -207,4 +205,4 @@ def test_print_config_can_be_used_as_a_configuration(
     assert yaml.safe_load(text)["model"]["latent_shape"] == 32
     (tmp_path / "printed.yaml").write_text(text)
     config = resolved(monkeypatch, "fit", "-c", tmp_path / "printed.yaml")
-    assert config["model"]["encoder"]["class_path"] == "vaekit.encoders.ConvEncoder"
+    assert config["model"]["encoder"]["class_path"] == "ConvEncoder"

@@ -16,11 +16,18 @@ from torch.utils.data import DataLoader
 
 from conftest import fit
 from parts.two_level import ConditionalNormal, TwoLevel
-from vaekit import DataInfo, Model, VAEModule, callbacks, cli, data, plugins
-from vaekit.batch import Batch
-from vaekit.collapse import Activity, CollapseWatch, PosteriorCollapseWarning, look
+from vaekit import DataInfo, Model, VAEModule, callbacks, data
+from vaekit.cli import app as cli
 from vaekit.contracts import Core
-from vaekit.guard import Guard
+from vaekit.contracts.batch import Batch
+from vaekit.registry import plugins
+from vaekit.training.callbacks.collapse import (
+    Activity,
+    CollapseWatch,
+    PosteriorCollapseWarning,
+    look,
+)
+from vaekit.training.callbacks.guard import Guard
 
 INFO = DataInfo((3,))
 
@@ -245,7 +252,9 @@ def test_without_validation_rows_of_ours_and_in_a_sanity_check_it_does_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[str] = []
-    monkeypatch.setattr("vaekit.collapse.look", lambda *_: seen.append("looked"))
+    monkeypatch.setattr(
+        "vaekit.training.callbacks.collapse.look", lambda *_: seen.append("looked")
+    )
     x = torch.rand(20, 3)
     model = Model(INFO, latent_shape=2, likelihood="Gaussian")
     loaders = [DataLoader(x, batch_size=10) for _ in range(2)]  # type: ignore[arg-type]

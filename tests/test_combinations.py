@@ -16,9 +16,10 @@ import torch
 import test_trains as rows_of
 from conftest import fit
 from latents import LATENTS, part
-from vaekit import DataInfo, Model, data, load, plugins
-from vaekit.batch import leaves
-from vaekit.noise import fixed_noise
+from vaekit import DataInfo, Model, data, load
+from vaekit.contracts.trees import leaves
+from vaekit.numerics.random import fixed_noise
+from vaekit.registry import plugins
 
 SPACES: dict[str, tuple[set[str], set[str]]] = {
     "the real numbers": (
@@ -208,6 +209,6 @@ def test_every_part_is_among_them() -> None:
         spec["class_path"] for _, parts, possible in ALL if possible for spec in parts.values()
     }
     for kind in ("posterior", "prior", "encoder", "decoder", "likelihood"):
-        ours = {p.name for p in plugins.plugins(kind) if p.package == "vaekit"}
+        ours = {p.name for p in plugins.list_plugins(kind) if p.package == "vaekit"}
         assert ours <= among, ours - among
     assert 10 < sum(not possible for *_, possible in ALL) < 30

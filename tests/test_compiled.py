@@ -16,11 +16,14 @@ from torch._dynamo.utils import counters
 
 from conftest import fit
 from test_cli import vaekit
-from vaekit import DataInfo, Model, VAEModule, callbacks, compiled, data, distributions, load
-from vaekit.batch import Batch
-from vaekit.encoders import MLPEncoder
-from vaekit.finite import NonFiniteError
-from vaekit.schedules import Linear, weight_at
+from vaekit import DataInfo, Model, VAEModule, callbacks, data, load
+from vaekit.contracts.batch import Batch
+from vaekit.contracts.schedule import weight_at
+from vaekit.distributions import base as distributions
+from vaekit.networks.mlp import MLPEncoder
+from vaekit.schedules import Linear
+from vaekit.training import compile as compiled
+from vaekit.training.non_finite import NonFiniteError
 
 Cli = Callable[..., Path]
 QUICK = {"backend": "eager"}  # what is traced, run as it is

@@ -12,7 +12,7 @@ import yaml
 from test_frey import write_frey
 from test_idx import write_mnist
 from vaekit import load
-from vaekit.parsing import config_path
+from vaekit.cli.configs import config_path
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 QUICK = ("digits", "mnist", "frey", "multi_gpu")

@@ -15,7 +15,8 @@ from scipy.sparse import csr_matrix
 
 from latents import LATENTS
 from objectives import OBJECTIVES
-from vaekit import DataInfo, plugins, testing
+from vaekit import DataInfo, testing
+from vaekit.registry import plugins
 from vaekit.testing.models import (
     FIRST,
     every_parameter_gets_a_gradient,
@@ -128,7 +129,7 @@ OWN = ("ImageFolder", "HuggingFace")  # whose tests write the files that they ar
 def installed() -> list[Any]:
     """Every part that can be imported; what cannot be is told by `vaekit plugins --check`."""
     found = []
-    for plugin in plugins.plugins():
+    for plugin in plugins.list_plugins():
         with suppress(plugins.RegistryError):
             plugins.load(plugin)
             found.append(pytest.param(plugin, id=f"{plugin.kind}-{plugin.name}"))
@@ -227,7 +228,7 @@ def test_mnist_s_own_files_obey_the_laws(mnist_root: Path) -> None:
 
 @pytest.mark.parametrize("kind", plugins.KINDS)
 def test_every_plugin_of_ours_loads_and_is_documented(kind: str) -> None:
-    found = [p for p in plugins.plugins(kind) if p.package == "vaekit"]
+    found = [p for p in plugins.list_plugins(kind) if p.package == "vaekit"]
     assert found
     for plugin in found:
         assert (plugins.load(plugin).__doc__ or "").strip(), plugin

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vaekit.batch import Batch, DataInfo
 from vaekit.contracts import Prior
-from vaekit.distributions import normal
-from vaekit.draw import Draw, Level, once
-from vaekit.precision import full_precision
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.draw import Draw, Level, once
+from vaekit.distributions.base import normal
+from vaekit.numerics.precision import full_precision
 
 
 def test_bits_per_dimension_of_a_uniform_guess() -> None:

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from known_draws import ROWS, ByHand, assert_same_gradients, by_hand, known
 from vaekit import DataInfo, Model
-from vaekit.batch import Batch
-from vaekit.draw import Draw
+from vaekit.contracts.batch import Batch
+from vaekit.contracts.draw import Draw
+from vaekit.cores.vae import VAE
 from vaekit.objectives.correlation import DIPVAE, BetaTCVAE
-from vaekit.plugins import RegistryError
+from vaekit.registry.plugins import RegistryError
 from vaekit.schedules import Linear
-from vaekit.vae import VAE
 
 
 def density(hand: ByHand, i: int, j: int, latent: int) -> Tensor:

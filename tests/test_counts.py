@@ -12,8 +12,8 @@ from torch import Tensor
 
 from conftest import fit
 from vaekit import DataInfo, Model, VAEModule, data, likelihoods
-from vaekit.batch import Batch
-from vaekit.distributions import soft_clamp, soft_unclamp
+from vaekit.contracts.batch import Batch
+from vaekit.distributions.base import soft_clamp, soft_unclamp
 from vaekit.likelihoods import NegativeBinomial, ZeroInflatedNegativeBinomial
 
 EVENT = (2, 3)

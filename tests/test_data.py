@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from vaekit import data
-from vaekit.batch import Batch
-from vaekit.data.rows import Batches, Order, Rows
+from vaekit.contracts.batch import Batch
+from vaekit.data.rows.batches import Batches, Order, Rows
 
 
 def numbered(n: int) -> Rows:

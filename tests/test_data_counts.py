@@ -16,10 +16,10 @@ from scipy import sparse
 
 from conftest import fit
 from vaekit import Model, testing
-from vaekit.data.cells import _unique
-from vaekit.data.counts import Counts
-from vaekit.data.sparse import Sparse, compressed
-from vaekit.results import write_rows
+from vaekit.data.readers.cells import _unique
+from vaekit.data.rows.sparse import Sparse, compressed
+from vaekit.data.user.counts import Counts
+from vaekit.evaluation.output import write_rows
 
 GENES = ["CD4", "CD8", "MS4A1", "NKG7", "LYZ"]
 ROWS = 60
@@ -332,7 +332,7 @@ def test_a_table_comes_back_as_one(
     data = Counts(sparse.csr_matrix(matrix()))
     data.setup()
     if not arrow:
-        monkeypatch.setattr("vaekit.data.frames.find_spec", lambda name: None)
+        monkeypatch.setattr("vaekit.data.readers.frames.find_spec", lambda name: None)
     columns = {"z": torch.randn(6, 2), "0": torch.zeros(6)}
     x = torch.from_numpy(matrix()[:6])
     (path,) = data.write(tmp_path, "rows", x, columns, data.numbers("test"))
@@ -349,7 +349,7 @@ _PEAK = """
 import resource, sys, warnings
 warnings.simplefilter("ignore")
 import lightning.pytorch as pl
-import vaekit.pictures, vaekit.summary
+from vaekit.evaluation import pictures, summary
 from vaekit import Model, VAEModule
 import pandas, scipy.sparse
 from vaekit.data import Counts
@@ -363,8 +363,8 @@ model = Model(rows, 8, likelihood=likelihood,
 trainer = pl.Trainer(accelerator="cpu", max_steps=5, logger=False, enable_checkpointing=False,
     enable_progress_bar=False, enable_model_summary=False)
 trainer.fit(VAEModule(model), rows)
-vaekit.summary.baseline(model, rows)
-vaekit.pictures.draw_all(model, next(rows.rows("val", 64)), rows)
+summary.baseline(model, rows)
+pictures.draw_all(model, next(rows.rows("val", 64)), rows)
 print(peak() - before)
 """
 

@@ -12,7 +12,7 @@ import pytest
 from scipy import sparse
 
 from test_data_counts import ALL, ROWS, cells, matrix, saved
-from vaekit.data.counts import Counts
+from vaekit.data.user.counts import Counts
 
 
 @pytest.mark.parametrize("value", [-1, 0.5, np.nan, np.inf])
@@ -94,7 +94,7 @@ def test_without_anndata_the_error_says_how_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, known = saved(tmp_path, ".h5ad")
-    monkeypatch.setattr("vaekit.data.cells.find_spec", lambda name: None)
+    monkeypatch.setattr("vaekit.data.readers.cells.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'vaekit\[anndata\]'"):
         Counts(source, **known).info  # noqa: B018
 

@@ -12,8 +12,8 @@ import torch
 
 from conftest import fit
 from vaekit import Model, testing
-from vaekit.data.sequences import Sequences
-from vaekit.results import write_rows
+from vaekit.data.user.sequences import Sequences
+from vaekit.evaluation.output import write_rows
 
 ROWS = 40
 LENGTHS = np.random.default_rng(0).integers(3, 9, ROWS)

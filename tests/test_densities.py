@@ -14,8 +14,8 @@ from scipy import special, stats
 from torch import Tensor
 
 from vaekit import DataInfo, Model, likelihoods
-from vaekit.batch import Batch
 from vaekit.contracts import Likelihood
+from vaekit.contracts.batch import Batch
 from vaekit.likelihoods.binary import Exponential01
 
 EVENT = (2, 3)

@@ -15,9 +15,9 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from vaekit import distributions
-from vaekit.distributions import normal, rate, sample_and_log_prob, soft_clamp, transport
-from vaekit.noise import fixed_noise
+from vaekit.distributions import base as distributions
+from vaekit.distributions.base import normal, rate, sample_and_log_prob, soft_clamp, transport
+from vaekit.numerics.random import fixed_noise
 
 
 def test_soft_clamp_is_the_identity_within_its_bound() -> None:

@@ -24,8 +24,8 @@ from known_draws import (
 )
 from test_correlation import TwoLevels
 from vaekit import DataInfo, Model
-from vaekit.batch import Batch
-from vaekit.noise import fixed_noise
+from vaekit.contracts.batch import Batch
+from vaekit.numerics.random import fixed_noise
 from vaekit.objectives.correlation import DIPVAE
 from vaekit.objectives.divergence import WAE, InfoVAE, mmd, sliced_wasserstein
 from vaekit.schedules import Linear

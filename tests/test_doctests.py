@@ -20,6 +20,6 @@ def test_the_examples_of_a_module_are_true(name: str, capsys: pytest.CaptureFixt
 
 
 def test_there_are_examples() -> None:
-    modules = map(importlib.import_module, ("vaekit.likelihoods.real", "vaekit.batch"))
+    modules = map(importlib.import_module, ("vaekit.likelihoods.real", "vaekit.contracts.trees"))
     tried = sum(doctest.testmod(module).attempted for module in modules)
     assert tried > 10

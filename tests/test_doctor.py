@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import wandb
 
-from vaekit.__main__ import main
+from vaekit.cli.main import main
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_the_doctor_takes_debug(say: Any, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_package_that_is_too_old(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vaekit import doctor
+    from vaekit.cli import doctor
 
     found = doctor.version
     monkeypatch.setattr(doctor, "version", lambda name: "0.1" if name == "wandb" else found(name))
@@ -138,7 +138,7 @@ def test_a_server_that_does_not_answer(say: Any, monkeypatch: pytest.MonkeyPatch
 def test_a_broken_installation_leads_to_the_doctor(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "vaekit.cli", None)
+    monkeypatch.setitem(sys.modules, "vaekit.cli.app", None)
     with pytest.raises(SystemExit) as ended:
         main(["fit"])
     assert ended.value.code == 1

@@ -13,8 +13,8 @@ from matplotlib.path import Path as Outline
 
 from conftest import fit
 from vaekit import Model, data, testing
-from vaekit.data import dsprites
-from vaekit.data.dsprites import Packed, sprites
+from vaekit.data.datasets import dsprites
+from vaekit.data.datasets.dsprites import Packed, sprites
 
 SIZES = (3, 6, 40, 32, 32)
 PIXELS = np.stack(np.meshgrid(np.arange(64) + 0.5, np.arange(64) + 0.5), axis=-1)  # (row, col, xy)

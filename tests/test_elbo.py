@@ -13,13 +13,14 @@ from torch import Tensor
 import known
 from conftest import fit
 from known import INFO, NOISE, SPLITS, X, distortion, first_step, made, part, same_gradients
-from vaekit import Model, data, plugins
-from vaekit.batch import Batch
-from vaekit.compiled import Compiled
-from vaekit.noise import fixed_noise
+from vaekit import Model, data
+from vaekit.contracts.batch import Batch
+from vaekit.numerics.random import fixed_noise
 from vaekit.objectives.elbo import ELBO
 from vaekit.objectives.geco import GECO
+from vaekit.registry import plugins
 from vaekit.schedules import Constant, Linear
+from vaekit.training.compile import Compiled
 
 
 @pytest.fixture(autouse=True)

@@ -12,21 +12,13 @@ import pytest
 import torch
 
 from parts.two_level import ConditionalNormal, TwoLevel
-from vaekit import (
-    Model,
-    VAEModule,
-    data,
-    fit_prior,
-    load,
-    load_prior,
-    plugins,
-    summary,
-    write_prior,
-)
+from vaekit import Model, VAEModule, data, fit_prior, load, load_prior, write_prior
 from vaekit.contracts import FittedPrior, Prior
-from vaekit.prior_files import log_priors
+from vaekit.evaluation import summary
+from vaekit.model.fitted_priors import log_priors
 from vaekit.priors import FittedNormal, GaussianMixturePrior
-from vaekit.trainer import Trainer
+from vaekit.registry import plugins
+from vaekit.training.trainer import Trainer
 
 Cli = Callable[..., Path]
 FAST = ("--trainer.max_epochs", 2, "--trainer.enable_progress_bar", "false")

@@ -13,7 +13,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from vaekit import DataInfo, Model
 from vaekit.contracts import FittedPrior
-from vaekit.distributions import normal
+from vaekit.distributions.base import normal
 from vaekit.priors import FittedNormal, FlowPrior, GaussianMixturePrior, TwoStagePrior
 
 SMALL: dict[str, Any] = {"hidden": [128], "draws": 4000, "epochs": 100}

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
 from vaekit import DataInfo, Model, testing
-from vaekit.batch import Batch
-from vaekit.distributions import normal, transport
-from vaekit.fitting import fit_by_gradient
-from vaekit.flows import Autoregressive, Flow, Transform
-from vaekit.part import frozen
+from vaekit.contracts.batch import Batch
+from vaekit.contracts.part import frozen
+from vaekit.distributions.base import normal, transport
+from vaekit.networks.flows import Autoregressive, Flow, Transform
 from vaekit.posteriors import (
     IAF,
     MAF,
@@ -29,8 +28,9 @@ from vaekit.posteriors import (
     SplineFlow,
     SylvesterFlow,
 )
-from vaekit.posteriors.planar import Planar, Radial, Sylvester
+from vaekit.posteriors.planar import Planar, RadialMap, Sylvester
 from vaekit.priors import FlowPrior
+from vaekit.priors.gradient_fit import fit_by_gradient
 from vaekit.testing.densities import OF_DENSITIES, OF_POSTERIORS
 from vaekit.testing.subject import Subject
 
@@ -51,7 +51,7 @@ def shaken(module: Any, scale: float = 0.7) -> Any:
 def blocks(size: int) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {
         "planar": Planar(size, 3),
-        "radial": Radial(size, 3),
+        "radial": RadialMap(size, 3),
         "sylvester": Sylvester(size, 3, 2),
         "sylvester without reflections": Sylvester(size, 3, 0),
     }

@@ -12,9 +12,11 @@ from torch.nn.functional import conv2d
 
 from adversaries import Encoded, decoded, holds_a_step, holds_gradients, own, trained
 from test_objectives import Fixed
-from vaekit import Model, data, optim, summary
-from vaekit.batch import Batch, DataInfo
-from vaekit.objectives.gan import PatchDiscriminator
+from vaekit import Model, data
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.evaluation import summary
+from vaekit.objectives.data_adversary import PatchDiscriminator
+from vaekit.training import optimizers
 
 INFO = DataInfo((3,), (0.0, 1.0), levels=2)
 IMAGE = DataInfo((2, 7, 6), (0.0, 1.0))
@@ -249,7 +251,7 @@ def test_diffusers_generator_gradients_in_the_discriminator_are_not_here() -> No
 def test_latent_diffusions_log_variance_that_is_never_optimised_is_not_here() -> None:
     core, objective = patchgan(disc_weight=0.0)
     batch, scale = rows(IMAGE), core.likelihood.log_scale
-    groups = optim.groups(nn.ModuleList([core, objective]), objective)
+    groups = optimizers.groups(nn.ModuleList([core, objective]), objective)
     assert any(p is scale for p in groups[0]["params"])
     error = (batch.x - core.draw(batch).p.mean[0]).abs().mean().detach()
     for factor, sign in ((0.5, -1), (1.0, 0), (2.0, 1)):  # around its optimum, the mean error

@@ -15,10 +15,11 @@ from torch import Tensor
 import known
 from conftest import fit
 from known import NOISE, X, distortion, first_step, made, part, same_gradients
-from vaekit import Model, VAEModule, data, plugins
-from vaekit.batch import Batch, DataInfo
+from vaekit import Model, VAEModule, data
+from vaekit.contracts.batch import Batch, DataInfo
 from vaekit.objectives.elbo import ELBO
 from vaekit.objectives.geco import GECO
+from vaekit.registry import plugins
 from vaekit.testing.models import finish_step
 
 

@@ -14,14 +14,16 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from vaekit import Model, VAEModule, data, plugins, register
-from vaekit.callbacks import EMA, BestCheckpoint
-from vaekit.checkpoints import read_checkpoint
-from vaekit.encoders import MLPEncoder
-from vaekit.finite import NonFiniteError, gradients_are_finite
-from vaekit.guard import Guard, Interrupted
+from vaekit import Model, VAEModule, data, register
 from vaekit.likelihoods import Bernoulli
-from vaekit.storage import RunLogger
+from vaekit.model.checkpoints import read_checkpoint
+from vaekit.networks.mlp import MLPEncoder
+from vaekit.registry import plugins
+from vaekit.storage.runs import RunLogger
+from vaekit.training.callbacks.checkpoint import BestCheckpoint
+from vaekit.training.callbacks.ema import EMA
+from vaekit.training.callbacks.guard import Guard, Interrupted
+from vaekit.training.non_finite import NonFiniteError, gradients_are_finite
 
 MARK = 0.8125  # of the row at which a part breaks
 

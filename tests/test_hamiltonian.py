@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from test_leapfrog import BOTH, LATENTS, begin, bent, moving, quartic
 from test_vae import linear_gaussian
 from vaekit import Model, log_likelihood
-from vaekit.batch import Batch, DataInfo
-from vaekit.distributions import normal
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.distributions.base import normal
 from vaekit.posteriors import DiagonalNormal, Hamiltonian, RiemannianHamiltonian
 
 BINARY = DataInfo((1, 12, 9), (0.0, 1.0), levels=2, context_features=2)

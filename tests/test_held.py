@@ -11,17 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal, constraints, kl_divergence
 
-from vaekit import Model, VAEModule, data, optim, plugins, register
-from vaekit.batch import Batch, DataInfo, each
+from vaekit import Model, VAEModule, data, register
 from vaekit.contracts import Core, Encoder
-from vaekit.decoders import MLPDecoder
-from vaekit.distributions import Joint, inside, normal
-from vaekit.draw import Level
-from vaekit.encoders import MLPEncoder
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.draw import Level
+from vaekit.contracts.part import frozen
+from vaekit.contracts.trees import each
+from vaekit.distributions.base import Joint, inside, normal
 from vaekit.likelihoods import Bernoulli, Gaussian
+from vaekit.networks.mlp import MLPDecoder, MLPEncoder
 from vaekit.objectives.elbo import ELBO
-from vaekit.part import frozen
 from vaekit.posteriors import DiagonalNormal
+from vaekit.registry import plugins
+from vaekit.training import optimizers
 
 INFO = DataInfo((1, 8, 8), (0.0, 1.0), levels=2)
 ROWS = Batch((torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.5).float())
@@ -331,7 +333,7 @@ def test_the_trainer_s_clipping_holds_for_each_group_apart(algorithm: str, most:
     optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(9))]} for _ in range(2)])
     for scale, group in zip((1.0, 1e6), optimizer.param_groups, strict=True):
         group["params"][0].grad = scale * torch.arange(1.0, 10.0)
-    optim.clip_groups(optimizer, most, algorithm)
+    optimizers.clip_groups(optimizer, most, algorithm)
     for group in optimizer.param_groups:  # a joint norm would leave the first next to nothing
         grad = group["params"][0].grad
         size = grad.norm() if algorithm == "norm" else grad.max()

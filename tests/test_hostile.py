@@ -18,10 +18,11 @@ import pytest
 import torch
 
 from conftest import fit
-from vaekit import Model, data, plugins
-from vaekit.checkpoints import read_checkpoint
-from vaekit.specs import resolve
-from vaekit.storage import write
+from vaekit import Model, data
+from vaekit.model.checkpoints import read_checkpoint
+from vaekit.registry import plugins
+from vaekit.registry.specs import resolve
+from vaekit.storage.files import write
 
 Cli = Callable[..., Path]
 
@@ -138,7 +139,7 @@ def test_a_foreign_class_is_not_imported(
         (["--model.encoder", "os.system"], "There is no encoder 'os.system'"),
         (["--model.encoder.hidden", "os.system"], "expected int or list[int]"),
         (["--trainer.callbacks", "lightning.pytorch.callbacks.model_checkpoint.os.system"], ""),
-        (["--trainer.callbacks", "vaekit.callbacks.load"], "--allow-import vaekit"),
+        (["--trainer.callbacks", "vaekit.loggers.unreachable"], "Callback but got"),
         (
             ["--trainer.callbacks", "LambdaCallback", "--trainer.callbacks.setup", "os.system"],
             "--allow-import os",
@@ -337,7 +338,9 @@ def test_a_checkpoint_s_data_are_not_downloaded(
     attack: Any, command: str, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("vaekit.data.files.fetch", lambda url, path, md5: asked.append(url))
+    monkeypatch.setattr(
+        "vaekit.data.readers.downloads.fetch", lambda url, path, md5: asked.append(url)
+    )
     found = read_checkpoint(good)
     root = str(tmp_path / "chosen")
     spec = {"class_path": "MNIST", "init_args": {"root": root}}

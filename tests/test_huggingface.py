@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from conftest import fit
 from test_images_refused import bomb
 from vaekit import Model, testing
-from vaekit.data.huggingface import HuggingFace
+from vaekit.data.user.huggingface import HuggingFace
 
 datasets = pytest.importorskip("datasets")
 Cli = Callable[..., Path]

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from vaekit import data
-from vaekit.data.files import fetch
-from vaekit.data.idx import read_idx
+from vaekit.data.readers.downloads import fetch
+from vaekit.data.readers.idx import read_idx
 
 
 def idx(array: np.ndarray) -> bytes:

@@ -15,8 +15,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from vaekit import testing
-from vaekit.data import decode
-from vaekit.data.images import ImageFolder
+from vaekit.data.readers import images as decode
+from vaekit.data.user.images import ImageFolder
 
 Cli = Callable[..., Path]
 QUICK = ("--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from test_images import noise, saved, stored
-from vaekit.data import decode
-from vaekit.data.images import ImageFolder
+from vaekit.data.readers import images as decode
+from vaekit.data.user.images import ImageFolder
 
 
 def damaged(kind: str, path: Path) -> None:

@@ -15,8 +15,9 @@ from PIL import Image
 from conftest import fit
 from test_images import QUICK, noise, saved
 from test_images_refused import bomb
-from vaekit import Model, data, load, pictures
-from vaekit.data.images import ImageFolder
+from vaekit import Model, data, load
+from vaekit.data.user.images import ImageFolder
+from vaekit.evaluation import pictures
 
 Cli = Callable[..., Path]
 
@@ -51,7 +52,7 @@ def test_rows_are_written_as_they_were_read(
 def test_of_many_images_the_first_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vaekit.data.images._WRITTEN", 3)
+    monkeypatch.setattr("vaekit.data.user.images._WRITTEN", 3)
     module = ImageFolder(tmp_path)
     assert module.write(tmp_path, "unknown", torch.rand(5, 1, 2, 2), {}) == []
     module.follow({"mode": "L"})  # as for samples, for which no image is read

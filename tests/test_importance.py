@@ -15,8 +15,8 @@ from torch import Tensor
 from parts.two_level import ConditionalNormal, TwoLevel
 from test_vae import linear_gaussian
 from vaekit import Model, VAEModule, data, log_likelihood, register
-from vaekit.batch import Batch, DataInfo
-from vaekit.trainer import Trainer
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.training.trainer import Trainer
 
 BUDGETS = (1, 3_000, 40_000, 2**30)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from test_vae import linear_gaussian
-from vaekit.batch import Batch
+from vaekit.contracts.batch import Batch
 from vaekit.objectives.importance import IWAE
 
 

@@ -19,12 +19,13 @@ from torch import Tensor
 from conftest import fit
 from parts.two_level import ConditionalNormal, TwoLevel
 from test_vae import linear_gaussian
-from vaekit import Model, VAEModule, callbacks, data, load, plugins, register
-from vaekit.batch import Batch, DataInfo
-from vaekit.compiled import Compiled
-from vaekit.noise import fixed_noise
+from vaekit import Model, VAEModule, callbacks, data, load, register
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.cores.vae import VAE
+from vaekit.numerics.random import fixed_noise
 from vaekit.objectives.importance import IWAE
-from vaekit.vae import VAE
+from vaekit.registry import plugins
+from vaekit.training.compile import Compiled
 
 X = torch.tensor([[1.0, 0.0, 1.0]]).double()
 SCALE = 0.7

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from parts.two_level import ConditionalNormal, TwoLevel
-from vaekit import Model, plugins, register
-from vaekit.batch import Batch, DataInfo
+from vaekit import Model, register
 from vaekit.contracts import Core
-from vaekit.noise import fixed_noise
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.numerics.random import fixed_noise
 from vaekit.objectives.elbo import ELBO
 from vaekit.objectives.importance import IWAE
 from vaekit.posteriors import DiagonalNormal
+from vaekit.registry import plugins
 from vaekit.schedules import Linear
 
 DENSE = {"hidden": [5], "activation": "Tanh"}
@@ -145,7 +146,7 @@ def test_pythaes_piwae_whose_encoder_gets_both_gradients_is_not_here(
 
 @pytest.fixture
 def _two_levels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vaekit.plugins._registered", {})
+    monkeypatch.setattr("vaekit.registry.plugins._registered", {})
     register(TwoLevel)
     register(ConditionalNormal)
 

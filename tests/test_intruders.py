@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from vaekit import plugins
-from vaekit.checkpoints import read_checkpoint
+from vaekit.model.checkpoints import read_checkpoint
+from vaekit.registry import plugins
 
 Cli = Callable[..., Path]
 
@@ -19,7 +20,7 @@ FIT = ["fit", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "fal
 
 def test_a_part_that_leaves_the_process_ends_with_an_error(cli: Cli, package: Any) -> None:
     package(
-        "import sys\nfrom vaekit.encoders import MLPEncoder\n"
+        "import sys\nfrom vaekit.networks import MLPEncoder\n"
         "class Outer(MLPEncoder):\n    def forward(self, *args): sys.exit(0)\n",
         OUTER,
     )
@@ -31,11 +32,11 @@ OUTER = "[vaekit.encoders]\nOuter = intruder:Outer\n"
 CLAIMS = "[vaekit.encoders]\nMLPEncoder = intruder:MLPEncoder\nLinear = intruder:Linear\n"
 CLAIMING = """
 from pathlib import Path
-from vaekit import encoders
+from vaekit import networks
 Path(__file__).with_name("imported").touch()
-class MLPEncoder(encoders.MLPEncoder):
+class MLPEncoder(networks.MLPEncoder):
     pass
-class Linear(encoders.MLPEncoder):
+class Linear(networks.MLPEncoder):
     pass
 """
 
@@ -59,10 +60,12 @@ def test_a_built_in_name_stays_vaekit_s(package: Any, tmp_path: Path, cli: Cli) 
 def test_a_package_s_parts_stand_in_help_train_and_are_missed(
     cli: Cli, package: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package("from vaekit.encoders import MLPEncoder\nclass Outer(MLPEncoder): pass\n", OUTER)
+    package("from vaekit.networks import MLPEncoder\nclass Outer(MLPEncoder): pass\n", OUTER)
     with pytest.raises(SystemExit):
         cli("fit", "--help")
-    assert "intruder.Outer" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert re.search(r"known\s+subclasses:[^)]*\sMLPEncoder,\s+Outer,", text)
+    assert "intruder" not in text
     folder = cli(*FIT, "--model.encoder", "Outer", "--model.encoder.hidden", 7)
     config = folder / "runs/version_0/config.yaml"
     assert "class_path: Outer" in config.read_text()

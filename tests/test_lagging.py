@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from conftest import fit
 from known import INFO, made, part, registered
-from vaekit import Model, VAEModule, data, plugins
+from vaekit import Model, VAEModule, data
 from vaekit.contracts import Prior
-from vaekit.encoders import MLPEncoder
-from vaekit.finite import NonFiniteError
+from vaekit.networks.mlp import MLPEncoder
 from vaekit.objectives.elbo import ELBO
+from vaekit.registry import plugins
 from vaekit.schedules import Linear
+from vaekit.training.non_finite import NonFiniteError
 
 
 @pytest.fixture(autouse=True)

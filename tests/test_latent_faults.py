@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latents import part
 from vaekit import DataInfo, Model
-from vaekit.batch import Batch
+from vaekit.contracts.batch import Batch
 from vaekit.posteriors import FullNormal
 from vaekit.priors import FlowPrior, VampPrior
 

@@ -12,15 +12,20 @@ from torch.overrides import TorchFunctionMode
 
 from conftest import fit
 from latents import LATENTS
-from vaekit import DataInfo, Model, VAEModule, data, load, plugins
-from vaekit.batch import Batch, first
-from vaekit.noise import fixed_noise
+from vaekit import DataInfo, Model, VAEModule, data, load
+from vaekit.contracts.batch import Batch
+from vaekit.contracts.trees import first
+from vaekit.numerics.random import fixed_noise
+from vaekit.registry import plugins
 
 QUICK = ("VampPrior",)
 
 
 OURS = [
-    p for kind in ("posterior", "prior") for p in plugins.plugins(kind) if p.package == "vaekit"
+    p
+    for kind in ("posterior", "prior")
+    for p in plugins.list_plugins(kind)
+    if p.package == "vaekit"
 ]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
 from vaekit import testing
-from vaekit.noise import fixed_noise
+from vaekit.numerics.random import fixed_noise
 from vaekit.posteriors import Hamiltonian, RiemannianHamiltonian
 from vaekit.posteriors.leapfrog import Leapfrog
 from vaekit.testing.subject import Subject

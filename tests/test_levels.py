@@ -8,17 +8,17 @@ from torch import Tensor
 
 from conftest import fit
 from vaekit import DataInfo, Model, VAEModule, data
-from vaekit.batch import Batch
-from vaekit.levels import Levels
+from vaekit.contracts.batch import Batch
+from vaekit.contracts.discrete_values import ValueGrid
 from vaekit.likelihoods import Categorical, DiscretizedLogistic, DiscretizedLogisticMixture
 from vaekit.likelihoods.discrete import LogisticBins
-from vaekit.likelihoods.mixtures import LogisticMixture
+from vaekit.likelihoods.logistic_mixture import LogisticMixture
 
 RGB = DataInfo((3, 2, 2), (0.0, 1.0), levels=4)
 
 
 def test_bins_sum_to_one_and_have_the_mean_and_mode_that_they_say() -> None:
-    levels = Levels(-1.0, 1.0, 256)
+    levels = ValueGrid(-1.0, 1.0, 256)
     loc = torch.tensor([-3.0, -1.0, -0.2, 0.0, 0.99, 2.0]).double()
     scale = torch.tensor([1e-4, 1e-3, 0.02, 0.5, 5.0, 0.3]).double()
     p = LogisticBins(loc, scale, levels)
@@ -70,7 +70,7 @@ def test_the_coupled_mixture_sums_to_one_over_all_colours() -> None:
 
 def test_a_channel_s_location_is_linear_in_the_channels_before_it() -> None:
     """By hand, for one component: red; green around red; blue around both."""
-    levels = Levels(-1.0, 1.0, 5)
+    levels = ValueGrid(-1.0, 1.0, 5)
     loc, scale = (
         torch.randn(1, 1, 1, 3, 1, 1).double(),
         torch.rand(1, 1, 1, 3, 1, 1).double() + 0.2,
@@ -151,7 +151,7 @@ def test_a_mask_hides_whole_pixels_of_the_coupled_mixture_and_nothing_less() -> 
 def test_it_begins_at_the_moments_of_the_training_rows() -> None:
     x = (0.3 + 0.1 * torch.randn(2000, 3, 2, 2)).clamp(0, 1)
     info = DataInfo((3, 2, 2), (0.0, 1.0), levels=256)
-    x = Levels.of(info).nearest(x)
+    x = ValueGrid.of(info).nearest(x)
     for likelihood in (
         DiscretizedLogistic(info.event_shape, info),
         DiscretizedLogisticMixture(info.event_shape, info),

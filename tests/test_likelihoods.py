@@ -14,9 +14,9 @@ from torch.distributions import MultivariateNormal
 
 from conftest import fit
 from vaekit import Model, VAEModule, data
-from vaekit.batch import Batch, DataInfo
 from vaekit.contracts import Likelihood
-from vaekit.draw import Draw
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.draw import Draw
 from vaekit.likelihoods import Bernoulli, Gaussian
 
 EVENT = (1, 3, 2)

@@ -13,12 +13,18 @@ from scipy import special, stats
 from torch import Tensor
 from torch.distributions import constraints, kl_divergence
 
-from vaekit import DataInfo, Model, manifolds, posteriors, priors
-from vaekit.batch import Batch
-from vaekit.contracts.parts import same_support
-from vaekit.distributions import normal, transport
-from vaekit.importance import log_likelihood
-from vaekit.manifolds import RiemannianNormal, UniformSphere, VonMisesFisher, WrappedNormal
+from vaekit import DataInfo, Model, posteriors, priors
+from vaekit.contracts.batch import Batch
+from vaekit.contracts.support import same_support
+from vaekit.distributions import manifolds
+from vaekit.distributions.base import normal, transport
+from vaekit.distributions.manifolds import (
+    RiemannianNormal,
+    UniformSphere,
+    VonMisesFisher,
+    WrappedNormal,
+)
+from vaekit.evaluation.importance_sampling import log_likelihood
 from vaekit.testing.grids import grid_of
 
 SIZES = (2, 3, 10, 50, 500)
@@ -283,7 +289,7 @@ def test_float32_gives_float64_s_densities_on_the_sphere(n: int, kappa: float) -
 @pytest.mark.parametrize("name", ["VonMisesFisher", "WrappedNormal", "RiemannianNormal"])
 @pytest.mark.parametrize("size", [0.0, 1e-20, 30.0, 1e4, 1e30])
 def test_extreme_features_give_finite_terms(name: str, size: float, dtype: torch.dtype) -> None:
-    part = getattr(posteriors, name)(features=4, latent_shape=(3,)).to(dtype)
+    part = getattr(posteriors, f"{name}Posterior")(features=4, latent_shape=(3,)).to(dtype)
     part.linear.bias.data.zero_()
     h = (size * torch.randn(20, 4, dtype=dtype)).requires_grad_()
     q = part(h)
@@ -327,17 +333,17 @@ def test_a_prior_of_another_curvature_is_refused() -> None:
 def test_what_cannot_be_built_is_refused() -> None:
     for name in ("VonMisesFisher", "WrappedNormal", "RiemannianNormal"):
         with pytest.raises(ValueError, match="Expected latents that are a vector"):
-            getattr(posteriors, name)(features=4, latent_shape=(2, 3))
-    for name in ("UniformSphere", "WrappedNormalPrior", "RiemannianNormalPrior"):
+            getattr(posteriors, f"{name}Posterior")(features=4, latent_shape=(2, 3))
+    for name in ("UniformSpherePrior", "WrappedNormalPrior", "RiemannianNormalPrior"):
         with pytest.raises(ValueError, match="Expected latents that are a vector"):
             getattr(priors, name)(latent_shape=(2, 3))
-    for cls in (posteriors.VonMisesFisher, priors.UniformSphere):
-        given = {"features": 4} if cls is posteriors.VonMisesFisher else {}
+    for cls in (posteriors.VonMisesFisherPosterior, priors.UniformSpherePrior):
+        given = {"features": 4} if cls is posteriors.VonMisesFisherPosterior else {}
         with pytest.raises(ValueError, match="2 or more"):
             cls(latent_shape=(1,), **given)
     for curvature in (0.0, -1.0, float("inf")):
         with pytest.raises(ValueError, match="Expected curvature to be positive"):
-            posteriors.WrappedNormal(4, (2,), curvature=curvature)
+            posteriors.WrappedNormalPosterior(4, (2,), curvature=curvature)
         with pytest.raises(ValueError, match="Expected curvature to be positive"):
             priors.RiemannianNormalPrior((2,), curvature=curvature)
     with pytest.raises(ValueError, match="Expected scale to be positive"):
@@ -355,7 +361,7 @@ def test_a_reconstruction_goes_through_a_point_of_the_manifold(posterior: str, p
 
 @pytest.mark.parametrize("name", ["WrappedNormal", "RiemannianNormal"])
 def test_pythaes_poincare_mean_that_is_never_mapped_to_the_ball_is_not_here(name: str) -> None:
-    q_of = getattr(posteriors, name)(features=4, latent_shape=(2,), curvature=4.0)
+    q_of = getattr(posteriors, f"{name}Posterior")(features=4, latent_shape=(2,), curvature=4.0)
     h = torch.randn(50, 4)
     for size in (1.0, 10.0, 1000.0):
         q, tangent = q_of(size * h), q_of.linear(size * h)[:, :2].double()

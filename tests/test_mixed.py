@@ -14,8 +14,8 @@ import torch
 
 from conftest import fit
 from vaekit import DataInfo, Model, data
-from vaekit.batch import Batch
-from vaekit.distributions import Joint
+from vaekit.contracts.batch import Batch
+from vaekit.distributions.base import Joint
 from vaekit.likelihoods import Mixed
 
 SHAPES = {"age": (1,), "income": (1,), "job": (1,), "visits": (1,), "smoker": (1,)}
@@ -157,7 +157,7 @@ def test_columns_begin_where_independent_ones_are() -> None:
 
 
 def test_a_table_trains_above_the_baseline_of_independent_columns() -> None:
-    from vaekit.summary import baseline
+    from vaekit.evaluation.summary import baseline
 
     rows = data.Arrays(
         _rows(2000),

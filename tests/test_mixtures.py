@@ -17,8 +17,9 @@ from torch.distributions import (
 )
 
 from test_normals import largest_made
-from vaekit import distributions, mixtures
-from vaekit.mixtures import Mixture
+from vaekit.distributions import base as distributions
+from vaekit.distributions import mixture as mixtures
+from vaekit.distributions.mixture import Mixture
 
 M, B = 5, 4
 

@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from vaekit import Model, VAEModule, plugins, register
-from vaekit.batch import Batch, DataInfo
+from vaekit import Model, VAEModule, register
 from vaekit.contracts import Encoder, Likelihood, Prior
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.cores.vae import VAE
 from vaekit.likelihoods import Gaussian
-from vaekit.noise import fixed_noise
-from vaekit.plugins import RegistryError
-from vaekit.vae import VAE
+from vaekit.numerics.random import fixed_noise
+from vaekit.registry import plugins
+from vaekit.registry.plugins import RegistryError
 
 INFO = DataInfo((1, 8, 8), (0.0, 1.0), levels=2, data_size=100)
 

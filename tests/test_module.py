@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from conftest import fit
-from vaekit import Model, VAEModule, data, plugins, register, results
-from vaekit.batch import Batch, DataInfo
-from vaekit.finite import NonFiniteError
+from vaekit import Model, VAEModule, data, register
+from vaekit.contracts.batch import Batch, DataInfo
 from vaekit.likelihoods import Gaussian
-from vaekit.noise import fixed_noise
+from vaekit.numerics.random import fixed_noise
+from vaekit.registry import plugins
+from vaekit.training.callbacks.predictions import PredictionWriter
+from vaekit.training.non_finite import NonFiniteError
 
 INFO = DataInfo((1, 8, 8), (0.0, 1.0), levels=2, data_size=100)
 
@@ -200,7 +202,7 @@ def test_predict_gives_every_row_in_order() -> None:
 def test_predictions_are_written_in_the_rows_order(tmp_path: Path) -> None:
     module = digits()
     model = Model(module, latent_shape=2)
-    writer = results.PredictionWriter(tmp_path)
+    writer = PredictionWriter(tmp_path)
     pl.Trainer(logger=False, enable_progress_bar=False, callbacks=[writer]).predict(
         VAEModule(model), module
     )

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from vaekit import DataInfo
-from vaekit.decoders import ConvDecoder, MLPDecoder, ResNetDecoder
-from vaekit.encoders import ConvEncoder, MLPEncoder, ResNetEncoder
-from vaekit.nn import Residual
-from vaekit.sets import EmbeddingEncoder
+from vaekit.networks.blocks import Residual
+from vaekit.networks.conv import ConvDecoder, ConvEncoder, ResNetDecoder, ResNetEncoder
+from vaekit.networks.mlp import MLPDecoder, MLPEncoder
+from vaekit.networks.sets import EmbeddingEncoder
 
 
 @pytest.mark.parametrize("height", [5, 6, 7, 28, 33])

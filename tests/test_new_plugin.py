@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from vaekit import testing
-from vaekit.__main__ import main
-from vaekit.plugins import KINDS
+from vaekit.cli.main import main
+from vaekit.registry.plugins import KINDS
 
 PAGE = (Path(__file__).parents[1] / "PLUGINS.md").read_text()
 BLOCKS = re.findall(r"^```(?:python|toml)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)

@@ -17,10 +17,11 @@ from torch.distributions import Distribution, kl_divergence
 from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vaekit import DataInfo, Model, distributions, testing
-from vaekit.batch import Batch
+from vaekit import DataInfo, Model, testing
 from vaekit.contracts import Prior
-from vaekit.distributions import normal, takes_noise, transport
+from vaekit.contracts.batch import Batch
+from vaekit.distributions import base as distributions
+from vaekit.distributions.base import normal, takes_noise, transport
 from vaekit.posteriors import (
     Delta,
     DiagonalNormal,

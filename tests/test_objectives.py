@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from vaekit import Model
-from vaekit.batch import Batch, DataInfo
-from vaekit.noise import fixed_noise
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.cores.vae import VAE
+from vaekit.numerics.random import fixed_noise
 from vaekit.objectives.elbo import ELBO
 from vaekit.schedules import Linear
-from vaekit.vae import VAE
 
 NOISE = torch.randn(4, 6, 2, dtype=torch.float64)
 

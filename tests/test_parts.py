@@ -19,10 +19,14 @@ from parts.maf import OutsideMAF
 from parts.poe import DecoderPerEntry, EncoderPerEntry, LikelihoodPerEntry, ProductOfExperts
 from parts.two_level import ConditionalNormal, TwoLevel
 from parts.vq import Reconstruction, VectorQuantised
-from vaekit import Model, VAEModule, callbacks, data, load, plugins, register, results, summary
-from vaekit.batch import Batch, DataInfo, leaves
-from vaekit.data.rows import Rows
+from vaekit import Model, VAEModule, callbacks, data, load, register
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.trees import leaves
+from vaekit.data.rows.batches import Rows
+from vaekit.evaluation import summary
 from vaekit.posteriors import DiagonalNormal
+from vaekit.registry import plugins
+from vaekit.training.callbacks.predictions import PredictionWriter
 
 PARTS: dict[str, dict[str, Any]] = {
     "iwae": {"objective": "IWAE"},
@@ -138,7 +142,7 @@ def test_a_part_lives_a_whole_life(name: str, tmp_path: Path) -> None:
     baseline = summary.baseline(model, module)
     assert baseline is None or isfinite(baseline)
     again = load(keep.best_model_path)
-    writer = results.PredictionWriter(tmp_path)
+    writer = PredictionWriter(tmp_path)
     alone: dict[str, Any] = {"logger": False, "enable_progress_bar": False}
     pl.Trainer(callbacks=[writer], **alone).predict(VAEModule(again), module)
     test = next(module.rows("test"))

@@ -12,8 +12,9 @@ import torch
 from conftest import fit
 from test_parts import PARTS, FewLabels, _registered, two_modalities
 from vaekit import Model
-from vaekit.batch import Batch, DataInfo, each
-from vaekit.noise import fixed_noise
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.trees import each
+from vaekit.numerics.random import fixed_noise
 
 __all__ = ["_registered"]  # the fixture
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from conftest import fit
 from vaekit import DataInfo, Model, VAEModule, data
-from vaekit.batch import batch_of
+from vaekit.contracts.batch import batch_of
 
 ROWS = 60
 RNG = np.random.default_rng(0)

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from conftest import fit
-from vaekit import Model, VAEModule, callbacks, data, pictures
-from vaekit.batch import Batch, DataInfo
+from vaekit import Model, VAEModule, callbacks, data
 from vaekit.contracts import Posterior
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.evaluation import pictures
 
 
 def test_a_grid_shows_row_after_row() -> None:

@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from vaekit import Model, plugins, register
-from vaekit.batch import DataInfo
+from vaekit import Model, register
 from vaekit.contracts import Encoder, Prior
-from vaekit.plugins import RegistryError, find, load
-from vaekit.schedules import Schedule
-from vaekit.specs import as_spec, build, resolve, shorten
+from vaekit.contracts.batch import DataInfo
+from vaekit.contracts.schedule import Schedule
+from vaekit.registry import plugins
+from vaekit.registry.plugins import RegistryError, find, load
+from vaekit.registry.specs import as_spec, build, resolve, shorten
 
 PACKAGES = Path(__file__).parent / "packages"
 INFO = DataInfo((3,), (0.0, 1.0), levels=2)
@@ -28,9 +29,9 @@ INFO = DataInfo((3,), (0.0, 1.0), levels=2)
 
 def test_our_own_parts_are_entry_points() -> None:
     plugin = find("encoder", "ConvEncoder")
-    assert (plugin.package, plugin.value) == ("vaekit", "vaekit.encoders:ConvEncoder")
-    assert find("encoder", "vaekit.encoders:ConvEncoder") == plugin
-    assert find("encoder", "vaekit.encoders.ConvEncoder") == plugin
+    assert (plugin.package, plugin.value) == ("vaekit", "vaekit.networks.conv:ConvEncoder")
+    assert find("encoder", "vaekit.networks.conv:ConvEncoder") == plugin
+    assert find("encoder", "vaekit.networks.conv.ConvEncoder") == plugin
 
 
 @pytest.mark.parametrize(

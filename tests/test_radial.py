@@ -8,14 +8,14 @@ import torch
 from scipy.integrate import quad
 from torch import Tensor
 
-from vaekit.radial import Angle, Distance, Radial
+from vaekit.distributions.quadrature import Angle, Distance, RadialDensity
 
 
 def f64(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-CASES: list[tuple[type[Radial], int, float]] = [
+CASES: list[tuple[type[RadialDensity], int, float]] = [
     *[(Angle, m, k) for m, k in ((0, 0.0), (0, 3.0), (1, 0.5), (8, 100.0), (48, 1e4), (498, 9.0))],
     *[(Distance, m, k) for m, k in ((0, 2.0), (1, 0.1), (4, 50.0), (49, 3.0))],
 ]
@@ -23,7 +23,7 @@ CASES: list[tuple[type[Radial], int, float]] = [
 
 @pytest.mark.parametrize(("family", "m", "kappa"), CASES)
 def test_quantiles_are_those_of_the_integrated_density(
-    family: type[Radial], m: int, kappa: float
+    family: type[RadialDensity], m: int, kappa: float
 ) -> None:
     p = family(m, f64(kappa)[0])
 
@@ -46,7 +46,9 @@ def test_quantiles_are_those_of_the_integrated_density(
 
 
 @pytest.mark.parametrize(("family", "m", "kappa"), CASES)
-def test_gradients_are_those_of_differences(family: type[Radial], m: int, kappa: float) -> None:
+def test_gradients_are_those_of_differences(
+    family: type[RadialDensity], m: int, kappa: float
+) -> None:
     u = f64(1e-3, 0.2, 0.7, 0.999)
 
     def terms(at: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 from torch.nn.utils import parameters_to_vector
 
-from vaekit import load, plugins
-from vaekit.__main__ import main
-from vaekit.commands import COMMANDS
+from vaekit import load
+from vaekit.cli.commands import COMMANDS
+from vaekit.cli.main import main
+from vaekit.registry import plugins
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"^```(?:python|toml)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
@@ -113,7 +114,7 @@ def _commands() -> list[list[str]]:
 def test_every_command_and_part_is_named() -> None:
     for command, text in COMMANDS.items():
         assert f"| `{command}` | {text} |\n" in README, command
-    for plugin in plugins.plugins():
+    for plugin in plugins.list_plugins():
         if plugin.package == "vaekit":
             assert f"`{plugin.name}`" in README, plugin
     for path in (Path(__file__).parents[1] / "configs").glob("*.yaml"):

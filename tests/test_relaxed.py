@@ -21,15 +21,16 @@ from torch.distributions import RelaxedBernoulli as TorchRelaxedBernoulli
 
 from conftest import fit
 from vaekit import DataInfo, Model, VAEModule, data, load
-from vaekit.batch import Batch
-from vaekit.compiled import Compiled
-from vaekit.concrete import Bits, ConcreteBits, ConcreteOneHot, OneHot
-from vaekit.distributions import transport
-from vaekit.noise import fixed_noise
+from vaekit.contracts.batch import Batch
+from vaekit.contracts.schedule import Schedule
+from vaekit.distributions.base import transport
+from vaekit.distributions.concrete import Bits, ConcreteBits, ConcreteOneHot, OneHot
+from vaekit.numerics.random import fixed_noise
 from vaekit.posteriors import RelaxedBernoulli, RelaxedCategorical
 from vaekit.priors import UniformBernoulli, UniformCategorical
-from vaekit.schedules import Cyclical, Linear, Schedule
+from vaekit.schedules import Cyclical, Linear
 from vaekit.testing.grids import grid_of
+from vaekit.training.compile import Compiled
 
 TEMPERATURES = [0.3, 2 / 3, 1.7]
 PAIR = DataInfo((2,), (0.0, 1.0), levels=2)

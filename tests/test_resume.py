@@ -18,12 +18,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vaekit import plugins, register
-from vaekit.callbacks import BestCheckpoint
-from vaekit.cli import run
-from vaekit.encoders import MLPEncoder
-from vaekit.guard import Guard
-from vaekit.storage import read
+from vaekit import register
+from vaekit.cli.app import run
+from vaekit.networks.mlp import MLPEncoder
+from vaekit.registry import plugins
+from vaekit.storage.files import read
+from vaekit.training.callbacks.checkpoint import BestCheckpoint
+from vaekit.training.callbacks.guard import Guard
 
 pytestmark = pytest.mark.slow
 

@@ -5,16 +5,8 @@ from typing import Any
 
 import pytest
 
-from vaekit.schedules import (
-    Constant,
-    Cyclical,
-    Linear,
-    Sigmoid,
-    Step,
-    check_weights,
-    final_weight,
-    weight_at,
-)
+from vaekit.contracts.schedule import check_weights, final_weight, weight_at
+from vaekit.schedules import Constant, Cyclical, Linear, Sigmoid, Step
 
 
 def test_linear_reaches_its_end_and_stays() -> None:

@@ -12,8 +12,8 @@ from torch.nn.functional import avg_pool2d
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
 from vaekit import DataInfo, Model
-from vaekit.batch import Batch
-from vaekit.importance import log_likelihood
+from vaekit.contracts.batch import Batch
+from vaekit.evaluation.importance_sampling import log_likelihood
 from vaekit.likelihoods import MSSSIM, FeatureSpace
 
 IMAGE = DataInfo((1, 44, 48), (0.0, 1.0))

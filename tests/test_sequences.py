@@ -8,10 +8,15 @@ import pytest
 import torch
 
 from vaekit import DataInfo, Model
-from vaekit.batch import Batch
-from vaekit.sequences import GRUDecoder, GRUEncoder, TransformerDecoder, TransformerEncoder
-from vaekit.sets import DeepSets, EmbeddingEncoder
-from vaekit.signals import Conv1dDecoder, Conv1dEncoder
+from vaekit.contracts.batch import Batch
+from vaekit.networks.conv1d import Conv1dDecoder, Conv1dEncoder
+from vaekit.networks.sequences import (
+    GRUDecoder,
+    GRUEncoder,
+    TransformerDecoder,
+    TransformerEncoder,
+)
+from vaekit.networks.sets import DeepSets, EmbeddingEncoder
 
 TOKENS = DataInfo((12,), (0.0, 4.0), levels=5)
 

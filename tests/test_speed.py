@@ -12,8 +12,11 @@ from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor, nn
 
 from conftest import fit
-from vaekit import Model, VAEModule, callbacks, cli, data, optim
-from vaekit.data.rows import Rows
+from vaekit import Model, VAEModule, callbacks, data
+from vaekit.cli import app as cli
+from vaekit.data.rows.batches import Rows
+from vaekit.training import optimizers
+from vaekit.training.callbacks import progress
 
 TINY = torch.finfo(torch.float32).tiny
 
@@ -62,7 +65,7 @@ def steps(flush: bool, make: Callable[..., Any], dtype: torch.dtype) -> tuple[Te
         p.grad[:5] = 0.1  # one that goes on
         optimizer.step()
         if flush:
-            optim.flush(optimizer, step)
+            optimizers.flush(optimizer, step)
     averages = [x for x in optimizer.state[p].values() if isinstance(x, Tensor) and x.dim()]
     return p.detach(), torch.cat(averages).float()
 
@@ -91,14 +94,14 @@ def test_no_average_is_denormal_between_two_looks_at_it() -> None:
     for step in range(1, 1200):
         p.grad = torch.logspace(-5, 5, 1000) * (step == 1)
         optimizer.step()
-        optim.flush(optimizer, step)
+        optimizers.flush(optimizer, step)
         average = optimizer.state[p]["exp_avg"]
         assert not ((average != 0) & (average.abs() < TINY)).any()
 
 
 def test_a_fit_zeroes_them(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(optim, "flush", lambda optimizer, step: seen.append(step))
+    monkeypatch.setattr(optimizers, "flush", lambda optimizer, step: seen.append(step))
     fit(Model(digits(), latent_shape=2), digits(), max_steps=3)
     assert seen == [0, 1, 2]
 
@@ -116,7 +119,7 @@ def test_the_progress_bar_is_drawn_ten_times_a_second(
     cli: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, drawn = [0.0], []
-    monkeypatch.setattr(callbacks, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "monotonic", lambda: now[0])
     monkeypatch.setattr(
         RichProgressBar, "on_train_batch_end", lambda *args: drawn.append((now[0], args[-1]))
     )

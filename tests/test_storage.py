@@ -19,23 +19,24 @@ import pytest
 import torch
 
 from conftest import fit
-from vaekit import Model, data, load, storage
-from vaekit.callbacks import BestCheckpoint
-from vaekit.storage import CheckpointError, RunLogger
+from vaekit import Model, data, load
+from vaekit.storage.files import CheckpointError, beside, local, read, write
+from vaekit.storage.runs import RunLogger
+from vaekit.training.callbacks.checkpoint import BestCheckpoint
 
 CONTENT = {"vaekit": {"lr": 0.5}, "weights": torch.arange(2000.0)}
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    storage.write(CONTENT, tmp_path / "a.ckpt")
+    write(CONTENT, tmp_path / "a.ckpt")
     return tmp_path / "a.ckpt"
 
 
 def test_what_is_written_is_read_by_vaekit_and_by_torch(file: Path) -> None:
-    for found in (storage.read(file), torch.load(file, weights_only=True)):
+    for found in (read(file), torch.load(file, weights_only=True)):
         assert torch.equal(found["weights"], CONTENT["weights"])
-    assert torch.equal(storage.read(io.BytesIO(file.read_bytes()))["weights"], CONTENT["weights"])
+    assert torch.equal(read(io.BytesIO(file.read_bytes()))["weights"], CONTENT["weights"])
     assert [p.name for p in file.parent.iterdir()] == ["a.ckpt"]
 
 
@@ -49,7 +50,7 @@ def test_no_flipped_bit_is_read(file: Path) -> None:
         bad[at] ^= 1 << int(draw.integers(8))
         file.write_bytes(bad)
         with pytest.raises(CheckpointError, match=r"a\.ckpt: Expected a checkpoint but"):
-            storage.read(file)
+            read(file)
 
 
 def test_no_part_of_a_file_is_read(file: Path) -> None:
@@ -57,33 +58,33 @@ def test_no_part_of_a_file_is_read(file: Path) -> None:
     for size in [0, 1, 2, 50, len(raw) // 2, *range(len(raw) - 120, len(raw))]:
         file.write_bytes(raw[:size])
         with pytest.raises(CheckpointError, match=r"a\.ckpt: Expected a checkpoint but"):
-            storage.read(file)
+            read(file)
 
 
 def test_a_file_without_a_checksum_is_read(tmp_path: Path) -> None:
     torch.save(CONTENT, tmp_path / "a.ckpt")  # as by a user who took something out of it
-    assert storage.read(tmp_path / "a.ckpt")["vaekit"] == {"lr": 0.5}
+    assert read(tmp_path / "a.ckpt")["vaekit"] == {"lr": 0.5}
 
 
 def test_the_newest_good_file_beside_a_bad_one_is_named(file: Path) -> None:
     for age, name in enumerate(("newest", "older")):
-        storage.write(CONTENT, file.with_name(f"{name}.ckpt"))
+        write(CONTENT, file.with_name(f"{name}.ckpt"))
         os.utime(file.with_name(f"{name}.ckpt"), (0, 1000 - age))
     file.with_name("bad.ckpt").write_bytes(b"")
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(CheckpointError, match=r"The newest good one beside it is \S*newest\.ckpt"):
-        storage.read(file)
+        read(file)
     with pytest.raises(FileNotFoundError, match=r"newest\.ckpt"):
-        storage.read(file.with_name("missing.ckpt"))
+        read(file.with_name("missing.ckpt"))
 
 
 def test_a_foreign_file_is_called_so(file: Path) -> None:
     file.write_text("weights: none")
     with pytest.raises(CheckpointError, match="the file is of another kind"):
-        storage.read(file)
+        read(file)
     torch.save(torch.nn.Linear(2, 2), file)
     with pytest.raises(CheckpointError, match="tensors and plain data alone") as error:
-        storage.read(file)
+        read(file)
     assert "weights_only" not in str(error.value)  # torch's hint at how to load it all the same
     torch.save({"state_dict": {}}, file)
     with pytest.raises(CheckpointError, match=r"a\.ckpt: Expected a checkpoint of a VAEModule"):
@@ -92,7 +93,7 @@ def test_a_foreign_file_is_called_so(file: Path) -> None:
 
 def test_an_unknown_protocol_is_one_error() -> None:
     with pytest.raises(CheckpointError, match=r"nowhere://a\.ckpt could not be opened"):
-        storage.read("nowhere://a.ckpt")
+        read("nowhere://a.ckpt")
 
 
 def test_a_failed_write_leaves_the_old_file(file: Path) -> None:
@@ -102,7 +103,7 @@ def test_a_failed_write_leaves_the_old_file(file: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(old), limits[1]))
     try:
         with pytest.raises(CheckpointError, match=r"a\.ckpt could not be written: File too large"):
-            storage.write({"vaekit": {}, "weights": torch.zeros(9000)}, file)
+            write({"vaekit": {}, "weights": torch.zeros(9000)}, file)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
@@ -114,18 +115,18 @@ def test_tmpdir_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "mkstemp", None)
-    storage.write(CONTENT, tmp_path / "a.ckpt")
-    assert torch.equal(storage.read(tmp_path / "a.ckpt")["weights"], CONTENT["weights"])
+    write(CONTENT, tmp_path / "a.ckpt")
+    assert torch.equal(read(tmp_path / "a.ckpt")["weights"], CONTENT["weights"])
 
 
 def test_numpy_s_numbers_are_written_as_plain_ones(tmp_path: Path) -> None:
-    storage.write({"a": [np.float64(0.5)], "b": (np.int64(3),)}, tmp_path / "a.ckpt")
-    assert storage.read(tmp_path / "a.ckpt") == {"a": [0.5], "b": (3,)}
+    write({"a": [np.float64(0.5)], "b": (np.int64(3),)}, tmp_path / "a.ckpt")
+    assert read(tmp_path / "a.ckpt") == {"a": [0.5], "b": (3,)}
 
 
 def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"got torch\.nn\.modules\.linear\.Linear"):
-        storage.write({"part": torch.nn.Linear(1, 1)}, tmp_path / "a.ckpt")
+        write({"part": torch.nn.Linear(1, 1)}, tmp_path / "a.ckpt")
     assert not list(tmp_path.iterdir())
 
 
@@ -138,11 +139,11 @@ def test_elsewhere_is_written_and_read_through_fsspec() -> None:
 
 
 def test_addresses_of_local_files_are_local(tmp_path: Path) -> None:
-    assert storage.local(f"file://{tmp_path}/a.ckpt") == tmp_path / "a.ckpt"
-    assert storage.local("a/b.ckpt") == Path("a/b.ckpt")
-    assert storage.local("memory://a.ckpt") is None
-    assert storage.beside(f"file://{tmp_path}/a.ckpt") == tmp_path
-    assert storage.beside("memory://runs/a.ckpt") == Path()
+    assert local(f"file://{tmp_path}/a.ckpt") == tmp_path / "a.ckpt"
+    assert local("a/b.ckpt") == Path("a/b.ckpt")
+    assert local("memory://a.ckpt") is None
+    assert beside(f"file://{tmp_path}/a.ckpt") == tmp_path
+    assert beside("memory://runs/a.ckpt") == Path()
 
 
 def test_every_fit_writes_so(tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_processes_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
-    code = "from vaekit.storage import RunLogger; print(RunLogger('runs').log_dir)"
+    code = "from vaekit.storage.runs import RunLogger; print(RunLogger('runs').log_dir)"
     command = [sys.executable, "-c", code]
     own = [
         subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)

@@ -16,9 +16,9 @@ from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 
 from conftest import fit
 from vaekit import Model, data, load, testing
-from vaekit.choice import parts_for
-from vaekit.data import columns as of
-from vaekit.data.frames import read_frame, write_frame
+from vaekit.data.columns import table as of
+from vaekit.data.readers.frames import read_frame, write_frame
+from vaekit.model.parts_for_data import parts_for
 
 Cli = Callable[..., Path]
 

@@ -18,19 +18,20 @@ from torch.distributions import (
 from faulty_parts import FAULTS
 from parts.maf import OutsideMAF
 from test_parts import PARTS, _registered
-from vaekit import DataInfo, Model, plugins, testing
+from vaekit import DataInfo, Model, testing
 from vaekit.contracts import Prior
+from vaekit.contracts.draw import Draw, Level
+from vaekit.contracts.schedule import Schedule
+from vaekit.cores.vae import VAE
 from vaekit.data.base import DataModule
-from vaekit.data.rows import Rows
-from vaekit.distributions import normal
-from vaekit.draw import Draw, Level
-from vaekit.encoders import MLPEncoder
+from vaekit.data.rows.batches import Rows
+from vaekit.distributions.base import normal
 from vaekit.likelihoods import Gaussian
+from vaekit.networks.mlp import MLPEncoder
 from vaekit.objectives.elbo import ELBO
-from vaekit.schedules import Schedule
-from vaekit.specs import as_spec
+from vaekit.registry import plugins
+from vaekit.registry.specs import as_spec
 from vaekit.testing.subject import Subject
-from vaekit.vae import VAE
 
 __all__ = ["_registered"]  # the fixture
 
@@ -48,7 +49,7 @@ def test_a_fault_is_caught_by_its_law_and_by_no_other(law: str) -> None:
         testing.check(Subject(kind, part), without=[RANKS, COMPILES])
     assert e.value.laws == (law,)
     assert torch.equal(torch.get_rng_state(), before)
-    assert part.__name__ not in [plugin.name for plugin in plugins.plugins(kind)]
+    assert part.__name__ not in [plugin.name for plugin in plugins.list_plugins(kind)]
 
 
 @pytest.mark.slow

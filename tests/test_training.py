@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from conftest import fit
 from vaekit import Model, VAEModule, callbacks, data
-from vaekit.batch import DataInfo
-from vaekit.checkpoints import read_checkpoint
+from vaekit.contracts.batch import DataInfo
+from vaekit.model.checkpoints import read_checkpoint
 
 
 def digits(**kwargs: Any) -> data.Digits:

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from conftest import fit
-from vaekit import Model, VAEModule, data, plugins
-from vaekit.batch import each, leaves
+from vaekit import Model, VAEModule, data
+from vaekit.contracts.trees import each, leaves
+from vaekit.evaluation.summary import baseline
 from vaekit.likelihoods import Mixed
-from vaekit.summary import baseline
+from vaekit.registry import plugins
 
 ROWS = 1000
 
@@ -246,5 +247,5 @@ def test_a_part_trains_in_half_precision(name: str, precision: str) -> None:
 
 def test_every_likelihood_and_network_of_ours_is_trained() -> None:
     for kind in ("likelihood", "encoder", "decoder"):
-        ours = {p.name for p in plugins.plugins(kind) if p.package == "vaekit"}
+        ours = {p.name for p in plugins.list_plugins(kind) if p.package == "vaekit"}
         assert ours <= set(CASES), ours - set(CASES)

@@ -16,10 +16,10 @@ import torch
 
 from conftest import fit
 from vaekit import Model, data
-from vaekit.choice import parts_for
-from vaekit.data import columns as of
-from vaekit.data.covariates import encoded, known_of, labels
-from vaekit.data.scale import moments
+from vaekit.data.columns import table as of
+from vaekit.data.columns.covariates import encoded, known_of, labels
+from vaekit.data.columns.scale import moments
+from vaekit.model.parts_for_data import parts_for
 
 RNG = np.random.default_rng(0)
 COUNTS = RNG.poisson(3.0, (60, 4)) + 1

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from conftest import fit
 from vaekit import Model, VAEModule, data
-from vaekit.batch import Batch, DataInfo
-from vaekit.part import frozen
-from vaekit.vae import VAE
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.part import frozen
+from vaekit.cores.vae import VAE
 
 LINEAR = {
     "encoder": {"class_path": "MLPEncoder", "init_args": {"hidden": []}},

@@ -14,8 +14,7 @@ from torch import Tensor
 from conftest import fit
 from parts.vq import VectorQuantised
 from vaekit import DataInfo, Model, VAEModule, data
-from vaekit.batch import Batch
-from vaekit.plugins import known
+from vaekit.contracts.batch import Batch
 from vaekit.posteriors import (
     Delta,
     DiagonalNormal,
@@ -25,6 +24,7 @@ from vaekit.posteriors import (
     SylvesterFlow,
 )
 from vaekit.priors import VampPrior
+from vaekit.registry.plugins import known
 
 INFO = DataInfo((6,), (0.0, 1.0), levels=2)
 PAIR = DataInfo(

@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 from conftest import fit
-from vaekit import Model, VAEModule, data, load, plugins, register
-from vaekit.batch import Batch, DataInfo
+from vaekit import Model, VAEModule, data, load, register
+from vaekit.contracts.batch import Batch, DataInfo
 from vaekit.likelihoods import Gaussian
-from vaekit.noise import fixed_noise
+from vaekit.numerics.random import fixed_noise
 from vaekit.posteriors import DiagonalNormal
 from vaekit.priors import StandardNormal
+from vaekit.registry import plugins
 
 K, B, D, Z, C = 3, 5, 4, 2, 3
 INFO = DataInfo((D,), (0.0, 1.0), levels=2, context_features=C)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from conftest import fit
 from vaekit import DataInfo, Model, VAEModule, data, load, testing
-from vaekit.decoders import MLPDecoder
+from vaekit.networks.mlp import MLPDecoder
 
 IMAGE = DataInfo((1, 8, 8), (0.0, 1.0), levels=2)
 

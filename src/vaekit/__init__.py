@@ -1,18 +1,38 @@
 """Variational autoencoders built from interchangeable parts, on PyTorch Lightning."""
 
-from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vaekit.registry.lazy import lazy_names
+from vaekit.registry.moved import report_moved_names
 
 if TYPE_CHECKING:
-    from vaekit import callbacks, data, testing
-    from vaekit.batch import Batch, DataInfo
-    from vaekit.checkpoints import load
-    from vaekit.importance import log_likelihood
-    from vaekit.model import Model
-    from vaekit.module import VAEModule
-    from vaekit.plugins import register
-    from vaekit.prior_files import fit_prior, load_prior, write_prior
+    from vaekit import (
+        callbacks,
+        contracts,
+        cores,
+        data,
+        distributions,
+        evaluation,
+        likelihoods,
+        loggers,
+        metrics,
+        model,
+        networks,
+        objectives,
+        posteriors,
+        priors,
+        schedules,
+        testing,
+        training,
+    )
+    from vaekit.contracts.batch import Batch, DataInfo
+    from vaekit.evaluation.importance_sampling import log_likelihood
+    from vaekit.model.checkpoints import load
+    from vaekit.model.fitted_priors import fit_prior, load_prior, write_prior
+    from vaekit.model.model import Model
+    from vaekit.registry.plugins import list_plugins, register
+    from vaekit.training.module import VAEModule
 
 __all__ = [
     "Batch",
@@ -21,36 +41,66 @@ __all__ = [
     "VAEModule",
     "__version__",
     "callbacks",
+    "contracts",
+    "cores",
     "data",
+    "distributions",
+    "evaluation",
     "fit_prior",
+    "likelihoods",
+    "list_plugins",
     "load",
     "load_prior",
     "log_likelihood",
+    "loggers",
+    "metrics",
+    "model",
+    "networks",
+    "objectives",
+    "posteriors",
+    "priors",
     "register",
+    "schedules",
     "testing",
+    "training",
     "write_prior",
 ]
 
 __version__ = version("vaekit")
 
-_HOME = {
-    "Batch": "batch",
-    "DataInfo": "batch",
-    "Model": "model",
-    "VAEModule": "module",
-    "fit_prior": "prior_files",
-    "load": "checkpoints",
-    "load_prior": "prior_files",
-    "log_likelihood": "importance",
-    "register": "plugins",
-    "write_prior": "prior_files",
-}
+report_moved_names()
 
-
-def __getattr__(name: str) -> Any:
-    # Lazily: `vaekit --version` and `vaekit plugins` must not wait for torch.
-    if name in _HOME:
-        return getattr(import_module(f"vaekit.{_HOME[name]}"), name)
-    if name in ("callbacks", "data", "testing"):
-        return import_module(f"vaekit.{name}")
-    raise AttributeError(f"module 'vaekit' has no attribute {name!r}")
+# Lazy: `vaekit --version` and `vaekit plugins` must not wait for torch.
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Batch": "vaekit.contracts.batch",
+        "DataInfo": "vaekit.contracts.batch",
+        "Model": "vaekit.model.model",
+        "VAEModule": "vaekit.training.module",
+        "fit_prior": "vaekit.model.fitted_priors",
+        "list_plugins": "vaekit.registry.plugins",
+        "load": "vaekit.model.checkpoints",
+        "load_prior": "vaekit.model.fitted_priors",
+        "log_likelihood": "vaekit.evaluation.importance_sampling",
+        "register": "vaekit.registry.plugins",
+        "write_prior": "vaekit.model.fitted_priors",
+        "callbacks": "vaekit.callbacks",
+        "contracts": "vaekit.contracts",
+        "cores": "vaekit.cores",
+        "data": "vaekit.data",
+        "distributions": "vaekit.distributions",
+        "evaluation": "vaekit.evaluation",
+        "likelihoods": "vaekit.likelihoods",
+        "loggers": "vaekit.loggers",
+        "metrics": "vaekit.metrics",
+        "model": "vaekit.model",
+        "networks": "vaekit.networks",
+        "objectives": "vaekit.objectives",
+        "posteriors": "vaekit.posteriors",
+        "priors": "vaekit.priors",
+        "schedules": "vaekit.schedules",
+        "testing": "vaekit.testing",
+        "training": "vaekit.training",
+    },
+)

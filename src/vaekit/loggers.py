@@ -14,8 +14,6 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardLogger
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 
-__all__ = ["TensorBoardLogger", "WandbLogger", "planted", "unreachable"]
-
 _ANSWER = 5  # seconds in which the server has to answer
 _BEGIN = 8  # seconds in which it has to take a new run
 _HARMLESS = ("mode", "disabled")  # what `wandb offline` writes into a folder

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution
 from torch.nn.functional import logsigmoid
 
-from vaekit.batch import DataInfo, Shape
-from vaekit.contracts import Likelihood
+from vaekit.contracts import DataInfo, Likelihood, Shape
 
 
 class Mixture(Distribution):

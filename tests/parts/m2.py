@@ -10,11 +10,20 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, OneHotCategorical
 from torch.nn.functional import one_hot
 
-from vaekit.batch import Batch, DataInfo, Shape
-from vaekit.contracts import Core, Objective, Posterior, Prior
-from vaekit.distributions import normal, soft_clamp
-from vaekit.part import Infer, LogJoint
-from vaekit.vae import VAE
+from vaekit.contracts import (
+    Batch,
+    Core,
+    DataInfo,
+    Infer,
+    LogJoint,
+    Objective,
+    Posterior,
+    Prior,
+    Shape,
+    normal,
+    soft_clamp,
+)
+from vaekit.cores import VAE
 
 
 class Labelled(Distribution):

@@ -7,8 +7,7 @@ import zuko
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vaekit.contracts import Posterior
-from vaekit.part import LogJoint
+from vaekit.contracts import LogJoint, Posterior
 
 
 class OutsideMAF(Posterior):

@@ -9,11 +9,24 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vaekit.batch import DataInfo, Shape, Shapes, each, first
-from vaekit.contracts import Decoder, Encoder, Likelihood, Posterior
-from vaekit.distributions import Joint, normal, soft_clamp
-from vaekit.draw import Draw
-from vaekit.part import Build, LogJoint, Spec
+from vaekit.contracts import (
+    Build,
+    DataInfo,
+    Decoder,
+    Draw,
+    Encoder,
+    Joint,
+    Likelihood,
+    LogJoint,
+    Posterior,
+    Shape,
+    Shapes,
+    Spec,
+    each,
+    first,
+    normal,
+    soft_clamp,
+)
 
 
 class EncoderPerEntry(Encoder):

@@ -6,12 +6,22 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vaekit.batch import Batch, Shape
-from vaekit.contracts import Prior
-from vaekit.distributions import normal, sample_and_log_prob, soft_clamp
-from vaekit.draw import Draw, Level
-from vaekit.part import Build, Infer, Noise, Spec, frozen
-from vaekit.vae import VAE
+from vaekit.contracts import (
+    Batch,
+    Build,
+    Draw,
+    Infer,
+    Level,
+    Noise,
+    Prior,
+    Shape,
+    Spec,
+    frozen,
+    normal,
+    sample_and_log_prob,
+    soft_clamp,
+)
+from vaekit.cores import VAE
 
 
 class ConditionalNormal(Prior):

@@ -9,11 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vaekit.batch import Batch
-from vaekit.contracts import Core, Objective, Posterior
-from vaekit.draw import Draw
-from vaekit.part import LogJoint
-from vaekit.ranks import sum_over_ranks
+from vaekit.contracts import Batch, Core, Draw, LogJoint, Objective, Posterior, sum_over_ranks
 
 
 class Quantised(Distribution):

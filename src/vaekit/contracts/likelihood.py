@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vaekit import distributions
-from vaekit.batch import Batch, DataInfo, Shapes, Tree, each, first, leaves, like
-from vaekit.part import FullPrecisionPart
-from vaekit.precision import full_precision, widest
-
-__all__ = ["Likelihood", "OutOfRange", "moments", "told"]
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.part import FullPrecisionPart
+from vaekit.contracts.trees import Shapes, Tree, each, first, leaves, like
+from vaekit.distributions import base as distributions
+from vaekit.numerics.precision import full_precision, widest
 
 
 class OutOfRange(ValueError):

@@ -14,24 +14,12 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from vaekit.batch import (
-    Batch,
-    DataInfo,
-    Ranges,
-    Tree,
-    each,
-    entries_of,
-    first,
-    like,
-    within,
-)
-from vaekit.data.prepare import apart, binarized, described, hide
-from vaekit.data.rows import SPLITS, Batches, Rows, fitting, span
-from vaekit.noise import fixed_noise, generator, seed_of
-from vaekit.specs import is_plain
-
-__all__ = ["DataModule"]
-
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.trees import Ranges, Tree, each, entries_of, first, like, within
+from vaekit.data.rows.batches import SPLITS, Batches, Rows, fitting, span
+from vaekit.data.rows.prepare import apart, binarized, described, hide
+from vaekit.numerics.random import fixed_noise, generator, seed_of
+from vaekit.registry.specs import is_plain
 
 _BINDING = {"scales", "columns", "genes", "vocabulary"}  # of a schema: what changes values
 _SPLIT_OF = {"train": "train", "validate": "val", "sanity_check": "val"}  # by Lightning's stage

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from vaekit.batch import Batch, Tree
-from vaekit.contracts import Likelihood
-
-__all__ = ["FromBaseline", "broken", "elementwise"]
+from vaekit.contracts.batch import Batch
+from vaekit.contracts.likelihood import Likelihood
+from vaekit.contracts.trees import Tree
 
 
 def broken(x: Tensor, mask: Tensor | None, wrong: Tensor) -> float | None:

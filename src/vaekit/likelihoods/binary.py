@@ -11,10 +11,8 @@ from torch.distributions import Bernoulli as BernoulliDistribution
 from torch.distributions import Distribution, Independent, constraints
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from vaekit.batch import DataInfo
+from vaekit.contracts.batch import DataInfo
 from vaekit.likelihoods.base import FromBaseline, elementwise
-
-__all__ = ["Bernoulli", "ContinuousBernoulli"]
 
 
 class Bernoulli(FromBaseline):

@@ -12,14 +12,13 @@ from torch.distributions import Beta as BetaDistribution
 from torch.distributions import Distribution, constraints
 from torch.distributions import LogNormal as LogNormalDistribution
 
-from vaekit.batch import Batch, Tree
+from vaekit.contracts.batch import Batch
 from vaekit.contracts.likelihood import moments
-from vaekit.distributions import soft_clamp, soft_unclamp
+from vaekit.contracts.trees import Tree
+from vaekit.distributions.base import soft_clamp, soft_unclamp
 from vaekit.likelihoods.base import FromBaseline, broken, elementwise
 from vaekit.likelihoods.real import LocationScale
-from vaekit.precision import widest
-
-__all__ = ["Beta", "LogNormal"]
+from vaekit.numerics.precision import widest
 
 
 class LogNormal(LocationScale):

@@ -12,13 +12,11 @@ from torch.distributions import Distribution, Gamma, constraints
 from torch.distributions import Poisson as PoissonDistribution
 from torch.nn.functional import logsigmoid, softplus
 
-from vaekit.batch import Batch, DataInfo
-from vaekit.distributions import soft_clamp, soft_unclamp
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.distributions.base import soft_clamp, soft_unclamp
 from vaekit.likelihoods.base import FromBaseline, broken, elementwise
-from vaekit.nn import fill
-from vaekit.precision import widest
-
-__all__ = ["NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial"]
+from vaekit.networks.blocks import fill
+from vaekit.numerics.precision import widest
 
 _LEAST, _MOST_LOG = 1e-4, 30.0
 

@@ -11,21 +11,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.nn.functional import logsigmoid
 
-from vaekit.batch import Batch, DataInfo
-from vaekit.contracts import OutOfRange
-from vaekit.distributions import soft_clamp, soft_unclamp
-from vaekit.levels import Levels
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.discrete_values import ValueGrid
+from vaekit.contracts.likelihood import OutOfRange
+from vaekit.distributions.base import soft_clamp, soft_unclamp
 from vaekit.likelihoods.base import FromBaseline, elementwise
-from vaekit.nn import fill
-
-__all__ = [
-    "Categorical",
-    "DiscretizedLogistic",
-    "LogisticBins",
-    "OfLogistics",
-    "log_mass",
-    "logistic_noise",
-]
+from vaekit.networks.blocks import fill
 
 
 class OfLevels(FromBaseline):
@@ -36,17 +27,17 @@ class OfLevels(FromBaseline):
 
     @classmethod
     def takes(cls, data: DataInfo) -> bool:
-        return Levels.are_known(data)
+        return ValueGrid.are_known(data)
 
     @staticmethod
-    def levels_of(data: DataInfo) -> Levels:
+    def levels_of(data: DataInfo) -> ValueGrid:
         """The values of an element.
 
         Raises:
             OutOfRange: If their number is not known.
         """
         try:
-            return Levels.of(data)
+            return ValueGrid.of(data)
         except ValueError as error:
             raise OutOfRange(str(error), data) from error
 
@@ -133,7 +124,7 @@ class OnLevels(Distribution):
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
 
-    def __init__(self, logits: Tensor, levels: Levels) -> None:
+    def __init__(self, logits: Tensor, levels: ValueGrid) -> None:
         self.log_p, self.levels = logits.log_softmax(-1), levels
         super().__init__(logits.shape[:-1], validate_args=False)
 
@@ -243,7 +234,7 @@ class LogisticBins(Distribution):
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
 
-    def __init__(self, loc: Tensor, scale: Tensor, levels: Levels) -> None:
+    def __init__(self, loc: Tensor, scale: Tensor, levels: ValueGrid) -> None:
         self.loc, self.scale, self.levels = loc, scale, levels
         super().__init__(loc.shape, validate_args=False)
 
@@ -282,7 +273,7 @@ def logistic_noise(shape: tuple[int, ...], like: Tensor) -> Tensor:
     return u.clamp(1e-7, 1 - 1e-7).logit()
 
 
-def log_mass(x: Tensor, loc: Tensor, scale: Tensor, levels: Levels) -> Tensor:
+def log_mass(x: Tensor, loc: Tensor, scale: Tensor, levels: ValueGrid) -> Tensor:
     """The logarithm of the mass of a logistic distribution in the bin around each value x."""
     half = levels.width / 2
     high, low = (x + half - loc) / scale, (x - half - loc) / scale

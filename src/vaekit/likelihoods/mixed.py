@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vaekit.batch import Batch, DataInfo, Shapes, Tree
-from vaekit.contracts import Likelihood, OutOfRange
-from vaekit.distributions import Joint
-from vaekit.draw import Draw
-from vaekit.part import Build, Spec
-
-__all__ = ["Mixed"]
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.draw import Draw
+from vaekit.contracts.likelihood import Likelihood, OutOfRange
+from vaekit.contracts.part import Build, Spec
+from vaekit.contracts.trees import Shapes, Tree
+from vaekit.distributions.base import Joint
 
 
 class Mixed(Likelihood):

@@ -14,14 +14,11 @@ from torch.distributions import Laplace as LaplaceDistribution
 from torch.distributions import StudentT as StudentTDistribution
 from torch.nn.functional import softplus
 
-from vaekit.batch import DataInfo
-from vaekit.distributions import Normal, soft_clamp, soft_unclamp
-from vaekit.draw import Draw
+from vaekit.contracts.batch import DataInfo
+from vaekit.contracts.draw import Draw
+from vaekit.distributions.base import Normal, soft_clamp, soft_unclamp
 from vaekit.likelihoods.base import FromBaseline, elementwise
-from vaekit.ranks import sum_over_ranks
-
-__all__ = ["Gaussian", "Laplace", "LocationScale", "LogCosh", "StudentT"]
-
+from vaekit.numerics.distributed import sum_over_ranks
 
 _Map = Callable[[Tensor], Tensor]
 _ACTIVATIONS: dict[str, tuple[_Map, _Map, tuple[float, float]]] = {

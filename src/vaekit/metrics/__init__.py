@@ -1,1 +1,5 @@
-"""Metrics: torchmetrics over pure functions."""
+"""Metrics: torchmetrics classes over pure functions."""
+
+from vaekit.metrics.means import RowMeans
+
+__all__ = ["RowMeans"]

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-__all__ = ["RowMeans"]
-
 
 class RowMeans(Metric):
     """Means of named terms over all rows of all batches and ranks, each row counted once.

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from vaekit.batch import Batch, DataInfo, Tree, each, leaves
-from vaekit.contracts import Core, Objective
-from vaekit.draw import Draw
-from vaekit.part import learns, still
-from vaekit.precision import at_least_float32
-from vaekit.schedules import Schedule, check_weights, final_weight, weight_at
-
-__all__ = ["AE"]
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.core import Core
+from vaekit.contracts.draw import Draw
+from vaekit.contracts.objective import Objective
+from vaekit.contracts.part import learns, still
+from vaekit.contracts.schedule import Schedule, check_weights, final_weight, weight_at
+from vaekit.contracts.trees import Tree, each, leaves
+from vaekit.numerics.precision import at_least_float32
 
 
 class AE(Objective):

@@ -7,15 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vaekit.batch import Batch
-from vaekit.contracts import Core, Objective
-from vaekit.draw import Level
-from vaekit.factors import factorises, marginals
-from vaekit.precision import full_precision
-from vaekit.ranks import gather_over_ranks
-from vaekit.schedules import Schedule, check_weights, weight_at
-
-__all__ = ["DIPVAE", "BetaTCVAE"]
+from vaekit.contracts.batch import Batch
+from vaekit.contracts.core import Core
+from vaekit.contracts.draw import Level
+from vaekit.contracts.objective import Objective
+from vaekit.contracts.schedule import Schedule, check_weights, weight_at
+from vaekit.distributions.factors import factorises, marginals
+from vaekit.numerics.distributed import gather_over_ranks
+from vaekit.numerics.precision import full_precision
 
 
 class BetaTCVAE(Objective):

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vaekit.batch import Batch
-from vaekit.contracts import Core, Objective
-from vaekit.draw import Draw
-from vaekit.precision import full_precision
-from vaekit.ranks import gather_over_ranks
-from vaekit.schedules import Schedule, check_weights, final_weight, weight_at
-
-__all__ = ["WAE", "InfoVAE", "mmd", "sliced_wasserstein"]
+from vaekit.contracts.batch import Batch
+from vaekit.contracts.core import Core
+from vaekit.contracts.draw import Draw
+from vaekit.contracts.objective import Objective
+from vaekit.contracts.schedule import Schedule, check_weights, final_weight, weight_at
+from vaekit.numerics.distributed import gather_over_ranks
+from vaekit.numerics.precision import full_precision
 
 SCALES = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
 

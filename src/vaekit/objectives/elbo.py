@@ -9,15 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vaekit.batch import Batch
-from vaekit.contracts import Core, Decoder, Encoder, Likelihood, Objective, Posterior, Prior
-from vaekit.draw import Draw, Level
-from vaekit.factors import factor_rates, factorises, marginals
-from vaekit.precision import full_precision
-from vaekit.ranks import mean_over_ranks
-from vaekit.schedules import Schedule, check_weights, weight_at
-
-__all__ = ["ELBO"]
+from vaekit.contracts.batch import Batch
+from vaekit.contracts.core import Core
+from vaekit.contracts.decoder import Decoder
+from vaekit.contracts.draw import Draw, Level
+from vaekit.contracts.encoder import Encoder
+from vaekit.contracts.likelihood import Likelihood
+from vaekit.contracts.objective import Objective
+from vaekit.contracts.posterior import Posterior
+from vaekit.contracts.prior import Prior
+from vaekit.contracts.schedule import Schedule, check_weights, weight_at
+from vaekit.distributions.factors import factor_rates, factorises, marginals
+from vaekit.numerics.distributed import mean_over_ranks
+from vaekit.numerics.precision import full_precision
 
 
 class ELBO(Objective):

@@ -7,13 +7,12 @@ from math import isfinite, log
 import torch
 from torch import Tensor
 
-from vaekit.batch import Batch
-from vaekit.contracts import Core, Objective
-from vaekit.draw import Draw
-from vaekit.part import FullPrecisionPart
-from vaekit.ranks import mean_over_ranks
-
-__all__ = ["GECO"]
+from vaekit.contracts.batch import Batch
+from vaekit.contracts.core import Core
+from vaekit.contracts.draw import Draw
+from vaekit.contracts.objective import Objective
+from vaekit.contracts.part import FullPrecisionPart
+from vaekit.numerics.distributed import mean_over_ranks
 
 
 class GECO(FullPrecisionPart, Objective):

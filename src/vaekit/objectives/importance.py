@@ -8,13 +8,13 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from vaekit.batch import Batch
-from vaekit.contracts import Core, Objective, Posterior
-from vaekit.draw import Draw
-from vaekit.precision import first_parameter, widest
-from vaekit.schedules import Schedule, weight_at
-
-__all__ = ["IWAE"]
+from vaekit.contracts.batch import Batch
+from vaekit.contracts.core import Core
+from vaekit.contracts.draw import Draw
+from vaekit.contracts.objective import Objective
+from vaekit.contracts.posterior import Posterior
+from vaekit.contracts.schedule import Schedule, weight_at
+from vaekit.numerics.precision import first_parameter, widest
 
 Gradient = Literal["standard", "stl", "dreg"]
 

@@ -2,9 +2,14 @@
 
 from vaekit.posteriors.bounded import DirichletPosterior, GammaPosterior, LogisticNormal
 from vaekit.posteriors.delta import Delta
+from vaekit.posteriors.discrete import RelaxedBernoulli, RelaxedCategorical
 from vaekit.posteriors.flows import IAF, MAF, RealNVP, SplineFlow
 from vaekit.posteriors.hamiltonian import Hamiltonian, RiemannianHamiltonian
-from vaekit.posteriors.manifolds import RiemannianNormal, VonMisesFisher, WrappedNormal
+from vaekit.posteriors.manifolds import (
+    RiemannianNormalPosterior,
+    VonMisesFisherPosterior,
+    WrappedNormalPosterior,
+)
 from vaekit.posteriors.normal import (
     DiagonalNormal,
     FullNormal,
@@ -13,7 +18,6 @@ from vaekit.posteriors.normal import (
     StudentTPosterior,
 )
 from vaekit.posteriors.planar import PlanarFlow, RadialFlow, SylvesterFlow
-from vaekit.posteriors.relaxed import RelaxedBernoulli, RelaxedCategorical
 
 __all__ = [
     "IAF",
@@ -33,10 +37,10 @@ __all__ = [
     "RelaxedBernoulli",
     "RelaxedCategorical",
     "RiemannianHamiltonian",
-    "RiemannianNormal",
+    "RiemannianNormalPosterior",
     "SplineFlow",
     "StudentTPosterior",
     "SylvesterFlow",
-    "VonMisesFisher",
-    "WrappedNormal",
+    "VonMisesFisherPosterior",
+    "WrappedNormalPosterior",
 ]

@@ -18,13 +18,11 @@ from torch.distributions import (
 )
 from torch.nn.functional import pad
 
-from vaekit.contracts import Posterior
-from vaekit.distributions import normal, soft_clamp, transport
-from vaekit.nn import vector_size, with_context
-from vaekit.part import LogJoint
-from vaekit.precision import smallest
-
-__all__ = ["DirichletPosterior", "GammaPosterior", "LogisticNormal"]
+from vaekit.contracts.part import LogJoint
+from vaekit.contracts.posterior import Posterior
+from vaekit.distributions.base import normal, soft_clamp, transport
+from vaekit.networks.blocks import vector_size, with_context
+from vaekit.numerics.precision import smallest
 
 _LEAST = 0.1  # Draws of a smaller concentration are often too small for float32.
 

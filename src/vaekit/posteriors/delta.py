@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from vaekit.contracts import Posterior
-from vaekit.distributions import transport
-from vaekit.nn import with_context
-from vaekit.part import LogJoint
-
-__all__ = ["Delta", "PointMass"]
+from vaekit.contracts.part import LogJoint
+from vaekit.contracts.posterior import Posterior
+from vaekit.distributions.base import transport
+from vaekit.networks.blocks import with_context
 
 
 class PointMass(Distribution):

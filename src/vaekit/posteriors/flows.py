@@ -8,14 +8,12 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from vaekit.contracts import Posterior
-from vaekit.contracts.parts import same_support
-from vaekit.flows import Autoregressive, Flow, flow_size
-from vaekit.nn import widths, with_context
-from vaekit.part import Build, LogJoint, Spec
+from vaekit.contracts.part import Build, LogJoint, Spec
+from vaekit.contracts.posterior import Posterior
+from vaekit.contracts.support import same_support
+from vaekit.networks.blocks import widths, with_context
+from vaekit.networks.flows import Autoregressive, Flow, flow_size
 from vaekit.posteriors.normal import DiagonalNormal
-
-__all__ = ["IAF", "MAF", "FlowPosterior", "RealNVP", "SplineFlow"]
 
 
 class FlowPosterior(Posterior):

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vaekit.part import LogJoint
+from vaekit.contracts.part import LogJoint
 from vaekit.posteriors.leapfrog import Leapfrog, Metric
 from vaekit.posteriors.normal import DiagonalNormal
-
-__all__ = ["Hamiltonian", "RiemannianHamiltonian"]
 
 
 class Hamiltonian(DiagonalNormal):

@@ -9,10 +9,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from vaekit.part import LogJoint
-from vaekit.precision import full_precision
-
-__all__ = ["Leapfrog", "Metric"]
+from vaekit.contracts.part import LogJoint
+from vaekit.numerics.precision import full_precision
 
 
 class Leapfrog(Distribution):

@@ -6,14 +6,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.functional import normalize, softplus, softsign
 
-from vaekit import manifolds
-from vaekit.contracts import Posterior
-from vaekit.distributions import soft_clamp
-from vaekit.nn import vector_size, with_context
-from vaekit.part import LogJoint
-from vaekit.precision import widest
-
-__all__ = ["RiemannianNormal", "VonMisesFisher", "WrappedNormal"]
+from vaekit.contracts.part import LogJoint
+from vaekit.contracts.posterior import Posterior
+from vaekit.distributions import manifolds
+from vaekit.distributions.base import soft_clamp
+from vaekit.networks.blocks import vector_size, with_context
+from vaekit.numerics.precision import widest
 
 
 class _Located(Posterior):
@@ -27,7 +25,7 @@ class _Located(Posterior):
         return loc
 
 
-class VonMisesFisher(_Located):
+class VonMisesFisherPosterior(_Located):
     r"""Unit vectors around a direction that is linear in the features.
 
     .. math:: q(z|x) \propto \exp(\kappa(x)\, \mu(x)^\top z), \qquad |z| = 1
@@ -44,7 +42,7 @@ class VonMisesFisher(_Located):
 
     Example:
         >>> import torch
-        >>> q = VonMisesFisher(features=32, latent_shape=(3,))(torch.randn(5, 32))
+        >>> q = VonMisesFisherPosterior(features=32, latent_shape=(3,))(torch.randn(5, 32))
         >>> q.sample().norm(dim=1)
         tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000])
     """
@@ -91,7 +89,7 @@ class _InBall(_Located):
         raise NotImplementedError
 
 
-class WrappedNormal(_InBall):
+class WrappedNormalPosterior(_InBall):
     r"""A Normal of the tangent space at a point of the Poincaré ball, wrapped onto the ball.
 
     .. math:: z = \mu \oplus \exp_0(v), \qquad v \sim \mathcal{N}(0, \mathrm{diag}\,\sigma^2(x)),
@@ -113,7 +111,7 @@ class WrappedNormal(_InBall):
 
     Example:
         >>> import torch
-        >>> q = WrappedNormal(features=32, latent_shape=(2,))(torch.randn(5, 32))
+        >>> q = WrappedNormalPosterior(features=32, latent_shape=(2,))(torch.randn(5, 32))
         >>> bool((q.sample().norm(dim=1) < 1).all())
         True
     """
@@ -132,7 +130,7 @@ class WrappedNormal(_InBall):
         return manifolds.WrappedNormal(loc, scale, self.curvature)
 
 
-class RiemannianNormal(_InBall):
+class RiemannianNormalPosterior(_InBall):
     r"""The distribution of largest entropy around a point of the Poincaré ball.
 
     .. math:: q(z|x) \propto \exp\left(-\frac{d(z, \mu)^2}{2 \sigma^2(x)}\right),
@@ -154,7 +152,8 @@ class RiemannianNormal(_InBall):
 
     Example:
         >>> import torch
-        >>> q = RiemannianNormal(features=32, latent_shape=(2,), curvature=4.0)(torch.randn(5, 32))
+        >>> posterior = RiemannianNormalPosterior(features=32, latent_shape=(2,), curvature=4.0)
+        >>> q = posterior(torch.randn(5, 32))
         >>> bool((q.sample().norm(dim=1) < 0.5).all())
         True
     """

@@ -18,20 +18,10 @@ from torch.distributions import (
 from torch.distributions import MultivariateNormal as _TorchMultivariateNormal
 from torch.distributions import Normal as _TorchNormal
 
-from vaekit.contracts import Posterior
-from vaekit.distributions import Normal, soft_clamp, transport
-from vaekit.nn import vector_size, with_context
-from vaekit.part import LogJoint
-
-__all__ = [
-    "DiagonalNormal",
-    "FullNormal",
-    "LaplacePosterior",
-    "LocationScalePosterior",
-    "LowRankNormal",
-    "MultivariateNormal",
-    "StudentTPosterior",
-]
+from vaekit.contracts.part import LogJoint
+from vaekit.contracts.posterior import Posterior
+from vaekit.distributions.base import Normal, soft_clamp, transport
+from vaekit.networks.blocks import vector_size, with_context
 
 
 class LocationScalePosterior(Posterior):

@@ -10,20 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 
-from vaekit.distributions import soft_clamp
-from vaekit.flows import SLOPE, Transform, flow_size, nearly_zero, one_way
-from vaekit.part import Build, Spec
+from vaekit.contracts.part import Build, Spec
+from vaekit.distributions.base import soft_clamp
+from vaekit.networks.flows import SLOPE, Transform, flow_size, nearly_zero, one_way
 from vaekit.posteriors.flows import FlowPosterior
-
-__all__ = [
-    "PlanarFlow",
-    "RadialFlow",
-    "SylvesterFlow",
-    "planar",
-    "radial",
-    "radial_inverse",
-    "sylvester",
-]
 
 
 def _positive(x: Tensor) -> Tensor:
@@ -141,7 +131,7 @@ class Planar(_Amortised):
         return Transform(partial(planar, w=inner[:, 1:], u=u, b=inner[:, :1]), one_way)
 
 
-class Radial(_Amortised):
+class RadialMap(_Amortised):
     """`radial`, with parameters linear in features h (B, context)."""
 
     def __init__(self, size: int, context: int) -> None:
@@ -257,7 +247,7 @@ class RadialFlow(FlowPosterior):
             features,
             latent_shape,
             context_features,
-            lambda given, step: Radial(size, given),
+            lambda given, step: RadialMap(size, given),
             transforms,
             base,
             build,

@@ -14,13 +14,11 @@ from torch.distributions import (
 )
 from torch.distributions import Normal as TorchNormal
 
-from vaekit.contracts import FittedPrior
-from vaekit.distributions import normal
-from vaekit.mixtures import Mixture
-from vaekit.nn import vector_size
-from vaekit.part import Infer
-
-__all__ = ["CodesPrior", "FittedNormal", "GaussianMixturePrior"]
+from vaekit.contracts.part import Infer
+from vaekit.contracts.prior import FittedPrior
+from vaekit.distributions.base import normal
+from vaekit.distributions.mixture import Mixture
+from vaekit.networks.blocks import vector_size
 
 
 class CodesPrior(FittedPrior):

@@ -8,14 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vaekit.contracts import FittedPrior
-from vaekit.distributions import normal
-from vaekit.fitting import fit_by_gradient
-from vaekit.flows import Autoregressive, Flow, Transform, Univariate, flow_size
-from vaekit.nn import widths
-from vaekit.part import Infer
-
-__all__ = ["FlowPrior"]
+from vaekit.contracts.part import Infer
+from vaekit.contracts.prior import FittedPrior
+from vaekit.distributions.base import normal
+from vaekit.networks.blocks import widths
+from vaekit.networks.flows import Autoregressive, Flow, Transform, Univariate, flow_size
+from vaekit.priors.gradient_fit import fit_by_gradient
 
 _MAPS: dict[str, tuple[Univariate, bool, bool]] = {
     "maf": ("affine", False, True),

@@ -8,15 +8,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vaekit import manifolds
-from vaekit.contracts import Prior
-from vaekit.nn import vector_size
-from vaekit.part import Infer
-
-__all__ = ["RiemannianNormalPrior", "UniformSphere", "WrappedNormalPrior"]
+from vaekit.contracts.part import Infer
+from vaekit.contracts.prior import Prior
+from vaekit.distributions import manifolds
+from vaekit.networks.blocks import vector_size
 
 
-class UniformSphere(Prior):
+class UniformSpherePrior(Prior):
     r"""The uniform distribution of unit vectors.
 
     .. math:: p(z) = \frac{\Gamma(n / 2)}{2 \pi^{n / 2}}, \qquad |z| = 1
@@ -26,7 +24,7 @@ class UniformSphere(Prior):
 
     Example:
         >>> import torch
-        >>> UniformSphere(latent_shape=(2,))().log_prob(torch.tensor([0.6, 0.8]))  # -log 2 pi
+        >>> UniformSpherePrior(latent_shape=(2,))().log_prob(torch.tensor([0.6, 0.8]))  # -log 2 pi
         tensor(-1.8379)
     """
 

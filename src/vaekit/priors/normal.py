@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Laplace
 
-from vaekit.contracts import Prior
-from vaekit.distributions import normal, soft_clamp
-from vaekit.mixtures import Mixture
-from vaekit.nn import Learned
-from vaekit.part import Infer
-
-__all__ = ["LaplacePrior", "LearnedNormal", "NormalMixture", "StandardNormal"]
+from vaekit.contracts.part import Infer
+from vaekit.contracts.prior import Prior
+from vaekit.distributions.base import normal, soft_clamp
+from vaekit.distributions.mixture import Mixture
+from vaekit.networks.blocks import Learned
 
 
 class StandardNormal(Prior):

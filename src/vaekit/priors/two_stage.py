@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints, kl_divergence
 
-from vaekit.distributions import Normal, normal, soft_clamp
-from vaekit.fitting import fit_by_gradient
-from vaekit.nn import mlp, widths
-from vaekit.part import Infer
+from vaekit.contracts.part import Infer
+from vaekit.distributions.base import Normal, normal, soft_clamp
+from vaekit.networks.blocks import mlp, widths
 from vaekit.priors.fitted import FittedNormal
-
-__all__ = ["TwoStagePrior"]
+from vaekit.priors.gradient_fit import fit_by_gradient
 
 
 class TwoStagePrior(FittedNormal):

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vaekit.batch import Batch, DataInfo, Tree, each, entries_of, first
-from vaekit.contracts import Posterior, Prior
-from vaekit.draw import Draw
-from vaekit.mixtures import Mixture
-from vaekit.nn import fill
-from vaekit.part import Infer
-
-__all__ = ["VampPrior"]
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.draw import Draw
+from vaekit.contracts.part import Infer
+from vaekit.contracts.posterior import Posterior
+from vaekit.contracts.prior import Prior
+from vaekit.contracts.trees import Tree, each, entries_of, first
+from vaekit.distributions.mixture import Mixture
+from vaekit.networks.blocks import fill
 
 
 class VampPrior(Prior):

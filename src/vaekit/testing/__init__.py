@@ -17,10 +17,10 @@ import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
 
-from vaekit.batch import DataInfo
-from vaekit.model import Model
-from vaekit.noise import fixed_noise
-from vaekit.plugins import RegistryError, blame
+from vaekit.contracts.batch import DataInfo
+from vaekit.model.model import Model
+from vaekit.numerics.random import fixed_noise
+from vaekit.registry.plugins import RegistryError, blame
 from vaekit.testing.data import OF_DATA
 from vaekit.testing.densities import OF_DENSITIES, OF_POSTERIORS, OF_PRIORS
 from vaekit.testing.kinds import (

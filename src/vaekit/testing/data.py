@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit import specs
-from vaekit.batch import Batch, DataInfo, Tree, each, first, flat, leaves, within
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.trees import Tree, each, first, flat, leaves, within
 from vaekit.data.base import DataModule
-from vaekit.data.rows import Stored
-from vaekit.noise import fixed_noise
+from vaekit.data.rows.batches import Stored
+from vaekit.numerics.random import fixed_noise
+from vaekit.registry import specs
 from vaekit.testing.subject import Excused, Law, Made, require
-
-__all__ = ["OF_DATA"]
 
 _SEEN = 2000  # rows of a split, at most, whose values are checked
 

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints, kl_divergence
 
-from vaekit import plugins
-from vaekit.batch import Batch, DataInfo, each, shapes_of
-from vaekit.distributions import normal, sample_and_log_prob
-from vaekit.model import Model
-from vaekit.noise import fixed_noise
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.trees import each, shapes_of
+from vaekit.distributions.base import normal, sample_and_log_prob
+from vaekit.model.model import Model
+from vaekit.numerics.random import fixed_noise
+from vaekit.registry import plugins
 from vaekit.testing.grids import Grid, grid_of, product_of, support_of
 from vaekit.testing.subject import Excused, Law, Subject, few, require, retyped
-
-__all__ = ["OF_DENSITIES", "OF_POSTERIORS", "OF_PRIORS"]
 
 _FAMILIES = 3  # distributions of a part that are looked at
 _SAMPLES = 20_000

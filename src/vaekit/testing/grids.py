@@ -12,10 +12,8 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.nn.functional import pad, softplus
 
-from vaekit.manifolds import Ball, Sphere
+from vaekit.distributions.manifolds import Ball, Sphere
 from vaekit.testing.subject import Excused
-
-__all__ = ["Grid", "grid_of", "product_of", "support_of"]
 
 
 @dataclass

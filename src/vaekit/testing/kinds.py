@@ -8,21 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.batch import Batch, DataInfo, each
-from vaekit.contracts import Core
-from vaekit.draw import Draw
-from vaekit.importance import log_likelihood
-from vaekit.noise import fixed_noise
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.core import Core
+from vaekit.contracts.draw import Draw
+from vaekit.contracts.trees import each
+from vaekit.evaluation.importance_sampling import log_likelihood
+from vaekit.numerics.random import fixed_noise
 from vaekit.testing.models import PLACE_OF_CONTEXT, masked
 from vaekit.testing.subject import DRAWS, Excused, Law, Subject, few, require, retyped
-
-__all__ = [
-    "OF_CORES",
-    "OF_LIKELIHOODS",
-    "OF_OBJECTIVES",
-    "rates_agree_with_the_draws",
-    "stopping_leaves_the_value_and_the_path",
-]
 
 
 def shown_and_hidden_add_up(s: Subject) -> None:

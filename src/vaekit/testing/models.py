@@ -12,35 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaekit import plugins, specs
-from vaekit.batch import Batch, DataInfo, each, flat
-from vaekit.compiled import Compiled
-from vaekit.contracts import Core
-from vaekit.draw import Draw
-from vaekit.model import Model
-from vaekit.noise import fixed_noise
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.core import Core
+from vaekit.contracts.draw import Draw
+from vaekit.contracts.trees import each, flat
+from vaekit.model.model import Model
+from vaekit.numerics.random import fixed_noise
+from vaekit.registry import plugins, specs
 from vaekit.testing.rows import a_row_depends_on_no_other
-from vaekit.testing.subject import (
-    DRAWS,
-    ROWS,
-    Excused,
-    Law,
-    Subject,
-    few,
-    require,
-    retyped,
-)
-
-__all__ = [
-    "FIRST",
-    "OF_ALL",
-    "OF_PARTS",
-    "PLACE_OF_CONTEXT",
-    "finish_step",
-    "masked",
-    "state_of",
-]
-
+from vaekit.testing.subject import DRAWS, ROWS, Excused, Law, Subject, few, require, retyped
+from vaekit.training.compile import Compiled
 
 # What must hold before anything else can be checked
 

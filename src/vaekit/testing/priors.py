@@ -7,13 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.contracts import FittedPrior
-from vaekit.distributions import normal
-from vaekit.model import Model
-from vaekit.noise import fixed_noise
+from vaekit.contracts.prior import FittedPrior
+from vaekit.distributions.base import normal
+from vaekit.model.model import Model
+from vaekit.numerics.random import fixed_noise
 from vaekit.testing.subject import Excused, Law, Subject, few, require
-
-__all__ = ["OF_FITTED"]
 
 _SAMPLES, _ROWS = 20_000, 400
 

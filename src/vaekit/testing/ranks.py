@@ -12,11 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from vaekit.noise import fixed_noise
+from vaekit.numerics.random import fixed_noise
 from vaekit.testing.models import finish_step, state_of
 from vaekit.testing.subject import Excused, Law, Subject, require
-
-__all__ = ["OF_RANKS"]
 
 _SECONDS = 120
 

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.batch import Batch
-from vaekit.contracts import Core
-from vaekit.draw import Draw
+from vaekit.contracts.batch import Batch
+from vaekit.contracts.core import Core
+from vaekit.contracts.draw import Draw
 from vaekit.testing.subject import DRAWS, ROWS, Excused, Subject, few, require, retyped
-
-__all__ = ["a_row_depends_on_no_other"]
 
 
 def a_row_depends_on_no_other(s: Subject) -> None:

@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.schedules import Schedule, weight_at
+from vaekit.contracts.schedule import Schedule, weight_at
 from vaekit.testing.subject import Law, Made, require
-
-__all__ = ["OF_SCHEDULES"]
 
 _STEPS = (0, 1, 2, 10, 1000, 10**6)
 

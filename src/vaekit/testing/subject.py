@@ -13,28 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaekit import plugins
-from vaekit.batch import Batch, DataInfo, each
-from vaekit.contracts import Core, FittedPrior, Posterior, Prior
-from vaekit.distributions import takes_noise
-from vaekit.draw import Draw
-from vaekit.model import Model
-from vaekit.noise import fixed_noise
-from vaekit.part import Noise
-
-__all__ = [
-    "DRAWS",
-    "ROWS",
-    "Choice",
-    "Excused",
-    "Law",
-    "Made",
-    "Subject",
-    "UsageError",
-    "few",
-    "require",
-    "retyped",
-]
+from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.core import Core
+from vaekit.contracts.draw import Draw
+from vaekit.contracts.part import Noise
+from vaekit.contracts.posterior import Posterior
+from vaekit.contracts.prior import FittedPrior, Prior
+from vaekit.contracts.trees import each
+from vaekit.distributions.base import takes_noise
+from vaekit.model.model import Model
+from vaekit.numerics.random import fixed_noise
+from vaekit.registry import plugins
 
 Choice = str | type | nn.Module
 """A part by its name, its class, or an instance."""
@@ -47,8 +36,8 @@ _EVENTS = ((1, 13, 10), (7,), (3, 16, 16), (4, 6))
 
 _SMALL: dict[str, Any] = {
     "latent_shape": 4,
-    "encoder": {"class_path": "vaekit.encoders.MLPEncoder", "init_args": {"hidden": [16]}},
-    "decoder": {"class_path": "vaekit.decoders.MLPDecoder", "init_args": {"hidden": [16]}},
+    "encoder": {"class_path": "vaekit.networks.mlp.MLPEncoder", "init_args": {"hidden": [16]}},
+    "decoder": {"class_path": "vaekit.networks.mlp.MLPDecoder", "init_args": {"hidden": [16]}},
 }
 
 

@@ -4,10 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Laplace
 
-from vaekit.contracts import Encoder, Likelihood, Prior
-from vaekit.distributions import normal
-from vaekit.nn import fill
-from vaekit.part import Infer
+from vaekit.contracts import Encoder, Infer, Likelihood, Prior, normal
+from vaekit.networks import fill
 
 
 class DemoEncoder(Encoder):

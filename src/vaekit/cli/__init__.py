@@ -1,0 +1,1 @@
+"""The command line: LightningCLI with a kind of plugin behind each part of the model."""

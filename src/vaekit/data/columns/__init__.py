@@ -1,0 +1,1 @@
+"""Columns of a table, and their encodings in x."""

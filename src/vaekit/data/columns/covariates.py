@@ -1,0 +1,173 @@
+"""Columns that are said of rows, such as a batch or an age, as numbers and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaekit.data.columns.scale import deviation
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+
+_BOOLS = ("bool", "boolean")
+
+Known = dict[str, Any]
+"""What is known of a column, as plain data: its categories, or its mean and standard deviation."""
+
+
+def listed(names: list[str] | str) -> list[str]:
+    """Names in a list, or in one text with commas between them, as on a command line.
+
+    Example:
+        >>> listed("batch,age"), listed(["batch"])
+        (['batch', 'age'], ['batch'])
+    """
+    return [n for n in names.split(",") if n] if isinstance(names, str) else list(names)
+
+
+def column_of(frame: DataFrame | None, name: str, what: str) -> Series:
+    """A column that the user named.
+
+    Arguments:
+        what: The argument by which it was named.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = [] if frame is None else [str(column) for column in frame.columns]
+    if frame is None or name not in found:
+        has = f"{', '.join(found[:10])}" if found else "the data have none"
+        raise ValueError(f"Expected a column {name!r}, as {what}, but there are: {has}.")
+    return frame.iloc[:, found.index(name)]
+
+
+def _refuse_missing(column: Series, name: str) -> None:
+    if missing := int(column.isna().sum()):
+        raise ValueError(
+            f"Expected a value of {name} for each row but {missing:,} of {len(column):,} have "
+            "none: fill them in, or leave those rows out."
+        )
+
+
+def _is_categorical(column: Series) -> bool:
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    return bool(is_bool_dtype(column.dtype) or not is_numeric_dtype(column.dtype))
+
+
+def known_of(column: Series, name: str, train: np.ndarray) -> Known:
+    """What is known of a column: its categories, or the moments of the training rows.
+
+    Arguments:
+        train: The numbers of the training rows.
+
+    Raises:
+        ValueError: If a value is missing, or a number is not finite.
+    """
+    _refuse_missing(column, name)
+    if _is_categorical(column):
+        ordered = bool(getattr(column.dtype, "ordered", False))
+        return {"categories": classes(column), "type": str(column.dtype), "ordered": ordered}
+    values = column.to_numpy(np.float64)[train]
+    mean, std = float(values.mean()), deviation(values)
+    return {"mean": mean, "std": std, "type": str(column.dtype)}
+
+
+def classes(column: Series) -> list[Any]:
+    """The values of a column of categories, in their order; those of others are sorted.
+
+    They are plain data: what is neither text nor a number, such as a date, is written as text.
+    """
+    if str(column.dtype) == "category":
+        found = column.cat.categories.tolist()
+    else:
+        found = column.dropna().unique().tolist()
+        try:
+            found = sorted(found)
+        except TypeError:  # of several types
+            found = sorted(found, key=str)
+    return [plain(value) for value in found]
+
+
+def plain(value: Any) -> Any:
+    """A value as plain data: what is neither text nor a number is written as text."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def places_of(known: Sequence[Any]) -> Callable[[Any], int]:
+    """Which of some known values a value is, -1 for none.
+
+    1, 1.0 and True are one, as where a file has gaps; so are 1 and "1" where all known values are
+    text.
+    """
+    text = all(isinstance(value, str) for value in known)
+
+    def key(value: Any) -> Any:
+        value = plain(value)
+        if isinstance(value, str) or text:
+            return str(value)
+        return float(value)
+
+    place = {key(value): at for at, value in enumerate(known)}
+    return lambda value: place.get(key(value), -1)
+
+
+def labels(column: Series, known: Sequence[Any]) -> np.ndarray:
+    """The place of each value among those that are known, -1 for others."""
+    place = places_of(known)
+    pairs = zip(column.astype(object), column.isna(), strict=True)
+    found = [-1 if missing else place(value) for value, missing in pairs]
+    return np.asarray(found, dtype=np.int64)
+
+
+def encoded(column: Series, name: str, known: Known) -> Tensor:
+    """A column as numbers (N, C): one-hot, or with the moments of the training rows taken off.
+
+    Raises:
+        ValueError: If a value is missing, is no number, or is of no category that is known.
+    """
+    _refuse_missing(column, name)
+    if "categories" in known:
+        at = labels(column, known["categories"])
+        if (at < 0).any():
+            others = sorted({str(value) for value in column[at < 0]})
+            own = ", ".join(map(str, known["categories"][:10]))
+            raise ValueError(
+                f"Expected {name} of the model's categories, {own}, but got "
+                f"{', '.join(others[:5])}: it has learned nothing of these."
+            )
+        return torch.eye(len(known["categories"]))[torch.from_numpy(at)]
+    if _is_categorical(column):
+        raise ValueError(f"Expected numbers in {name}, as the model knows, but got text.")
+    values = (column.to_numpy(np.float64) - known["mean"]) / known["std"]
+    if not np.isfinite(values).all():
+        raise ValueError(f"Expected finite numbers in {name} but one is infinite.")
+    return torch.from_numpy(values).float().unsqueeze(1)
+
+
+def width(known: Known) -> int:
+    """How many numbers a column becomes."""
+    return len(known["categories"]) if "categories" in known else 1
+
+
+def decoded(values: Tensor, known: Mapping[str, Any]) -> Any:
+    """Numbers (n, C) as a column of the user's values, of the type that it had."""
+    import pandas as pd
+
+    if "categories" in known:
+        names = known["categories"]
+        found = [names[at] for at in values.argmax(1).tolist()]
+        if known["type"] == "category":
+            return pd.Categorical(found, categories=names, ordered=known["ordered"])
+        return pd.array(found, dtype=known["type"]) if known["type"] in _BOOLS else found
+    numbers = values[:, 0].double().numpy() * known["std"] + known["mean"]
+    kind = pd.api.types.pandas_dtype(known["type"])
+    whole = pd.api.types.is_integer_dtype(kind)
+    return pd.array(np.round(numbers) if whole else numbers, dtype=kind)

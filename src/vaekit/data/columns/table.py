@@ -1,0 +1,284 @@
+"""The columns of a table: what each is taken for, how it becomes numbers, and the way back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from vaekit.data.columns.covariates import places_of, plain
+from vaekit.data.columns.scale import deviation
+
+if TYPE_CHECKING:
+    from pandas import Series
+
+
+KINDS = ("numeric", "binary", "category", "count", "ignore")
+"""What a column may be taken for; of one to be ignored nothing is learned."""
+
+_MOST_COUNT, _DECIMALS, _FAR, _SHOWN = 1e6, 6, 50, 60
+_FORMS = (
+    "%Y-%m-%d",
+    *(f"%Y-%m-%d{between}{clock}" for between in "T " for clock in ("%H:%M:%S", "%H:%M")),
+    "%Y-%m",
+    "%Y/%m/%d",
+)
+"""In which times are written as text."""
+
+Column = dict[str, Any]
+"""What is known of a column, as plain data: its name, kind and dtype, and by kind its mean, std,
+decimals, low and high, or its values."""
+
+
+# What it is
+
+
+def kind_of(column: Series, most: int) -> str:
+    """What a column is taken for.
+
+    Two different values make it binary; text, and pandas' categories, a category. Whole numbers
+    from 0 or 1 that scatter at least nearly as Poisson's do are counts. Text of more than `most`
+    different values is ignored, as is a column in which one value stands alone.
+    """
+    import pandas as pd
+
+    values = column.dropna()
+    try:
+        number = values.nunique()
+    except TypeError:  # of lists, or dicts
+        return "ignore"
+    if number < 2:
+        return "ignore"
+    fractions = pd.api.types.is_float_dtype(column) and bool((values % 1 != 0).any())
+    if number == 2 and not fractions and not pd.api.types.is_datetime64_any_dtype(column):
+        return "binary"
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return "category"
+    if pd.api.types.is_numeric_dtype(column):
+        return "count" if _looks_counted(values.to_numpy(dtype=np.float64)) else "numeric"
+    if _times(column):
+        return "numeric"
+    return "category" if number <= most else "ignore"
+
+
+def _looks_counted(x: np.ndarray) -> bool:
+    whole = bool((x == np.round(x)).all())
+    return whole and x.min() in (0, 1) and x.max() < _MOST_COUNT and x.var() > 0.8 * x.mean()
+
+
+def _times(column: Any) -> str | None:
+    """How the times of a column are written: "datetime" where they are that, else as text.
+
+    None where it holds no times, or text that no one form gives back as it is.
+    """
+    import pandas as pd
+
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return "datetime"
+    values = column.dropna()
+    if pd.api.types.is_numeric_dtype(column) or isinstance(column.dtype, pd.CategoricalDtype):
+        return None
+    if not values.map(lambda value: isinstance(value, str) and value[:4].isdigit()).all():
+        return None
+    for form in _FORMS:
+        when = pd.to_datetime(values, format=form, errors="coerce")
+        if when.notna().all() and (when.dt.strftime(form) == values).all():
+            return form
+    return None
+
+
+def learned(column: Series, kind: str, rows: np.ndarray) -> Column:
+    """What is known of a column.
+
+    Arguments:
+        rows: Which rows are for training: of them mean and standard deviation are taken.
+
+    Raises:
+        ValueError: If the column cannot be of that kind.
+    """
+    found: Column = {"name": str(column.name), "kind": kind, "dtype": str(column.dtype)}
+    if kind in ("binary", "category"):
+        found |= _values(column, kind)
+    if kind in ("numeric", "count"):
+        found["times"] = _times(column)
+        x = _numbers(column, found)
+        _refuse(column.name, kind, x)
+        train = x[rows]
+        train = train[~np.isnan(train)]
+        train = train if len(train) else np.zeros(1)
+        found |= {
+            "mean": float(train.mean()),
+            "std": deviation(train),
+            "low": float(np.nanmin(x)),
+            "high": float(np.nanmax(x)),
+            "decimals": _decimals(x[~np.isnan(x)]),
+        }
+    found["shown"] = _marginal(found, codes(column, found)[rows])
+    return found
+
+
+def _values(column: Any, kind: str) -> Column:
+    """The values in their order, as plain data."""
+    import pandas as pd
+
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        values = [plain(value) for value in column.cat.categories]
+        found = {"values": values, "dtype": "category", "ordered": bool(column.cat.ordered)}
+    else:
+        values = [plain(value) for value in sorted(column.dropna().unique(), key=_order)]
+        found = {"values": values}
+    if kind == "binary" and len(values) != 2:
+        raise ValueError(
+            f"Expected two values in the binary column {column.name} but it has {len(values)}."
+        )
+    return found
+
+
+def _order(value: Any) -> tuple[int, Any]:
+    return (0, value) if isinstance(value, int | float) else (1, str(value))
+
+
+def _refuse(name: Any, kind: str, x: np.ndarray) -> None:
+    seen = x[~np.isnan(x)]
+    if not np.isfinite(seen).all():
+        raise ValueError(f"Expected finite numbers in the column {name} but it holds infinity.")
+    if kind == "count" and not ((seen >= 0) & (seen == np.round(seen))).all():
+        raise ValueError(
+            f"Expected whole numbers from 0 in the column of counts {name} but it holds "
+            f"{seen[(seen < 0) | (seen != np.round(seen))][0]:g}: take it as numeric."
+        )
+
+
+def _decimals(x: np.ndarray) -> int | None:
+    """With how many decimals numbers are written; None for more than six."""
+    for decimals in range(_DECIMALS + 1):
+        if np.allclose(np.round(x, decimals), x, rtol=1e-9, atol=0):
+            return decimals
+    return None
+
+
+def _marginal(column: Column, x: np.ndarray) -> Column:
+    """How often what is seen, for a picture: shares of values or whole numbers, or quantiles."""
+    x = x[~np.isnan(x)]
+    if not len(x):
+        return {"quantiles": []}
+    if "values" not in column and not (column["decimals"] == 0 and np.ptp(x) < _SHOWN):
+        return {"quantiles": np.quantile(x, np.linspace(0, 1, 65)).tolist()}
+    first = 0 if "values" in column else int(column["low"])
+    most = len(column["values"]) if "values" in column else int(column["high"]) - first + 1
+    count = np.bincount(x.astype(int) - first, minlength=most)
+    return {"first": first, "shares": (count / max(1, len(x))).round(6).tolist()}
+
+
+# To numbers, and back
+
+
+def codes(column: Series, known: Column) -> np.ndarray:
+    """A column as numbers (N,) in float64, NaN where it is missing: in its units, or the places of
+    its values.
+
+    Raises:
+        ValueError: If it holds a value that is not known, or text where numbers are expected.
+    """
+    if known["kind"] not in ("binary", "category"):
+        x = _numbers(column, known)
+        _refuse(column.name, known["kind"], x)
+        return x
+    place = places_of(known["values"])
+    found = np.full(len(column), np.nan)
+    seen = column.notna().to_numpy()
+    values = [place(value) for value in column[seen]]
+    if -1 in values:
+        new = plain(column[seen].iloc[values.index(-1)])
+        held = ", ".join(str(value) for value in known["values"][:8])
+        more = ", ..." if len(known["values"]) > 8 else ""
+        raise ValueError(
+            f"Expected values of the column {known['name']} that were there in training ({held}"
+            f"{more}) but got {new!r}: leave such rows out, or train with them."
+        )
+    found[seen] = values
+    return found
+
+
+def _numbers(column: Series, known: Column) -> np.ndarray:
+    import pandas as pd
+
+    times = known.get("times")
+    try:
+        if times:
+            when = pd.to_datetime(column, **({} if times == "datetime" else {"format": times}))
+            if when.dt.tz is not None:
+                when = when.dt.tz_convert(None)
+            seconds = when.astype("datetime64[ns]").astype("int64") / 1e9
+            return np.where(when.isna(), np.nan, seconds)
+        return pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"Expected {'times as before' if times else 'numbers'} in the {known['kind']} column "
+            f"{known['name']} but {' '.join(str(error).split())}"
+        ) from error
+
+
+def restored(x: np.ndarray, known: Column) -> Any:
+    """Numbers (N,) as the column that they stand for: in its type, its decimals and its values.
+
+    Numbers beyond those that were seen in training are brought back to the nearest.
+    """
+    import pandas as pd
+
+    name, dtype = known["name"], known["dtype"]
+    if known["kind"] in ("binary", "category"):
+        values = known["values"]
+        at = np.clip(np.round(x), 0, len(values) - 1).astype(int)
+        if dtype == "category":
+            kind = pd.CategoricalDtype(values, known["ordered"])
+            return pd.Series(pd.Categorical.from_codes(at, dtype=kind), name=name)
+        return pd.Series([values[place] for place in at], name=name).astype(dtype)
+    x = np.clip(x, known["low"], known["high"])
+    if known["decimals"] is not None:
+        x = np.round(x, known["decimals"])
+    if known["times"]:
+        when = pd.Series(pd.to_datetime((x * 1e9).astype("int64")), name=name)
+        if known["times"] != "datetime":
+            return when.dt.strftime(known["times"]).astype(dtype)
+        zone = pd.Series([], dtype=dtype).dt.tz
+        return when.dt.tz_localize("UTC").astype(dtype) if zone else when.astype(dtype)
+    return pd.Series(x, name=name).astype(dtype)
+
+
+def told(known: Mapping[str, Any]) -> str:
+    """A column in a few words."""
+    if "values" in known:
+        values = known["values"]
+        shown = ", ".join(str(value) for value in values[:4])
+        return f"{known['kind']}: {shown}{f' and {len(values) - 4} more' if values[4:] else ''}"
+    if known["kind"] == "ignore":
+        return "left out"
+    span = f"from {known['low']:g} to {known['high']:g}"
+    return f"{'times, ' if known['times'] else ''}{known['kind']} {span}"
+
+
+def scaled(x: np.ndarray, known: Column) -> np.ndarray:
+    """Numbers of a numeric column on the scale of its training rows; others as they are."""
+    return (x - known["mean"]) / known["std"] if known["kind"] == "numeric" else x
+
+
+def unscaled(x: np.ndarray, known: Column) -> np.ndarray:
+    """The reverse of `scaled`."""
+    return x * known["std"] + known["mean"] if known["kind"] == "numeric" else x
+
+
+def warn_of_outliers(x: Tensor, columns: Sequence[Column]) -> None:
+    """Warns of a scaled number (N, D) so far from the others that it drowns them."""
+    far = x.abs().amax(0)
+    at = int(far.argmax())
+    if far[at] > _FAR:
+        warnings.warn(
+            f"A value of {columns[at]['name']} lies {far[at]:.0f} standard deviations from the "
+            "mean: if it is an error, leave that row out; else the logarithm of the column may be "
+            "learned better.",
+            stacklevel=2,
+        )

@@ -1,0 +1,86 @@
+"""What the steps of sequences hold: tokens, which have names, or numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vaekit.data.columns.covariates import classes, labels
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+
+def vocabulary_of(values: DataFrame, tokens: bool | None) -> list[Any] | None:
+    """The tokens in their order; None where the steps are numbers of signals."""
+    from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
+
+    kinds = values.dtypes
+    texts = [n for n, k in kinds.items() if not is_numeric_dtype(k) or is_bool_dtype(k)]
+    if len(values.columns) > 1 and (texts or tokens):
+        raise ValueError(
+            "Expected numbers in each of several channels, or one channel of tokens, but got "
+            f"{', '.join(f'{n} of {k}' for n, k in kinds.items())}: name them as --data.channels, "
+            "or what is no channel as label, split or group."
+        )
+    whole = is_integer_dtype(kinds.iloc[0]) and len(values.columns) == 1
+    if tokens is False or not (tokens or texts or whole):
+        if texts:
+            raise ValueError(f"Expected numbers in {texts[0]}, for signals, but got others.")
+        return None
+    found = classes(_as_tokens(values.iloc[:, 0]))
+    if len(found) < 2:
+        raise ValueError(f"Expected at least two different tokens but got {len(found)}.")
+    if all(isinstance(word, int) for word in found) and not isinstance(found[0], bool):
+        largest = max(found)
+        if min(found) >= 0 and largest < max(256, 2 * len(found)):
+            return list(range(largest + 1))  # they stand for themselves
+    return found
+
+
+def _as_tokens(column: Series) -> Series:
+    """A column of tokens: whole numbers, which a missing one has made others, as such."""
+    from pandas.api.types import is_float_dtype
+
+    if not is_float_dtype(column.dtype):
+        return column
+    seen = column.dropna()
+    if (seen != seen.round()).any():
+        raise ValueError(f"Expected tokens in {column.name} but it holds {seen.iloc[0]:g}.")
+    return column.astype("Int64")
+
+
+def read_numbers(values: DataFrame, schema: Mapping[str, Any]) -> np.ndarray:
+    """The steps as numbers (S, C), NaN where there is none; of tokens (S,), -1 there."""
+    own = [str(name) for name in values.columns]
+    if missing := [name for name in schema["channels"] if name not in own]:
+        raise ValueError(
+            f"Expected the channels {', '.join(schema['channels'])} but there is no "
+            f"{', '.join(missing)}."
+        )
+    values = values[schema["channels"]]
+    if schema["vocabulary"] is None:
+        return _finite(values)
+    column = _as_tokens(values.iloc[:, 0])
+    found = labels(column, schema["vocabulary"])
+    unknown = (found < 0) & column.notna().to_numpy()
+    if unknown.any():
+        others = sorted({str(value) for value in column[unknown]})
+        raise ValueError(
+            f"Expected tokens that the model knows but got {', '.join(others[:5])}: it has "
+            "learned nothing of these."
+        )
+    return found
+
+
+def _finite(values: DataFrame) -> np.ndarray:
+    try:
+        found = values.to_numpy(np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Expected numbers in each channel but got {error}.") from error
+    for at, name in enumerate(values.columns):
+        if np.isinf(found[:, at]).any():
+            raise ValueError(f"Expected finite values but channel {name} holds an infinite one.")
+    return found

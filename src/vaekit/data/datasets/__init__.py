@@ -1,0 +1,1 @@
+"""Data modules for published data sets, by name."""

@@ -1,0 +1,1 @@
+"""Readers from a file format to arrays, frames or images."""

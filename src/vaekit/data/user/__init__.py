@@ -1,0 +1,1 @@
+"""Data modules for files and objects of the user."""

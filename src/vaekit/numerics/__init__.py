@@ -1,0 +1,1 @@
+"""Precision, random numbers, and reductions over processes."""

@@ -1,0 +1,1 @@
+"""The callbacks; `vaekit.callbacks` exports their public names."""
