@@ -6,12 +6,10 @@ from importlib import import_module
 
 import pytest
 
+from spellings import PARTS, spellings
 from vaekit.registry import plugins
 from vaekit.registry.moved import MODULES, NAMES, new_path
-from vaekit.registry.plugins import find, list_plugins
-
-PARTS = [plugin for plugin in list_plugins() if plugin.package == "vaekit"]
-OLD = {new: old for old, new in reversed([*MODULES.items(), *NAMES.items()])}
+from vaekit.registry.plugins import find
 
 
 def _is_there(path: str) -> bool:
@@ -61,13 +59,6 @@ def test_a_name_that_never_was_is_an_ordinary_error() -> None:
         _ = __import__("vaekit").never
     with pytest.raises(ModuleNotFoundError, match=r"No module named 'vaekit\.never'"):
         import_module("vaekit.never")
-
-
-def spellings(plugin: plugins.Plugin) -> list[str]:
-    """Returns the paths of a part: its old one, its new one, and through the public package."""
-    module, _, name = plugin.path.rpartition(".")
-    old = OLD.get(plugin.path) or f"{OLD.get(module, module)}.{name}"
-    return [old, plugin.path, f"vaekit.{module.split('.')[1]}.{name}"]
 
 
 def test_a_part_is_found_by_its_three_paths() -> None:

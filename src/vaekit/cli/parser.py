@@ -188,13 +188,15 @@ def names_lead_to_plugins() -> Iterator[None]:
             name = plugin.path
         return ordinary_parser(name, *args, **kwargs)
 
+    def is_accepted(path: str) -> bool:
+        if path.startswith("torch.optim."):  # not those of other modules in it, such as SWALR
+            return path.rpartition(".")[0] in modules.values()
+        return plugins.is_plugin(path) or allowed_imports.is_open(path)
+
     def known_names(action: Any) -> str:
         label, _, paths = ordinary_help(action).partition(": ")
-        names = [
-            plugins.unique(path, among_all=True)
-            for path in paths.split(", ")
-            if plugins.is_plugin(path) or allowed_imports.is_open(path)
-        ]
+        accepted = filter(is_accepted, paths.split(", "))
+        names = [plugins.unique(path, among_all=True) for path in accepted]
         return f"{label}: {', '.join(names)}" if names else ""
 
     hint: Any = _typehints.ActionTypeHint
