@@ -44,6 +44,9 @@ JOINT = {"FullNormal": (FullNormal, {}), "LowRankNormal": (LowRankNormal, {"rank
 def posterior(name: str, shape: tuple[int, ...] = (3,), rows: int = 4, **init_args: Any) -> Any:
     cls, own, *_ = {**SINGLE, **JOINT}[name]
     part = cls(5, shape, **{**own, **init_args}).double()
+    with torch.no_grad():  # off where it starts, since a FullNormal starts all but diagonal
+        for weight in part.parameters():
+            weight += 0.2 * torch.randn_like(weight)
     return part(2 * torch.randn(rows, 5).double())
 
 
