@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -24,9 +25,36 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # others run beside it
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    told = "seed of torch, NumPy and random at the start of each test"
+    parser.addoption("--seed", type=int, default=0, help=told)
+
+
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
+def _seeded(request: pytest.FixtureRequest) -> None:
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(request.config.getoption("seed"))
+
+
+def states() -> list[object]:
+    """The states of the generators that all tests share."""
+    return [torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Refuses a file that draws random numbers at import, which no seed of a test reaches."""
+    before = states()
+    report = yield
+    if report.passed and states() != before:
+        report.outcome = "failed"
+        report.longrepr = (
+            f"{collector.nodeid}, or a module that it imports, draws random numbers at import: "
+            "draw them in a test or a fixture, after the seed is set."
+        )
+    return report
 
 
 @pytest.fixture(autouse=True)

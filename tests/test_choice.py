@@ -25,8 +25,13 @@ from vaekit.data.module_for_path import module_for
 from vaekit.model.parts_for_data import epochs_for, parts_for
 
 Cli = Callable[..., Path]
-RNG = np.random.default_rng(0)
-COUNTS = RNG.poisson(2.0, (60, 5)) + 1
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+COUNTS = rng().poisson(2.0, (60, 5)) + 1
 FAST = ("--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
 
 
@@ -38,26 +43,25 @@ def write(kind: str, folder: Path) -> Path:
     elif kind == "sparse.npz":
         scipy.sparse.save_npz(path, scipy.sparse.csr_matrix(COUNTS))
     elif kind == "sequences.npz":
-        np.savez(path, x=RNG.normal(size=(60, 2, 20)), lengths=RNG.integers(5, 21, 60))
+        np.savez(path, x=rng().normal(size=(60, 2, 20)), lengths=rng().integers(5, 21, 60))
     elif kind == "tokens.npz":
-        np.savez(path, x=RNG.integers(0, 4, (60, 9)), lengths=RNG.integers(3, 10, 60))
+        np.savez(path, x=rng().integers(0, 4, (60, 9)), lengths=rng().integers(3, 10, 60))
     elif kind == "arrays.npz":
-        np.savez(path, images=RNG.integers(0, 256, (60, 12, 12), dtype=np.uint8))
+        np.savez(path, images=rng().integers(0, 256, (60, 12, 12), dtype=np.uint8))
     elif kind == "numbers.npy":
-        np.save(path, RNG.normal(size=(60, 4)))
+        np.save(path, rng().normal(size=(60, 4)))
     elif kind == "tensor.pt":
         torch.save(torch.randint(0, 2, (60, 6)).byte(), path)
     elif kind in ("table.csv", "table.parquet"):
-        frame = pd.DataFrame({"age": RNG.normal(size=60), "job": ["a", "b", "c"] * 20})
+        frame = pd.DataFrame({"age": rng().normal(size=60), "job": ["a", "b", "c"] * 20})
         (frame.to_csv if kind == "table.csv" else frame.to_parquet)(path, index=False)
     elif kind == "photos":
         path.mkdir()
-        for at in range(30):
-            pixels = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        for at, pixels in enumerate(rng().integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)):
             Image.fromarray(pixels).save(path / f"{at}.png")
     else:
         assert kind == "set"
-        rows = datasets.Dataset.from_dict({"x": RNG.normal(size=(60, 3)).tolist()})
+        rows = datasets.Dataset.from_dict({"x": rng().normal(size=(60, 3)).tolist()})
         rows.save_to_disk(path)
     return path
 
@@ -180,7 +184,7 @@ def test_data_of_one_s_own_are_given_parts_too(cli: Cli) -> None:
 
 
 def test_parts_fit_in_python_too() -> None:
-    table = data.Table(pd.DataFrame({"a": RNG.normal(size=90), "b": ["x", "y", "z"] * 30}))
+    table = data.Table(pd.DataFrame({"a": rng().normal(size=90), "b": ["x", "y", "z"] * 30}))
     model = Model(table, **parts_for(table))
     trainer = fit(model, table, max_epochs=1)
     assert trainer.callback_metrics["val/elbo"].isfinite()

@@ -34,7 +34,9 @@ def rows(event: Any, span: Any = (0.0, 1.0), levels: Any = None, **known: Any) -
     return {"data": DataInfo(event, span, levels, data_size=100, **known)}
 
 
-PEOPLE = pd.DataFrame({"age": torch.rand(90).numpy(), "job": ["a", "b", None] * 30})
+SEEDED = torch.Generator().manual_seed(0)
+AGES = torch.rand(90, generator=SEEDED).numpy()
+PEOPLE = pd.DataFrame({"age": AGES, "job": ["a", "b", None] * 30})
 TABLE = rows(
     {"a": (2,), "b": (1,), "c": (1,)},
     {"a": (-inf, inf), "b": (0, 5), "c": (0, 3)},
@@ -63,14 +65,14 @@ CASES: dict[str, list[Case]] = {
     "Sigmoid": [({"steps": 10}, {})],
     "Step": [({"at": 10}, {})],
     "Arrays": [
-        ({"x": torch.rand(90, 5)}, {}),
-        ({"x": torch.rand(90, 2).tolist(), "missing": 0.2}, {}),
+        ({"x": torch.rand(90, 5, generator=SEEDED)}, {}),
+        ({"x": torch.rand(90, 2, generator=SEEDED).tolist(), "missing": 0.2}, {}),
     ],
     "Table": [({"path": PEOPLE}, {})],
     "DSprites": [({"rows": 200}, {})],
     "Counts": [({"path": csr_matrix(torch.arange(1, 451).remainder(7).view(90, 5).numpy())}, {})],
     "Sequences": [
-        ({"path": [torch.randn(2 + i % 5, 2) for i in range(90)]}, {}),
+        ({"path": [torch.randn(2 + i % 5, 2, generator=SEEDED) for i in range(90)]}, {}),
         ({"path": [torch.arange(2 + i % 5) for i in range(90)]}, {}),
     ],
     "Bernoulli": [({}, {}), ({"from_baseline": True}, {})],

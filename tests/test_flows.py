@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import wraps
+from collections.abc import Callable
+from functools import partial, wraps
 from itertools import product
 from math import log, pi
 from typing import Any
@@ -48,23 +49,23 @@ def shaken(module: Any, scale: float = 0.7) -> Any:
     return module
 
 
-def blocks(size: int) -> dict[str, nn.Module]:
-    found: dict[str, nn.Module] = {
-        "planar": Planar(size, 3),
-        "radial": RadialMap(size, 3),
-        "sylvester": Sylvester(size, 3, 2),
-        "sylvester without reflections": Sylvester(size, 3, 0),
+def blocks(size: int) -> dict[str, Callable[[], nn.Module]]:
+    found: dict[str, Callable[[], nn.Module]] = {
+        "planar": partial(Planar, size, 3),
+        "radial": partial(RadialMap, size, 3),
+        "sylvester": partial(Sylvester, size, 3, 2),
+        "sylvester without reflections": partial(Sylvester, size, 3, 0),
     }
     for g, coupling, reverse, inverted in product(
         ("gated", "affine", "spline"), (False, True), (False, True), (False, True)
     ):
         name = f"{g} {'coupling ' * coupling}{'reverse ' * reverse}{'inverted' * inverted}"
-        found[name] = Autoregressive(size, 3, [9], g, 4, coupling, reverse, inverted)
+        found[name] = partial(Autoregressive, size, 3, [9], g, 4, coupling, reverse, inverted)
     return found
 
 
 def transform(name: str, size: int) -> Transform:
-    return shaken(blocks(size)[name].double())(torch.randn(5, 3).double())
+    return shaken(blocks(size)[name]().double())(torch.randn(5, 3).double())
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -93,10 +94,10 @@ def test_an_inverse_comes_back_with_the_opposite_log_determinant(name: str, size
     assert log_det.shape == (6, 5)
 
 
-@pytest.mark.parametrize("block", [Planar(3, 3), Sylvester(3, 3, 2)])
-def test_what_has_no_inverse_says_so(block: nn.Module) -> None:
+@pytest.mark.parametrize("name", ["planar", "sylvester"])
+def test_what_has_no_inverse_says_so(name: str) -> None:
     with pytest.raises(NotImplementedError, match=r"Expected draws of its own"):
-        block(torch.randn(5, 3)).inverse(torch.randn(5, 3))
+        blocks(3)[name]()(torch.randn(5, 3)).inverse(torch.randn(5, 3))
 
 
 def test_the_planar_constraint_holds_and_leaves_the_identity_alone() -> None:

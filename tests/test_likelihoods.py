@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from conftest import fit
@@ -20,60 +21,68 @@ from vaekit.contracts.draw import Draw
 from vaekit.likelihoods import Bernoulli, Gaussian
 
 EVENT = (1, 3, 2)
-X = torch.rand(5, *EVENT, dtype=torch.float64)
-Y = torch.randn(4, 5, *EVENT, dtype=torch.float64)
 
 
-def _summed(terms: np.ndarray) -> torch.Tensor:
+@pytest.fixture
+def x() -> Tensor:
+    return torch.rand(5, *EVENT, dtype=torch.float64)
+
+
+@pytest.fixture
+def y() -> Tensor:
+    return torch.randn(4, 5, *EVENT, dtype=torch.float64)
+
+
+def _summed(terms: np.ndarray) -> Tensor:
     return torch.from_numpy(terms).flatten(2).sum(-1)
 
 
-def test_bernoulli_is_scipys() -> None:
-    x = (X > 0.5).double()
+def test_bernoulli_is_scipys(x: Tensor, y: Tensor) -> None:
+    x = (x > 0.5).double()
     likelihood = Bernoulli(EVENT)
-    terms = stats.bernoulli.logpmf(x.numpy(), Y.sigmoid().numpy())
-    assert torch.allclose(likelihood.log_prob(likelihood(Y), x), _summed(terms), atol=1e-12)
+    terms = stats.bernoulli.logpmf(x.numpy(), y.sigmoid().numpy())
+    assert torch.allclose(likelihood.log_prob(likelihood(y), x), _summed(terms), atol=1e-12)
 
 
-def test_bernoulli_on_grey_values_is_minus_the_binary_cross_entropy() -> None:
+def test_bernoulli_on_grey_values_is_minus_the_binary_cross_entropy(x: Tensor, y: Tensor) -> None:
     likelihood = Bernoulli(EVENT)
     loss = torch.nn.functional.binary_cross_entropy_with_logits(
-        Y, X.expand_as(Y), reduction="none"
+        y, x.expand_as(y), reduction="none"
     )
-    assert torch.allclose(likelihood.log_prob(likelihood(Y), X), -loss.flatten(2).sum(-1))
+    assert torch.allclose(likelihood.log_prob(likelihood(y), x), -loss.flatten(2).sum(-1))
 
 
 @pytest.mark.parametrize("mean", ["identity", "sigmoid", "tanh"])
-def test_gaussian_of_fixed_scale_is_scipys(mean: str) -> None:
+def test_gaussian_of_fixed_scale_is_scipys(mean: str, x: Tensor, y: Tensor) -> None:
     likelihood = Gaussian(EVENT, scale=0.3, mean=mean)
-    loc = {"identity": Y, "sigmoid": Y.sigmoid(), "tanh": Y.tanh()}[mean]
-    terms = stats.norm.logpdf(X.numpy(), loc.numpy(), 0.3)
-    assert torch.allclose(likelihood.log_prob(likelihood(Y), X), _summed(terms), atol=1e-10)
+    loc = {"identity": y, "sigmoid": y.sigmoid(), "tanh": y.tanh()}[mean]
+    terms = stats.norm.logpdf(x.numpy(), loc.numpy(), 0.3)
+    assert torch.allclose(likelihood.log_prob(likelihood(y), x), _summed(terms), atol=1e-10)
 
 
-def test_gaussian_is_half_the_squared_error_plus_the_stated_constant() -> None:
+def test_gaussian_is_half_the_squared_error_plus_the_stated_constant(x: Tensor, y: Tensor) -> None:
     likelihood = Gaussian(EVENT, scale=0.7)
-    error = ((X - Y) ** 2).flatten(2).sum(-1)
+    error = ((x - y) ** 2).flatten(2).sum(-1)
     constant = 6 * (log(0.7) + log(2 * pi) / 2)
-    assert torch.allclose(-likelihood.log_prob(likelihood(Y), X), error / 2 / 0.49 + constant)
+    assert torch.allclose(-likelihood.log_prob(likelihood(y), x), error / 2 / 0.49 + constant)
 
 
-def test_gaussian_with_a_learned_scale() -> None:
+def test_gaussian_with_a_learned_scale(x: Tensor, y: Tensor) -> None:
     likelihood = Gaussian(EVENT, scale="learned", min_scale=0.01).double()
     torch.nn.init.constant_(likelihood.log_scale, log(0.2))
-    terms = stats.norm.logpdf(X.numpy(), Y.numpy(), 0.21)
-    log_prob = likelihood.log_prob(likelihood(Y), X)
+    terms = stats.norm.logpdf(x.numpy(), y.numpy(), 0.21)
+    log_prob = likelihood.log_prob(likelihood(y), x)
     assert torch.allclose(log_prob, _summed(terms))
     log_prob.sum().backward()
     assert likelihood.log_scale.grad is not None
 
 
-def test_gaussian_with_a_scale_per_element() -> None:
+def test_gaussian_with_a_scale_per_element(x: Tensor, y: Tensor) -> None:
     likelihood = Gaussian(EVENT, scale="elementwise", min_scale=0.01)
     assert likelihood.output_shape == (2, *EVENT)
-    y = torch.stack([Y, Y.flip(0)], dim=2)  # (K, B, 2, *event)
-    terms = stats.norm.logpdf(X.numpy(), Y.numpy(), Y.flip(0).exp().numpy() + 0.01)
-    assert torch.allclose(likelihood.log_prob(likelihood(y), X), _summed(terms))
+    both = torch.stack([y, y.flip(0)], dim=2)  # (K, B, 2, *event)
+    terms = stats.norm.logpdf(x.numpy(), y.numpy(), y.flip(0).exp().numpy() + 0.01)
+    assert torch.allclose(likelihood.log_prob(likelihood(both), x), _summed(terms))
 
 
 @pytest.mark.parametrize("mode", ["learned", "elementwise", "optimal"])
@@ -87,48 +96,50 @@ def test_a_learned_scale_has_a_floor(mode: str) -> None:
     assert likelihood(y).base_dist.scale.min() >= 0.05
 
 
-def test_the_optimal_scale_maximises_the_likelihood_of_the_batch() -> None:
+def test_the_optimal_scale_maximises_the_likelihood_of_the_batch(x: Tensor, y: Tensor) -> None:
     likelihood = Gaussian(EVENT, scale="optimal").double()
-    best = likelihood.log_prob(likelihood(Y), X).sum()
+    best = likelihood.log_prob(likelihood(y), x).sum()
     scales = torch.linspace(0.3, 3, 200).tolist()
-    fixed = [(lik := Gaussian(EVENT, scale=s)).log_prob(lik(Y), X).sum().item() for s in scales]
+    fixed = [(lik := Gaussian(EVENT, scale=s)).log_prob(lik(y), x).sum().item() for s in scales]
     assert best >= max(fixed)
     assert best == pytest.approx(max(fixed), rel=1e-3)
 
 
-def test_the_optimal_scale_sends_back_the_gradient_of_the_profile_likelihood() -> None:
+def test_the_optimal_scale_sends_back_the_gradient_of_the_profile_likelihood(
+    x: Tensor, y: Tensor
+) -> None:
     # Written out: max over sigma of log p is -N/2 (log(mean square) + 1 + log 2 pi).
     likelihood = Gaussian(EVENT, scale="optimal").double()
-    y = Y.clone().requires_grad_()
-    likelihood.log_prob(likelihood(y), X).sum().backward()
-    other = Y.clone().requires_grad_()
-    (-Y.numel() / 2 * ((X - other) ** 2).mean().log()).backward()
+    other = y.clone().requires_grad_()
+    y.requires_grad_()
+    likelihood.log_prob(likelihood(y), x).sum().backward()
+    (-y.numel() / 2 * ((x - other) ** 2).mean().log()).backward()
     assert torch.allclose(y.grad, other.grad)
 
 
-def test_the_optimal_scale_is_stored_in_training_and_used_elsewhere() -> None:
+def test_the_optimal_scale_is_stored_in_training_and_used_elsewhere(x: Tensor, y: Tensor) -> None:
     likelihood = Gaussian(EVENT, scale="optimal").double()
-    p = likelihood(Y)
-    draw = Draw(Batch(X), (), X, p, lambda: X)
+    p = likelihood(y)
+    draw = Draw(Batch(x), (), x, p, lambda: x)
     before = likelihood.variance.clone()
-    likelihood.log_prob(p, X)
+    likelihood.log_prob(p, x)
     assert torch.equal(likelihood.variance, before)  # never changed in forward
     for _ in range(3):
         likelihood.after_step(draw)
-    assert torch.allclose(likelihood.variance, ((X - Y) ** 2).mean())
+    assert torch.allclose(likelihood.variance, ((x - y) ** 2).mean())
     likelihood.eval()
-    x = X * 100  # held-out rows do not set their own scale
+    x = x * 100  # held-out rows do not set their own scale
     scale = likelihood.variance.sqrt().item()
-    terms = stats.norm.logpdf(x.numpy(), Y.numpy(), scale)
-    assert torch.allclose(likelihood.log_prob(likelihood(Y), x), _summed(terms))
+    terms = stats.norm.logpdf(x.numpy(), y.numpy(), scale)
+    assert torch.allclose(likelihood.log_prob(likelihood(y), x), _summed(terms))
 
 
 @pytest.mark.parametrize("make", [Bernoulli, lambda e: Gaussian(e, scale=0.4)])
-def test_masks_add_up_and_hide_nan(make: type[Likelihood]) -> None:
+def test_masks_add_up_and_hide_nan(make: type[Likelihood], x: Tensor, y: Tensor) -> None:
     likelihood = make(EVENT)
-    x = (X > 0.5).double()
+    x = (x > 0.5).double()
     mask = torch.rand_like(x) > 0.4
-    y = Y.clone().requires_grad_()
+    y = y.clone().requires_grad_()
     p = likelihood(y)
     whole = likelihood.log_prob(p, x)
     seen, hidden = (likelihood.log_prob(p, x, m) for m in (mask, ~mask))
@@ -201,12 +212,12 @@ def test_latent_diffusions_learned_log_variance_that_is_never_optimised_is_not_h
 
 
 @pytest.mark.parametrize("scale", [0.3, "learned", "elementwise"])
-def test_pythaes_three_sigmas_in_one_model_are_one_here(scale: Any) -> None:
+def test_pythaes_three_sigmas_in_one_model_are_one_here(scale: Any, x: Tensor) -> None:
     """In training, evaluation, the likelihood's estimate and samples the scale is the same."""
     info = DataInfo((3,))
     spec = {"class_path": "Gaussian", "init_args": {"scale": scale}}
     model = Model(info, 2, likelihood=spec).double()
-    batch, noise = Batch(X[:, 0, :, 0]), torch.zeros(1, 5, 2).double()
+    batch, noise = Batch(x[:, 0, :, 0]), torch.zeros(1, 5, 2).double()
     found = []
     for mode in (True, False):
         draw = model.train(mode).core.draw(batch, noise=noise)

@@ -267,12 +267,14 @@ def test_float32_gives_float64_s_densities_of_its_own_draws(family: str, n: int)
     torch.testing.assert_close(
         p.log_prob(z).double(), prior.log_prob(z.double()), rtol=1e-6, atol=0
     )
-    # and rounding of the draws themselves hardly changes log p - log q, over the whole range
+    # and rounding of the draws themselves changes log p - log q as it does their distance to the
+    # edge, over the whole range; what is nearer than 1e-5 is brought back
     noise = torch.randn(200, 5, n)
     z, fine = transport(q, noise), transport(exact, noise.double())
     away = (p.log_prob(z) - q.log_prob(z)) - (prior.log_prob(fine) - exact.log_prob(fine))
-    assert away[:, :4].abs().max() < 0.02
-    assert away[:, :3].abs().max() < 0.003
+    room = 1 - fine.norm(dim=-1)
+    assert (room > 1.01e-5)[:, :4].double().mean() > 0.95
+    assert (away.abs() * room)[room > 1.01e-5].max() < 20 * torch.finfo(torch.float32).eps
 
 
 @pytest.mark.parametrize("kappa", [1.0, 1e2, 1e4])

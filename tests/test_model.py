@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import skip_init
 
 from vaekit import Model, VAEModule, register
 from vaekit.contracts import Encoder, Likelihood, Prior
@@ -143,7 +144,7 @@ def test_wrong_use_says_what_was_expected(use: Any, words: str) -> None:
     [
         ({"prior": Gaussian((3,))}, "Expected prior to be .*contracts.Prior but got a Gaussian"),
         (
-            {"encoder": nn.Linear(2, 2)},
+            {"encoder": skip_init(nn.Linear, 2, 2)},  # draws no weights
             "encoder Linear: Expected Linear to take a batch",
         ),
         ({"optimizer": {"class_path": "Adam", "init_args": {"lr": -1}}}, "Invalid learning rate"),

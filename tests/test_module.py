@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -168,17 +168,19 @@ def test_ordinary_loaders_work_without_a_data_module() -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "words"),
+    ("draw", "words"),
     [
-        (torch.rand(8, 1, 7, 7), r"rows of shape \(1, 8, 8\) but got \(1, 7, 7\)"),
-        (torch.rand(8, 1, 8, 8) * 255, r"data's range \[0, 1\] but these rows span"),
-        (torch.full((8, 1, 8, 8), torch.nan), r"x, the data is not finite in rows 0, 1"),
+        (lambda: torch.rand(8, 1, 7, 7), r"rows of shape \(1, 8, 8\) but got \(1, 7, 7\)"),
+        (lambda: torch.rand(8, 1, 8, 8) * 255, r"data's range \[0, 1\] but these rows span"),
+        (lambda: torch.full((8, 1, 8, 8), torch.nan), r"x, the data is not finite in rows 0, 1"),
     ],
 )
-def test_every_batch_of_an_unknown_loader_is_looked_at(x: Tensor, words: str) -> None:
+def test_every_batch_of_an_unknown_loader_is_looked_at(
+    draw: Callable[[], Tensor], words: str
+) -> None:
     # A later row of 200 trained a Bernoulli in silence, to a loss of 2,691.
     good = [torch.zeros(8, 1, 8, 8)] * 2
-    loader: Any = DataLoader([*good, x], batch_size=None)  # type: ignore[arg-type]
+    loader: Any = DataLoader([*good, draw()], batch_size=None)  # type: ignore[arg-type]
     trainer = pl.Trainer(
         max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
     )

@@ -13,7 +13,7 @@ from vaekit.numerics.random import fixed_noise
 from vaekit.objectives.elbo import ELBO
 from vaekit.schedules import Linear
 
-NOISE = torch.randn(4, 6, 2, dtype=torch.float64)
+NOISE = torch.randn(4, 6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
 
 
 class Fixed(VAE):

@@ -21,9 +21,14 @@ from vaekit import DataInfo, Model, VAEModule, data
 from vaekit.contracts.batch import batch_of
 
 ROWS = 60
-RNG = np.random.default_rng(0)
-GREY = RNG.integers(0, 256, (ROWS, 8, 8), dtype=np.uint8)
-TABLE = RNG.normal(size=(ROWS, 4))
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+GREY = rng().integers(0, 256, (ROWS, 8, 8), dtype=np.uint8)
+TABLE = rng().normal(size=(ROWS, 4))
 
 
 def frame(kind: Any = float) -> pd.DataFrame:
@@ -32,10 +37,10 @@ def frame(kind: Any = float) -> pd.DataFrame:
 
 WORK: dict[str, tuple[Callable[[], Any], dict[str, Any], dict[str, Any]]] = {
     # what it is: what a user gives, further arguments, what is expected of its description
-    "uint16": (lambda: RNG.integers(0, 900, (ROWS, 4)).astype("u2"), {}, {"range": (0, inf)}),
-    "uint32": (lambda: RNG.integers(0, 900, (ROWS, 4)).astype("u4"), {}, {"range": (0, inf)}),
-    "uint64": (lambda: RNG.integers(0, 900, (ROWS, 4)).astype("u8"), {}, {"range": (0, inf)}),
-    "int8": (lambda: RNG.integers(-9, 9, (ROWS, 4)).astype("i1"), {}, {"range": (-inf, inf)}),
+    "uint16": (lambda: rng().integers(0, 900, (ROWS, 4)).astype("u2"), {}, {"range": (0, inf)}),
+    "uint32": (lambda: rng().integers(0, 900, (ROWS, 4)).astype("u4"), {}, {"range": (0, inf)}),
+    "uint64": (lambda: rng().integers(0, 900, (ROWS, 4)).astype("u8"), {}, {"range": (0, inf)}),
+    "int8": (lambda: rng().integers(-9, 9, (ROWS, 4)).astype("i1"), {}, {"range": (-inf, inf)}),
     "big-endian": (lambda: TABLE.astype(">f8"), {}, {"range": (-inf, inf)}),
     "big-endian integers": (lambda: GREY[:, 0].astype(">i2"), {}, {"range": (0, inf)}),
     "grey images of 16 bits": (
@@ -54,7 +59,7 @@ WORK: dict[str, tuple[Callable[[], Any], dict[str, Any], dict[str, Any]]] = {
     "a sparse array": (lambda: scipy.sparse.csc_array(np.eye(ROWS)), {}, {"shape": (ROWS,)}),
     "grey images": (lambda: GREY, {}, {"shape": (8, 8), "levels": 256}),
     "colours of 16 bits": (
-        lambda: RNG.integers(0, 65536, (ROWS, 8, 8, 3)).astype("u2"),
+        lambda: rng().integers(0, 65536, (ROWS, 8, 8, 3)).astype("u2"),
         {"channels": "last"},
         {"shape": (3, 8, 8), "range": (0, 1), "levels": 65536},
     ),
@@ -92,12 +97,12 @@ WORK: dict[str, tuple[Callable[[], Any], dict[str, Any], dict[str, Any]]] = {
         {"range": (-inf, inf)},
     ),
     "counts as bytes": (
-        lambda: RNG.integers(0, 10, (ROWS, 4)).astype("u1"),
+        lambda: rng().integers(0, 10, (ROWS, 4)).astype("u1"),
         {"data_range": (0, inf)},
         {"range": (0, inf)},
     ),
     "tokens as bytes": (
-        lambda: RNG.integers(0, 10, (ROWS, 4)).astype("u1"),
+        lambda: rng().integers(0, 10, (ROWS, 4)).astype("u1"),
         {"data_range": (0, 9)},
         {"range": (0, 9), "levels": 10},
     ),
@@ -175,7 +180,7 @@ WARNED: dict[str, tuple[Callable[[], Any], str]] = {
     "columns of many scales": (lambda: TABLE * [1e-3, 1, 1, 1e9], "column 3 .*standardize true"),
     "a named column": (lambda: frame() * [1e-9, 1, 1, 1], "age of x .*standardize true"),
     "times": (lambda: 1.7e9 + 1000 * TABLE, "column . of x .*standardize true"),
-    "counts as bytes": (lambda: RNG.integers(0, 10, (ROWS, 4)).astype("u1"), "data_range 0,9"),
+    "counts as bytes": (lambda: rng().integers(0, 10, (ROWS, 4)).astype("u1"), "data_range 0,9"),
     "five rows": (lambda: TABLE[:5], "5 rows: 1 of them are for validation"),
 }
 
@@ -322,7 +327,7 @@ def test_a_share_is_hidden_once_by_the_seed() -> None:
 
 
 def test_a_group_is_on_one_side() -> None:
-    group = np.repeat(np.arange(20), 10)[RNG.permutation(200)]
+    group = np.repeat(np.arange(20), 10)[rng().permutation(200)]
     module = data.Arrays(torch.rand(200, 2), group=group, val=0.2, test=0.1)
     own = [set(group[module.numbers(split)]) for split in module.splits]
     assert len(own) == 3

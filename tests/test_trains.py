@@ -116,7 +116,14 @@ NORMAL = {"likelihood": spec("Gaussian", scale="learned")}
 WORDS = {"likelihood": "Categorical"}
 SOFT = {"scale": "elementwise"}
 
-DENSE = nn.Sequential(nn.Linear(8, 128), nn.ReLU(), nn.Linear(128, 64))
+
+def _convolution() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU())
+
+
+def _dense() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 128), nn.ReLU(), nn.Linear(128, 64))
+
 
 CASES: dict[str, tuple[Callable[[], data.DataModule], dict[str, Any]]] = {
     "Bernoulli": (digits, {"likelihood": spec("Bernoulli", from_baseline=True)}),
@@ -151,7 +158,7 @@ CASES: dict[str, tuple[Callable[[], data.DataModule], dict[str, Any]]] = {
     "ResNetDecoder": (digits, {"decoder": "ResNetDecoder"}),
     "a module": (
         digits,
-        {"encoder": nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU()), "decoder": DENSE},
+        {"encoder": _convolution, "decoder": _dense},
     ),
     "GRUEncoder": (tokens, {**WORDS, "encoder": spec("GRUEncoder", tokens=True)}),
     "GRUDecoder": (tokens, {**WORDS, "decoder": "GRUDecoder"}),
@@ -169,6 +176,12 @@ BY_MOMENTS += ("DiscretizedLogisticMixture", "NegativeBinomial", "ZeroInflatedNe
 
 LONGER |= {"NegativeBinomial": 40, "ZeroInflatedNegativeBinomial": 40}
 LONGER |= {"EmbeddingEncoder": 30, "Mixed": 30}
+
+
+def made(name: str) -> tuple[data.DataModule, dict[str, Any]]:
+    """The rows of a case and the model's parts, its modules with new weights."""
+    make, parts = CASES[name]
+    return make(), {kind: part() if callable(part) else part for kind, part in parts.items()}
 
 
 def alone(likelihood: Any, rows: data.DataModule) -> float:
@@ -216,8 +229,7 @@ def alone(likelihood: Any, rows: data.DataModule) -> float:
 )
 def test_a_part_trains_above_the_baseline_of_independent_elements(name: str) -> None:
     torch.manual_seed(0)
-    make, parts = CASES[name]
-    rows = make()
+    rows, parts = made(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = Model(rows, 8, **parts)
@@ -235,8 +247,7 @@ def test_a_part_trains_above_the_baseline_of_independent_elements(name: str) -> 
 @pytest.mark.parametrize("name", CASES)
 def test_a_part_trains_in_half_precision(name: str, precision: str) -> None:
     torch.manual_seed(0)
-    make, parts = CASES[name]
-    rows = make()
+    rows, parts = made(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = Model(rows, 8, **parts)

@@ -21,8 +21,12 @@ from vaekit.data.columns.covariates import encoded, known_of, labels
 from vaekit.data.columns.scale import moments
 from vaekit.model.parts_for_data import parts_for
 
-RNG = np.random.default_rng(0)
-COUNTS = RNG.poisson(3.0, (60, 4)) + 1
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+COUNTS = rng().poisson(3.0, (60, 4)) + 1
 
 
 def table(rows: int = 60) -> pd.DataFrame:
@@ -40,7 +44,7 @@ def cells() -> anndata.AnnData:
 
 def long(**more: Any) -> pd.DataFrame:
     who = np.repeat(np.arange(20), 5)
-    return pd.DataFrame({"site": who % 2, "patient": who, "v": RNG.normal(size=100), **more})
+    return pd.DataFrame({"site": who % 2, "patient": who, "v": rng().normal(size=100), **more})
 
 
 # Scales
@@ -60,7 +64,7 @@ def test_a_column_that_is_constant_in_training_has_scale_1() -> None:
 
 
 def test_small_numbers_keep_their_decimals() -> None:
-    column = pd.Series(RNG.random(50) * 1e-11, name="p")
+    column = pd.Series(rng().random(50) * 1e-11, name="p")
     known = of.learned(column, "numeric", np.arange(50))
     back = of.restored(of.codes(column, known), known)
     pd.testing.assert_series_equal(back, column)
@@ -105,11 +109,11 @@ def test_what_a_user_says_is_above_what_the_model_knows() -> None:
 
 
 def test_a_schema_of_another_kind_is_refused() -> None:
-    arrays = data.Arrays(RNG.normal(size=(60, 2)), standardize=True)
+    arrays = data.Arrays(rng().normal(size=(60, 2)), standardize=True)
     with pytest.raises(ValueError, match="data by --data Arrays, as the model's"):
         data.Table(table()).follow(arrays.info.schema)
     with pytest.raises(ValueError, match="data by --data Table, as the model's"):
-        data.Arrays(RNG.normal(size=(60, 2))).follow(data.Table(table()).info.schema)
+        data.Arrays(rng().normal(size=(60, 2))).follow(data.Table(table()).info.schema)
 
 
 def test_data_of_other_units_are_refused_in_python_too() -> None:
@@ -174,12 +178,12 @@ def test_times_of_no_one_form_are_categories(text: str) -> None:
 
 
 def test_other_files_hold_the_held_out_rows(tmp_path: Path) -> None:
-    np.save(tmp_path / "later.npy", RNG.normal(50, 3, (9, 2)).astype("f4"))
-    early = RNG.normal(40, 3, (60, 2))
+    np.save(tmp_path / "later.npy", rng().normal(50, 3, (9, 2)).astype("f4"))
+    early = rng().normal(40, 3, (60, 2))
     arrays = data.Arrays(early, val=str(tmp_path / "later.npy"), test=0, standardize=True)
     assert [len(arrays.numbers(split)) for split in arrays.splits] == [60, 9]
     assert next(arrays.rows("val")).x.mean() > 2
-    np.save(tmp_path / "counts.npy", RNG.poisson(3, (9, 2)))
+    np.save(tmp_path / "counts.npy", rng().poisson(3, (9, 2)))
     with pytest.raises(ValueError, match="Expected held-out rows of the range"):
         data.Arrays(-early, test=str(tmp_path / "counts.npy")).info  # noqa: B018
     cells()[:20].write_h5ad(tmp_path / "later.h5ad")
@@ -272,7 +276,7 @@ def _zip(path: Path, **members: Any) -> Path:
 
 
 def test_what_else_an_archive_holds(tmp_path: Path) -> None:
-    x = RNG.normal(size=(60, 2))
+    x = rng().normal(size=(60, 2))
     assert data.Arrays(_zip(tmp_path / "a.npz", x=x, _README="hello")).info.event_shape == (2,)
     upper = tmp_path / "B.NPZ"
     _zip(tmp_path / "b.npz", x=x).rename(upper)

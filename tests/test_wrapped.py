@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -72,16 +73,18 @@ class Tuples(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "words"),
+    ("make", "words"),
     [
-        (Tuples(), "to give a tensor"),
-        (nn.Sequential(nn.Flatten(0)), "to give a tensor"),
-        (MLPDecoder((2,), (1, 8, 8)), "Expected encoder to be a name"),
+        (Tuples, "to give a tensor"),
+        (lambda: nn.Sequential(nn.Flatten(0)), "to give a tensor"),
+        (lambda: MLPDecoder((2,), (1, 8, 8)), "Expected encoder to be a name"),
     ],
 )
-def test_a_module_that_gives_no_features_is_refused(encoder: nn.Module, words: str) -> None:
+def test_a_module_that_gives_no_features_is_refused(
+    make: Callable[[], nn.Module], words: str
+) -> None:
     with pytest.raises(ValueError, match=words):
-        Model(IMAGE, 2, encoder=encoder)
+        Model(IMAGE, 2, encoder=make())
 
 
 def test_a_module_in_training_is_left_so_and_its_state_unchanged() -> None:

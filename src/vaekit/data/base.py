@@ -324,7 +324,9 @@ class DataModule(LightningDataModule):
             x = x.to(dtype)
             # Which of the levels 0, 1, 2, ... each value is.
             level = x if top is not None else ((x - low) / (high - low) * (levels - 1)).round()
-            return low + (level + torch.rand_like(x)) * (high - low) / levels
+            # Of many levels, a float32 near the end of a bin is rounded into the next.
+            place = (level + torch.rand_like(x)).minimum(torch.nextafter(level + 1, level))
+            return low + place * (high - low) / levels
 
         top = self._splits[split].top
         if self.dequantize:
