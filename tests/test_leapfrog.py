@@ -157,16 +157,19 @@ def test_the_growth_of_volume_is_that_of_the_iterations_as_they_end(iterations: 
         place, end, _ = q.moved(q.at(z), rho)
         return torch.cat([place.z.flatten(), end.flatten()])
 
-    z, noise = (torch.randn(1, 1, LATENTS).double() for _ in range(2))
-    place = q.at(z)
-    gamma = place.momentum(noise)
-    state = torch.cat([z.flatten(), gamma.flatten()])
-    log_det = torch.linalg.slogdet(torch.autograd.functional.jacobian(flow, state)).logabsdet
-    assert log_det.abs() > 1e-6
-    end, rho, growth = q.moved(place, gamma)
-    assert torch.allclose(growth, log_det, rtol=1e-9)
-    change = place.log_density(gamma) - log_det - end.log_density(rho)
-    assert torch.allclose(q.refined(z, noise)[1], change, rtol=1e-9)
+    largest = 0.0
+    for _ in range(5):  # some of which end so near to the solution that hardly any volume grows
+        z, noise = torch.randn(1, 1, LATENTS).double(), 3 * torch.randn(1, 1, LATENTS).double()
+        place = q.at(z)
+        gamma = place.momentum(noise)
+        state = torch.cat([z.flatten(), gamma.flatten()])
+        log_det = torch.linalg.slogdet(torch.autograd.functional.jacobian(flow, state)).logabsdet
+        end, rho, growth = q.moved(place, gamma)
+        assert torch.allclose(growth, log_det, rtol=1e-9)
+        change = place.log_density(gamma) - log_det - end.log_density(rho)
+        assert torch.allclose(q.refined(z, noise)[1], change, rtol=1e-9)
+        largest = max(largest, float(log_det.abs()))
+    assert largest > 1e-6
 
 
 @BOTH
