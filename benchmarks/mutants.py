@@ -19,15 +19,17 @@ from pathlib import Path
 
 from reproduce import ROOT, publish
 
-FIRST = ["conformance", "vae", "objectives", "distributions", "likelihoods", "importance", "means"]
+FIRST = ["conformance", "vae", "objectives", "distributions", "likelihoods"]
 FIRST += [
+    "importance_sampling",
+    "means",
     "importance_objectives",
     "elbo",
     "geco",
     "correlation",
     "divergence",
-    "adversarial",
-    "gan",
+    "latent_adversary",
+    "data_adversary",
 ]
 FIRST += ["autoencoder"]
 
@@ -35,28 +37,28 @@ ENTRIES = ["src", "tests", "configs", "benchmarks", "pyproject.toml", "README.md
 
 FAULTS = {
     "the decoder gets no context": (
-        "vae.py",
+        "cores/vae.py",
         "y = decoder(z.flatten(0, 1), flat)",
         "y = decoder(z.flatten(0, 1), None if flat is None else 0 * flat)",
     ),
     "another row's context": (
-        "vae.py",
+        "cores/vae.py",
         "context.expand(*samples, -1)",
         "context.flip(0).expand(*samples, -1)",
     ),
-    "`stop` without effect": ("vae.py", "if stop:", "if False:"),
+    "`stop` without effect": ("cores/vae.py", "if stop:", "if False:"),
     "a prior without `infer`": (
-        "vae.py",
+        "cores/vae.py",
         "return self.prior(context, infer)",
         "return self.prior(context)",
     ),
     "rows generated from the prior's mean": (
-        "vae.py",
+        "cores/vae.py",
         "prior.sample(torch.Size((n,) if not prior.batch_shape else ()))",
         "prior.mean.expand(n, *prior.event_shape)",
     ),
     "KL(p || q) for KL(q || p)": (
-        "distributions.py",
+        "distributions/base.py",
         "return kl_divergence(q, p)",
         "return kl_divergence(p, q).expand(q.batch_shape)",
     ),
@@ -66,7 +68,7 @@ FAULTS = {
         "soft_clamp(log_variance).exp()",
     ),
     "the rate counted twice": (
-        "draw.py",
+        "contracts/draw.py",
         '"elbo": -(distortion + rate)',
         '"elbo": -(distortion + 2 * rate)',
     ),
@@ -80,15 +82,19 @@ FAULTS = {
         "weight_at(self.beta, step) *",
         "weight_at(self.beta, step) ** 2 *",
     ),
-    "log K left out of the likelihood": ("importance.py", " - log(samples)", ""),
-    "evaluation in training mode": ("model.py", "        self.eval()\n", ""),
+    "log K left out of the likelihood": (
+        "evaluation/importance_sampling.py",
+        " - log(samples)",
+        "",
+    ),
+    "evaluation in training mode": ("model/model.py", "        self.eval()\n", ""),
     "the training loss reported as the bound": (
-        "contracts/model.py",
+        "contracts/objective.py",
         "return model.draw(batch).bound()",
         "return {**self(model, batch, 0), 'elbo': -self(model, batch, 0)['loss']}",
     ),
     "a scheduler ignored": (
-        "module.py",
+        "training/module.py",
         "if self.lr_scheduler is None:",
         "if True:",
     ),
@@ -97,7 +103,7 @@ FAULTS = {
         ".sum(1, dtype=self.rows.dtype)\n        self.rows = self.rows + rows",
         ".mean(1, dtype=self.rows.dtype)\n        self.rows = self.rows + 1",
     ),
-    "a mask that the encoder ignores": ("encoders.py", "fill(x, mask)", "x.nan_to_num()"),
+    "a mask that the encoder ignores": ("networks/mlp.py", "fill(x, mask)", "x.nan_to_num()"),
     "DReG's weights not squared": (
         "objectives/importance.py",
         'squared=self.gradient == "dreg"',
@@ -124,12 +130,12 @@ FAULTS = {
         "k.mean()",
     ),
     "the encoder pays the critic's loss": (
-        "objectives/adversarial.py",
+        "objectives/latent_adversary.py",
         "critic = self._taught(z.detach())",
         "critic = self._taught(z)",
     ),
     "the decoder helps the discriminator": (
-        "objectives/gan.py",
+        "objectives/data_adversary.py",
         "generator = -softplus(logit)",
         "generator = softplus(logit)",
     ),
@@ -160,8 +166,9 @@ def caught_by(file: str, old: str, new: str) -> str:
             raise ValueError(f"Expected {old!r} in {file}, to change it, but it is not there.")
         path.write_text(text.replace(old, new))
         env = {**os.environ, "PYTHONPATH": str(copy / "src")}
-        first = [f"tests/test_{name}.py" for name in FIRST]
-        others = sorted(f"tests/{p.name}" for p in (copy / "tests").glob("test_*.py"))
+        paths = {p.stem: str(p.relative_to(copy)) for p in (copy / "tests").rglob("test_*.py")}
+        first = [paths[f"test_{name}"] for name in FIRST]
+        others = sorted(paths.values())
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
         command += ["--show-capture=no", "--tb=no"]
         files = dict.fromkeys([*first, *others])

@@ -19,6 +19,9 @@ from vaekit import Model, VAEModule
 from vaekit.cli.app import run
 from vaekit.registry import plugins
 
+ROOT = Path(__file__).parents[1]
+"""The repository."""
+
 os.environ["WANDB_SILENT"] = "true"
 if "PYTEST_XDIST_WORKER" in os.environ:  # others run beside it
     torch.set_num_threads(1)
@@ -26,8 +29,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # others run beside it
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    told = "seed of torch, NumPy and random at the start of each test"
-    parser.addoption("--seed", type=int, default=0, help=told)
+    help_text = "seed of torch, NumPy and random at the start of each test"
+    parser.addoption("--seed", type=int, default=0, help=help_text)
 
 
 @pytest.fixture(autouse=True)

@@ -24,8 +24,8 @@ ORDER = [  # from top to bottom; folders in one row do not import each other
     ["distributions"],
     ["numerics", "metrics", "storage", "loggers"],
 ]
-"""The folders and files directly below `src/vaekit`. `__init__.py` imports all of them lazily,
-and of them only `registry` at once; nothing but the command line's version imports it."""
+"""The folders and files directly below `src/vaekit`. `__init__.py` is not in the list: it imports
+all of them, most of them lazily, and only `cli` imports it, for `__version__`."""
 
 ROW = {name: row for row, names in enumerate(ORDER) for name in names}
 FILES = sorted(SRC.rglob("*.py"))
@@ -67,8 +67,8 @@ def _graph() -> dict[str, set[str]]:
     graph: dict[str, set[str]] = {}
     for module, path in MODULES.items():
         if _folder(module):
-            own = graph.setdefault(_folder(module), set())
-            own |= {_folder(used) for used in _used(path)} - {_folder(module), ""}
+            folders = {_folder(used) for used in _used(path)} - {_folder(module), ""}
+            graph.setdefault(_folder(module), set()).update(folders)
     return graph
 
 
@@ -103,10 +103,10 @@ def test_files_do_not_import_each_other() -> None:
 def test_the_inside_of_a_folder_has_an_order_too(folder: str) -> None:
     graph: dict[str, set[str]] = {}
     for path in (SRC / folder).rglob("*.py"):
-        own = [*_module(path).split("."), ""][2]
-        if own:
+        name = [*_module(path).split("."), ""][2]
+        if name:
             inside = {u.split(".")[2] for u in _used(path) if u.startswith(f"vaekit.{folder}.")}
-            graph.setdefault(own, set()).update(inside - {own})
+            graph.setdefault(name, set()).update(inside - {name})
     _assert_no_circle(graph)
 
 
@@ -114,7 +114,7 @@ def test_the_inside_of_a_folder_has_an_order_too(folder: str) -> None:
 def test_an_import_names_the_file_that_defines_the_object(path: Path) -> None:
     packages = {module for module in MODULES if MODULES[module].name == "__init__.py"}
     through = [(m, name) for m, name in _imports(path) if m in packages and name]
-    assert [each for each in through if each != ("vaekit", "__version__")] == []
+    assert [pair for pair in through if pair != ("vaekit", "__version__")] == []
     assert "\n__all__" not in path.read_text(), "only public __init__.py files define __all__"
 
 

@@ -15,10 +15,10 @@ import pytest
 from lightning.pytorch import Callback
 
 import vaekit
+from conftest import ROOT
 from vaekit.registry import plugins
 
-ROOT = Path(vaekit.__file__).parent
-REPO = next(p for p in Path(__file__).parents if (p / "PLUGINS.md").is_file())
+SRC = Path(vaekit.__file__).parent
 PACKAGES = sorted(name for name in vaekit.__all__ if isinstance(getattr(vaekit, name), ModuleType))
 LISTED = [name for name in PACKAGES if hasattr(getattr(vaekit, name), "__all__")]
 
@@ -49,30 +49,30 @@ def test_each_public_name_is_there_and_is_imported_for_type_checkers(package: st
     source = Path(module.__file__)
     tree = ast.parse(source.read_text())
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    here = {alias.name for node in imports for alias in node.names}
-    here |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    names = {alias.name for node in imports for alias in node.names}
+    names |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     assigned = [node for node in tree.body if isinstance(node, ast.Assign)]
-    here |= {ast.unparse(target) for node in assigned for target in node.targets}
-    assert set(module.__all__) - {"__version__"} <= here
+    names |= {ast.unparse(target) for node in assigned for target in node.targets}
+    assert set(module.__all__) - {"__version__"} <= names
 
 
 def test_the_modules_named_in_the_readme_are_there() -> None:
-    text = (REPO / "README.md").read_text() + (REPO / "PLUGINS.md").read_text()
+    text = (ROOT / "README.md").read_text() + (ROOT / "PLUGINS.md").read_text()
     names = set(re.findall(r"`vaekit\.([a-zA-Z_.]+)\b(?=[`(])", text))
     groups = {group.removeprefix("vaekit.") for group, _ in plugins.KINDS.values()}
     assert {"load", "model.parts_for", "contracts", "load_prior"} <= names
     for name in names - groups:
-        found: Any = vaekit
+        value: Any = vaekit
         for attribute in name.split("."):
-            found = getattr(found, attribute)
+            value = getattr(value, attribute)
 
 
 def test_no_two_public_classes_share_a_name() -> None:
     homes: dict[str, list[str]] = {}
-    for path in ROOT.rglob("*.py"):
+    for path in SRC.rglob("*.py"):
         for name in _classes(path):
             if not name.startswith("_"):
-                homes.setdefault(name, []).append(str(path.relative_to(ROOT)))
+                homes.setdefault(name, []).append(str(path.relative_to(SRC)))
     assert {name: files for name, files in homes.items() if len(files) > 1} == {}
 
 
@@ -85,7 +85,7 @@ def test_a_part_is_exported_by_the_package_of_its_kind(plugin: plugins.Plugin) -
 
 
 def test_all_callbacks_are_in_vaekit_callbacks() -> None:
-    inner = [p for p in (ROOT / "training" / "callbacks").glob("*.py") if p.stem != "__init__"]
+    inner = [p for p in (SRC / "training" / "callbacks").glob("*.py") if p.stem != "__init__"]
     for path in inner:
         module = import_module(f"vaekit.training.callbacks.{path.stem}")
         for name in _classes(path):
@@ -115,9 +115,9 @@ def _public_imports(text: str) -> set[str]:
 
 
 def test_a_part_needs_no_import_but_of_public_packages() -> None:
-    texts = [p.read_text() for p in (REPO / "tests" / "parts").glob("*.py")]
-    texts += [p.read_text() for p in (REPO / "tests" / "packages").rglob("*.py")]
+    texts = [p.read_text() for p in (ROOT / "tests" / "parts").glob("*.py")]
+    texts += [p.read_text() for p in (ROOT / "tests" / "packages").rglob("*.py")]
     used = set().union(*map(_public_imports, texts))
     assert used <= {"vaekit.contracts", "vaekit.networks", "vaekit.cores"}
-    page = _public_imports((REPO / "PLUGINS.md").read_text())
+    page = _public_imports((ROOT / "PLUGINS.md").read_text())
     assert page <= used | {"vaekit", "vaekit.data", "vaekit.testing"}

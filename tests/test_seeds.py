@@ -17,16 +17,16 @@ DRAWS = [lambda: torch.rand(()).item(), np.random.random, random.random]
 
 
 @pytest.fixture
-def drawn() -> list[float]:
+def first_draws() -> list[float]:
     return [draw() for draw in DRAWS]
 
 
 def test_a_test_and_its_fixtures_begin_at_the_seed(
-    drawn: list[float], pytestconfig: pytest.Config
+    first_draws: list[float], pytestconfig: pytest.Config
 ) -> None:
     seed = pytestconfig.getoption("seed")
     generator = torch.Generator().manual_seed(seed)
-    assert drawn == [
+    assert first_draws == [
         torch.rand((), generator=generator).item(),
         np.random.RandomState(seed).random(),
         random.Random(seed).random(),

@@ -58,10 +58,10 @@ def _parsed(parser: Parser, plugin: Plugin, path: str) -> str:
     args += [option, path]
     for name, value in NEEDED.get(plugin.name, {}).items():
         args += [f"{option}.{name}", str(value)]
-    found: Any = yaml.safe_load(parser.dump(parser.parse_args(args), skip_validation=True))
+    value: Any = yaml.safe_load(parser.dump(parser.parse_args(args), skip_validation=True))
     for name in key.split("."):
-        found = found[name]
-    return str(found["class_path"])
+        value = value[name]
+    return str(value["class_path"])
 
 
 @pytest.mark.parametrize("plugin", PARTS, ids=str)
@@ -121,12 +121,12 @@ def _refused(
     for name in names:
         with pytest.raises(SystemExit):
             cli("fit", option, name, "--print_config")
-        said = capsys.readouterr()
-        # Of some the error names the arguments or the package that they need.
+        output = capsys.readouterr()
+        # The error may name an argument or a package that the class needs.
         short = re.escape(name.rpartition(".")[2])
         needs = rf"^vaekit: error: {short} needs --|{BESIDE_THE_NAME}"
-        if f": {name}\n" not in said.out and not re.search(needs, said.err):
-            errors[f"{option} {name}"] = said.err
+        if f": {name}\n" not in output.out and not re.search(needs, output.err):
+            errors[f"{option} {name}"] = output.err
     return errors
 
 
@@ -136,9 +136,9 @@ def test_the_callbacks_that_the_help_lists_can_be_typed(
     with pytest.raises(SystemExit):
         cli("fit", "--help")
     listed = _options(capsys.readouterr().out)["--trainer.callbacks"]
-    ours = [name for name in listed if name.startswith("vaekit.")]
-    assert {"vaekit.callbacks.EMA", "vaekit.callbacks.CollapseWatch"} <= set(ours)
-    assert _refused(cli, capsys, "--trainer.callbacks", ours) == {}
+    callbacks = [name for name in listed if name.startswith("vaekit.")]
+    assert {"vaekit.callbacks.EMA", "vaekit.callbacks.CollapseWatch"} <= set(callbacks)
+    assert _refused(cli, capsys, "--trainer.callbacks", callbacks) == {}
 
 
 @pytest.mark.slow

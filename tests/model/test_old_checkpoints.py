@@ -11,11 +11,12 @@ import pytest
 import torch
 import yaml
 
+from conftest import ROOT
 from vaekit import data, load
 from vaekit.model.checkpoints import read_checkpoint
 
 Cli = Callable[..., Path]
-OLD = next(p for p in Path(__file__).parents if p.name == "tests") / "old"
+OLD = ROOT / "tests" / "old"
 
 
 def people() -> pd.DataFrame:
@@ -34,8 +35,8 @@ def people() -> pd.DataFrame:
 def test_a_dense_model_has_the_codes_that_it_had() -> None:
     model = load(OLD / "digits.ckpt")
     codes = model.encode(next(data.Digits().rows("test")).x)
-    wanted = torch.tensor([[0.796754, -0.596619, -0.096063], [0.812457, -0.579114, -0.067381]])
-    torch.testing.assert_close(codes[:2], wanted, rtol=0, atol=2e-6)
+    expected = torch.tensor([[0.796754, -0.596619, -0.096063], [0.812457, -0.579114, -0.067381]])
+    torch.testing.assert_close(codes[:2], expected, rtol=0, atol=2e-6)
     assert type(model.core.posterior).__name__ == "VonMisesFisherPosterior"
     assert model.parts["posterior"]["class_path"] == "VonMisesFisher"  # its registered name
 
@@ -44,8 +45,8 @@ def test_a_model_of_a_table_has_the_codes_that_it_had() -> None:
     model = load(OLD / "table.ckpt")
     table = data.Table(people()).follow(model.info.schema)
     codes = model.encode(next(table.rows("test")).x)
-    wanted = torch.tensor([[0.494750, 0.035377], [-0.077009, 0.155809]])
-    torch.testing.assert_close(codes[:2], wanted, rtol=0, atol=2e-6)
+    expected = torch.tensor([[0.494750, 0.035377], [-0.077009, 0.155809]])
+    torch.testing.assert_close(codes[:2], expected, rtol=0, atol=2e-6)
 
 
 def test_an_old_run_resumes(cli: Cli) -> None:

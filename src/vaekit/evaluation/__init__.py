@@ -10,9 +10,5 @@ if TYPE_CHECKING:
 __all__ = ["Estimate", "log_likelihood"]
 
 __getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "Estimate": "vaekit.evaluation.importance_sampling",
-        "log_likelihood": "vaekit.evaluation.importance_sampling",
-    },
+    __name__, dict.fromkeys(__all__, "vaekit.evaluation.importance_sampling")
 )
