@@ -40,7 +40,7 @@ def _seeded(request: pytest.FixtureRequest) -> None:
 
 
 def states() -> list[object]:
-    """The states of the generators that all tests share."""
+    """Return the states of the generators that all tests share."""
     return [torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()]
 
 
@@ -48,7 +48,7 @@ def states() -> list[object]:
 def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Refuses a file that draws random numbers at import, which no seed of a test reaches."""
+    """Fail a file that draws random numbers at import, before any test sets its seed."""
     before = states()
     report = yield
     if report.passed and states() != before:

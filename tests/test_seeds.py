@@ -1,4 +1,4 @@
-"""Each test begins at the seed that --seed gives, and no file draws before it."""
+"""Test that each test starts at the seed given by --seed, and that no file draws earlier."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ LONGER |= {"EmbeddingEncoder": 30, "Mixed": 30}
 
 
 def made(name: str) -> tuple[data.DataModule, dict[str, Any]]:
-    """The rows of a case and the model's parts, its modules with new weights."""
+    """Make the rows of a case and the parts of its model, modules with new weights."""
     make, parts = CASES[name]
     return make(), {kind: part() if callable(part) else part for kind, part in parts.items()}
 
