@@ -142,8 +142,8 @@ def list_plugins(kind: str | None = None) -> list[Plugin]:
         ValueError: If there is no such kind.
 
     Example:
-        >>> [plugin.name for plugin in list_plugins("core")]
-        ['VAE']
+        >>> "ELBO" in [plugin.name for plugin in list_plugins("objective")]
+        True
         >>> print(list_plugins("encoder")[0])
         encoder Conv1dEncoder (vaekit 0.1.0)
     """
