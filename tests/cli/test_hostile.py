@@ -172,7 +172,9 @@ def test_a_configuration_runs_nothing(attack: Any, tmp_path: Path, text: str) ->
     attack(*FIT, "-c", "evil.yaml", said="vaekit: error")
 
 
-@pytest.mark.parametrize("name", ["VAEKIT_FIT__IMPORT", "VAEKIT_FIT__ALLOW_IMPORT"])
+@pytest.mark.parametrize(
+    "name", ["VAEKIT_FIT__IMPORT", "VAEKIT_FIT__ALLOW_IMPORT", "VAEKIT_FIT_PRIOR__IMPORT"]
+)
 def test_a_variable_imports_nothing(
     attack: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

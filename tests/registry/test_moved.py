@@ -23,8 +23,14 @@ def test_an_old_module_names_the_new_one(path: str) -> None:
     if MODULES[path].startswith(f"{path}."):  # a package has the name of the old module
         assert hasattr(import_module(path), "__path__")
     else:
-        with pytest.raises(ModuleNotFoundError, match=f"^{path} is {MODULES[path]} now"):
-            import_module(path)
+        package, _, name = path.rpartition(".")
+        for statement in (
+            f"import {path}",
+            f"from {path} import x",
+            f"from {package} import {name}",
+        ):
+            with pytest.raises(ImportError, match=f"^{path} is {MODULES[path]} now"):
+                exec(statement)  # noqa: S102
 
 
 @pytest.mark.parametrize("path", NAMES)
@@ -57,6 +63,9 @@ def test_a_name_that_never_was_is_an_ordinary_error() -> None:
         exec("from vaekit.distributions import never")  # noqa: S102
     with pytest.raises(AttributeError, match="module 'vaekit' has no attribute 'never'"):
         _ = __import__("vaekit").never
+    with pytest.raises(AttributeError, match=r"vaekit\.plugins is vaekit\.registry\.plugins now"):
+        _ = __import__("vaekit").plugins
+    assert not hasattr(import_module("vaekit.schedules"), "never")
     with pytest.raises(ModuleNotFoundError, match=r"No module named 'vaekit\.never'"):
         import_module("vaekit.never")
 

@@ -21,5 +21,5 @@ __all__ = [
     "Progress",
 ]
 
-for _name in __all__:  # the paths that config.yaml and checkpoints contain
+for _name in __all__:  # the public path, which config.yaml contains
     globals()[_name].__module__ = __name__

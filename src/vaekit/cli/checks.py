@@ -9,7 +9,8 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback
 
-_GROUPS = ("trainer", "checkpoint", "pictures", "guard", "collapse")
+from vaekit.cli.options import CALLBACKS
+
 _AT_LEAST = {
     "accumulate_grad_batches": 1,
     "check_val_every_n_epoch": 1,
@@ -26,7 +27,7 @@ def refuse_settings(config: Namespace) -> None:
     Raises:
         ValueError: If there is one.
     """
-    for group in _GROUPS:
+    for group in ("trainer", *CALLBACKS):
         if group in config and not isinstance(config[group], Namespace):
             raise ValueError(f"Expected options under {group} but got {config[group]!r}.")
     trainer = config.trainer

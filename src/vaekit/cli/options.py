@@ -25,6 +25,14 @@ from vaekit.training.trainer import Trainer
 LOOKS = ("sample", "reconstruct", "encode", "fit-prior")
 """Commands of our own, which need no LightningModule."""
 
+CALLBACKS = {
+    "checkpoint": BestCheckpoint,
+    "pictures": Pictures,
+    "guard": Guard,
+    "collapse": CollapseWatch,
+}
+"""The callbacks of every fit, by the option that holds their arguments."""
+
 _PLAIN: dict[str, Any] = {"instantiate": False, "required": False, "fail_untyped": False}
 
 
@@ -98,10 +106,8 @@ class Options(LightningCLI):
         parser.add_subclass_arguments(DataModule, "data", **_PLAIN)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(Pictures, "pictures")
-        parser.add_lightning_class_args(Guard, "guard")
-        parser.add_lightning_class_args(CollapseWatch, "collapse")
+        for option, callback in CALLBACKS.items():
+            parser.add_lightning_class_args(callback, option)
         parser.add_argument(
             "--runs", type=str, default="runs", help="Folder in which each run gets its own."
         )

@@ -96,7 +96,7 @@ class Parser(LightningArgumentParser):
         left = [c.replace("-", "_") for c in COMMANDS if c not in commands]
         others = tuple(f"{prefix}_{c}__".upper() for c in left)
         for name in env:
-            if re.fullmatch(f"{prefix}_[A-Z]*_*(IMPORT|ALLOW_IMPORT|DEBUG)", name):
+            if re.fullmatch(f"{prefix}_([A-Z]+(_[A-Z]+)?)?_*(IMPORT|ALLOW_IMPORT|DEBUG)", name):
                 self.error(f"{name}: only the command line can say that")
             if name.startswith(f"{prefix}_") and name not in known and not name.startswith(others):
                 self.error(f"There is no setting {name}.{plugins.nearest(name, known)}")

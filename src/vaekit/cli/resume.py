@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from vaekit.cli.options import CALLBACKS
 from vaekit.registry import specs
 from vaekit.storage.files import CheckpointError, local
 from vaekit.training import optimizers
@@ -21,7 +22,7 @@ _HARMLESS = (
     "lightning.pytorch.callbacks.EarlyStopping",
     "lightning.pytorch.callbacks.LearningRateMonitor",
 )
-_KEPT = ("seed_everything", "trainer", "checkpoint", "pictures", "guard", "collapse")
+_KEPT = ("seed_everything", "trainer", *CALLBACKS)
 
 
 def _config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

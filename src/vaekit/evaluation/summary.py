@@ -1,4 +1,4 @@
-"""What a user reads when training ends."""
+"""Prints what a user reads before and after a fit."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ _FORM_TO_GO_ON: dict[str, Any] = {
 
 
 def read_checkpoint(path: str | Path | IO[bytes], on: bool = False) -> dict[str, Any]:
-    """A checkpoint of vaekit, as `storage.read`.
+    """A checkpoint of vaekit, as `storage.files.read`.
 
     Arguments:
         on: For a fit to go on from.

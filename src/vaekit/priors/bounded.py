@@ -1,4 +1,4 @@
-"""Priors of positive latents, of latents on the simplex, and of discrete latents."""
+"""Priors of positive latents, and of latents on the simplex."""
 
 from __future__ import annotations
 

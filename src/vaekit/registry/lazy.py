@@ -17,7 +17,7 @@ def lazy_names(
 
     Arguments:
         package: The full name of the package.
-        homes: For each public name, the full name of the module that defines it, or that it is.
+        homes: Public name -> module that defines it; for a submodule, its own path.
     """
 
     def get(name: str) -> Any:
@@ -25,7 +25,7 @@ def lazy_names(
         if home is not None:
             module = import_module(home)
             return module if home == f"{package}.{name}" else getattr(module, name)
-        raise missing_name(package, name)
+        raise AttributeError(missing_name(package, name))
 
     def names() -> list[str]:
         return sorted(sys.modules[package].__all__)

@@ -158,7 +158,7 @@ NAMES = {
     "vaekit.sequences.Steps": "vaekit.networks.sequences.StepEmbedding",
     "vaekit.storage.RunLogger": "vaekit.storage.runs.RunLogger",
 }
-"""Old name -> new name, if its module or its own name differs from what `MODULES` implies."""
+"""Old path -> new path of names that did not follow their module."""
 
 _POSTERIORS, _PRIORS = "vaekit.posteriors.manifolds", "vaekit.priors.manifolds"
 for _module in (_POSTERIORS, "vaekit.posteriors"):
@@ -166,9 +166,6 @@ for _module in (_POSTERIORS, "vaekit.posteriors"):
         NAMES[f"{_module}.{_name}"] = f"{_POSTERIORS}.{_name}Posterior"
 for _module in (_PRIORS, "vaekit.priors"):
     NAMES[f"{_module}.UniformSphere"] = f"{_PRIORS}.UniformSpherePrior"
-
-_CHANGED = {name.rpartition(".")[0] for name in NAMES} - set(MODULES)
-"""Modules that still exist, without some of their names."""
 
 
 def new_path(path: str) -> str:
@@ -184,50 +181,53 @@ def new_path(path: str) -> str:
     return f"{MODULES[module]}.{name}" if module in MODULES else path
 
 
-def missing_name(module: str, name: str) -> Exception:
-    """Returns the error for a name that a module does not have, with the new path if it moved."""
+def missing_name(module: str, name: str) -> str:
+    """Returns the error text for a name that a module lacks: its new path, if it has one."""
     path = f"{module}.{name}"
     now = new_path(path)
     home, _, attribute = now.rpartition(".")
-    if now == path or not hasattr(import_module(home), attribute):
-        return AttributeError(f"module {module!r} has no attribute {name!r}")
-    # An ImportError, since `from module import name` drops the text of an AttributeError.
-    return ImportError(f"{path} is {now} now.", name=module)
+    if now == path or not (path in MODULES or hasattr(import_module(home), attribute)):
+        return f"module {module!r} has no attribute {name!r}"
+    return f"{path} is {now} now."
 
 
 class _OldModules(MetaPathFinder):
-    """Raises an error that contains the new path; asked after all other finders."""
+    """Raises an error with the new path for an import that all other finders failed to find.
+
+    Its type is not ModuleNotFoundError, which `from package import name` would replace.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> None:
-        if fullname in MODULES:
+        package, _, name = fullname.rpartition(".")
+        if package.partition(".")[0] != "vaekit":
+            return
+        text = missing_name(package, name)
+        if text.startswith(fullname):
             old = f"{fullname}."
             others = {n.removeprefix(old): p for n, p in NAMES.items() if n.startswith(old)}
-            listed = ", ".join(f"{name} is {now}" for name, now in others.items())
-            raise ModuleNotFoundError(
-                f"{fullname} is {MODULES[fullname]} now{listed and f'; {listed}'}.", name=fullname
-            )
-        module, _, name = fullname.rpartition(".")  # `from package import name`
-        if module in MODULES or module in _CHANGED:
-            error = missing_name(module, name)
-            if isinstance(error, ImportError):
-                raise error
+            listed = [f"{other} is {now} now." for other, now in others.items()]
+            raise ImportError(" ".join([text, *listed]), name=fullname)
 
 
 class _ChangedModules(MetaPathFinder):
-    """Lets modules that lost some of their names raise an error that contains the new path."""
+    """Gives the files that still exist, but lost some names, an error with the new path."""
+
+    files = frozenset({name.rpartition(".")[0] for name in NAMES} - set(MODULES))
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(fullname, path) if fullname in _CHANGED else None
+        spec = PathFinder.find_spec(fullname, path) if fullname in self.files else None
         if spec is None or spec.loader is None:
             return None
         execute = spec.loader.exec_module
 
         def get(name: str) -> Any:
-            raise missing_name(fullname, name)
+            text = missing_name(fullname, name)
+            # An ImportError, since `from module import name` drops the text of an AttributeError.
+            raise (ImportError if " is " in text else AttributeError)(text)
 
         def exec_module(module: ModuleType) -> None:
             vars(module)["__getattr__"] = get
@@ -238,6 +238,7 @@ class _ChangedModules(MetaPathFinder):
 
 
 def report_moved_names() -> None:
-    """Lets an import by an old path raise an error that contains the new path."""
-    sys.meta_path.insert(0, _ChangedModules())
-    sys.meta_path.append(_OldModules())
+    """Lets an import by an old path raise an error with the new path."""
+    if not any(isinstance(finder, _OldModules) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _ChangedModules())
+        sys.meta_path.append(_OldModules())

@@ -374,7 +374,7 @@ def unique(path: str, among_all: bool = False) -> str:
     if len(plugins := _matches(None, path)) == 1:
         return plugins[0].unique_name(among_all)
     module, _, attribute = path.rpartition(".")
-    cls = vars(sys.modules.get(module, sys)).get(attribute)
+    cls = vars(sys.modules[module]).get(attribute) if module in sys.modules else None
     classes = {**_loaded, **dict(_registered.values())}
     found = (plugin for plugin, known in classes.items() if known is cls)
     return next((plugin.unique_name(among_all) for plugin in found), path)
