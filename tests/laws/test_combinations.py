@@ -15,7 +15,7 @@ import test_trains as rows_of
 import torch
 
 from conftest import fit
-from latents import LATENTS, part
+from latent_cases import LATENTS, part
 from vaekit import DataInfo, Model, data, load
 from vaekit.contracts.trees import leaves
 from vaekit.numerics.random import fixed_noise

@@ -13,8 +13,8 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-from latents import LATENTS
-from objectives import OBJECTIVES
+from latent_cases import LATENTS
+from objective_cases import OBJECTIVES
 from vaekit import DataInfo, testing
 from vaekit.registry import plugins
 from vaekit.testing.models import (

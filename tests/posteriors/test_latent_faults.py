@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latents import part
+from latent_cases import part
 from vaekit import DataInfo, Model
 from vaekit.contracts.batch import Batch
 from vaekit.posteriors import FullNormal

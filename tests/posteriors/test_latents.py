@@ -11,7 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from conftest import fit
-from latents import LATENTS
+from latent_cases import LATENTS
 from vaekit import DataInfo, Model, VAEModule, data, load
 from vaekit.contracts.batch import Batch
 from vaekit.contracts.trees import first
