@@ -203,11 +203,13 @@ class _OldModules(MetaPathFinder):
         package, _, name = fullname.rpartition(".")
         if package.partition(".")[0] != "vaekit":
             return
-        text = missing_name(package, name)
+        text, names = missing_name(package, name), dict[str, list[str]]()
         if text.startswith(fullname):
-            old = f"{fullname}."
-            others = {n.removeprefix(old): p for n, p in NAMES.items() if n.startswith(old)}
-            listed = [f"{other} is {now} now." for other, now in others.items()]
+            for old, now in NAMES.items():
+                if old.startswith(f"{fullname}."):
+                    (home, _, new), name = now.rpartition("."), old.removeprefix(f"{fullname}.")
+                    names.setdefault(home, []).append(name if name == new else f"{name} as {new}")
+            listed = [f"In {home}: {', '.join(moved)}." for home, moved in names.items()]
             raise ImportError(" ".join([text, *listed]), name=fullname)
 
 
