@@ -22,9 +22,6 @@ part_packages: dict[str, str] = {}
 _MOST = 10_000  # entries of a configuration
 
 
-# Configurations
-
-
 class ConfigFile(ActionConfigFile):
     """A configuration file, or the name of one that vaekit brings along."""
 

@@ -76,6 +76,34 @@ def with_data(args: list[str]) -> list[str]:
         sys.exit(2)
 
 
+def data_named(words: list[str]) -> str | None:
+    """The path that `--data.path` names where `--data` names no module."""
+    if any(word == "--data" or word.startswith("--data=") for word in words):
+        return None
+    found = None
+    for at, word in enumerate(words):
+        if word == "--data.path":
+            found = words[at + 1] if at + 1 < len(words) else None
+        elif word.startswith("--data.path="):
+            found = word.partition("=")[2]
+    return found
+
+
+def with_module(args: list[str], path: str) -> list[str]:
+    """The words of a command line with the data module for a path named before its arguments."""
+    name, argument = module_for(Path(path))
+    left, skip = [], False
+    for word in args:
+        if skip or word.startswith("--data.path="):
+            skip = False
+        elif word == "--data.path":
+            skip = True
+        else:
+            left.append(word)
+    at = next((i for i, w in enumerate(left) if w.startswith("--data.")), len(left))
+    return [*left[:at], "--data", name, f"--data.{argument}", path, *left[at:]]
+
+
 def chosen(args: list[str]) -> tuple[DataModule, dict[str, Any], str]:
     """The data that a fit names by a path, the parts that are chosen for them, and a file, for the
     caller to remove, of what lies below its settings then.
@@ -159,31 +187,3 @@ def settings_below(checkpoint: dict[str, Any] | None) -> str | None:
     except (ValueError, yaml.YAMLError) as error:
         print(f"vaekit: error: {why(error)}", file=sys.stderr)
         sys.exit(2)
-
-
-def data_named(words: list[str]) -> str | None:
-    """The path that `--data.path` names where `--data` names no module."""
-    if any(word == "--data" or word.startswith("--data=") for word in words):
-        return None
-    found = None
-    for at, word in enumerate(words):
-        if word == "--data.path":
-            found = words[at + 1] if at + 1 < len(words) else None
-        elif word.startswith("--data.path="):
-            found = word.partition("=")[2]
-    return found
-
-
-def with_module(args: list[str], path: str) -> list[str]:
-    """The words of a command line with the data module for a path named before its arguments."""
-    name, argument = module_for(Path(path))
-    left, skip = [], False
-    for word in args:
-        if skip or word.startswith("--data.path="):
-            skip = False
-        elif word == "--data.path":
-            skip = True
-        else:
-            left.append(word)
-    at = next((i for i, w in enumerate(left) if w.startswith("--data.")), len(left))
-    return [*left[:at], "--data", name, f"--data.{argument}", path, *left[at:]]

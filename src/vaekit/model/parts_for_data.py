@@ -12,9 +12,6 @@ _STEPS, _FEWEST, _MOST = 10_000, 10, 300
 """Of a fit: about so many steps, within so many epochs."""
 
 
-# Parts
-
-
 def parts_for(data: DataModule) -> dict[str, Any]:
     """Parts that fit data, for the arguments of `Model`: likelihood, encoder, decoder, and z.
 
