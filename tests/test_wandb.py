@@ -210,7 +210,7 @@ def leave(log=loggers.WandbLogger.log_metrics, seen=[]):
     return call
 
 loggers.WandbLogger.log_metrics = leave()
-from vaekit.cli import run
+from vaekit.cli.app import run
 run(sys.argv[1:])
 """
 

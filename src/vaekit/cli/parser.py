@@ -191,7 +191,10 @@ def names_lead_to_plugins() -> Iterator[None]:
     def is_accepted(path: str) -> bool:
         if path.startswith("torch.optim."):  # not those of other modules in it, such as SWALR
             return path.rpartition(".")[0] in modules.values()
-        return plugins.is_plugin(path) or allowed_imports.is_open(path)
+        with suppress(plugins.RegistryError):
+            plugins.load(plugins.find_any(path))  # broken plugins are not listed
+            return True
+        return allowed_imports.is_open(path)
 
     def known_names(action: Any) -> str:
         label, _, paths = ordinary_help(action).partition(": ")
