@@ -139,6 +139,22 @@ def _without(name: str, text: str) -> str:
 
 # Names of parts
 
+_TORCH = {
+    torch.optim.Optimizer: "torch.optim",
+    torch.optim.lr_scheduler.LRScheduler: "torch.optim.lr_scheduler",
+}
+"""The module whose classes an option takes, by their base class."""
+
+
+def _is_accepted(path: str) -> bool:
+    """Returns whether the command line takes the path of a class."""
+    if path.startswith("torch.optim."):  # classes of other modules, such as SWALR, are refused
+        return path.rpartition(".")[0] in _TORCH.values()
+    with suppress(plugins.RegistryError):
+        plugins.load(plugins.find_any(path))  # raises for a broken plugin
+        return True
+    return allowed_imports.is_open(path)
+
 
 @contextmanager
 def names_lead_to_plugins() -> Iterator[None]:
@@ -150,10 +166,6 @@ def names_lead_to_plugins() -> Iterator[None]:
 
     ordinary = _typehints.resolve_class_path_by_name
     kinds = {plugins.base(kind): kind for kind in plugins.KINDS}
-    modules = {
-        torch.optim.Optimizer: "torch.optim",
-        torch.optim.lr_scheduler.LRScheduler: "torch.optim.lr_scheduler",
-    }
 
     def resolve(cls: Any, name: str) -> str:
         with _noted(name):
@@ -175,8 +187,8 @@ def names_lead_to_plugins() -> Iterator[None]:
                 return plugin.path
             if base is Logger and name in ("TensorBoardLogger", "WandbLogger"):
                 return f"vaekit.loggers.{name}"  # which knows a folder, and holds no fit up
-            if base in modules:
-                return str(torch_spec(name, modules[base])["class_path"])
+            if base in _TORCH:
+                return str(torch_spec(name, _TORCH[base])["class_path"])
         return ordinary(cls, name)
 
     def parser_of(name: Any, *args: Any, **kwargs: Any) -> Any:
@@ -188,17 +200,9 @@ def names_lead_to_plugins() -> Iterator[None]:
             name = plugin.path
         return ordinary_parser(name, *args, **kwargs)
 
-    def is_accepted(path: str) -> bool:
-        if path.startswith("torch.optim."):  # not those of other modules in it, such as SWALR
-            return path.rpartition(".")[0] in modules.values()
-        with suppress(plugins.RegistryError):
-            plugins.load(plugins.find_any(path))  # broken plugins are not listed
-            return True
-        return allowed_imports.is_open(path)
-
     def known_names(action: Any) -> str:
         label, _, paths = ordinary_help(action).partition(": ")
-        accepted = filter(is_accepted, paths.split(", "))
+        accepted = filter(_is_accepted, paths.split(", "))
         names = [plugins.unique(path, among_all=True) for path in accepted]
         return f"{label}: {', '.join(names)}" if names else ""
 
