@@ -181,14 +181,20 @@ def new_path(path: str) -> str:
     return f"{MODULES[module]}.{name}" if module in MODULES else path
 
 
-def missing_name(module: str, name: str) -> str:
-    """Returns the error text for a name that a module lacks: its new path, if it has one."""
-    path = f"{module}.{name}"
+def moved_to(path: str) -> str | None:
+    """Returns the new path of a module or name of an earlier version, or None if there is none."""
     now = new_path(path)
-    home, _, attribute = now.rpartition(".")
-    if now == path or not (path in MODULES or hasattr(import_module(home), attribute)):
-        return f"module {module!r} has no attribute {name!r}"
-    return f"{path} is {now} now."
+    home, _, name = now.rpartition(".")
+    exists = now != path and (path in MODULES or hasattr(import_module(home), name))
+    return now if exists else None
+
+
+def missing_name(module: str, name: str) -> str:
+    """Returns the error text for a name that a module lacks, with its new path if it has one."""
+    now = moved_to(f"{module}.{name}")
+    return (
+        f"{module}.{name} is {now} now." if now else f"module {module!r} has no attribute {name!r}"
+    )
 
 
 class _OldModules(MetaPathFinder):
@@ -200,17 +206,16 @@ class _OldModules(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> None:
-        package, _, name = fullname.rpartition(".")
-        if package.partition(".")[0] != "vaekit":
+        if not fullname.startswith("vaekit.") or moved_to(fullname) is None:
             return
-        text, names = missing_name(package, name), dict[str, list[str]]()
-        if text.startswith(fullname):
-            for old, now in NAMES.items():
-                if old.startswith(f"{fullname}."):
-                    (home, _, new), name = now.rpartition("."), old.removeprefix(f"{fullname}.")
-                    names.setdefault(home, []).append(name if name == new else f"{name} as {new}")
-            listed = [f"In {home}: {', '.join(moved)}." for home, moved in names.items()]
-            raise ImportError(" ".join([text, *listed]), name=fullname)
+        names: dict[str, list[str]] = {}
+        for old, now in NAMES.items():
+            if old.startswith(f"{fullname}."):
+                (home, _, new), name = now.rpartition("."), old.removeprefix(f"{fullname}.")
+                names.setdefault(home, []).append(name if name == new else f"{name} as {new}")
+        listed = [f"In {home}: {', '.join(moved)}." for home, moved in names.items()]
+        package, _, name = fullname.rpartition(".")
+        raise ImportError(" ".join([missing_name(package, name), *listed]), name=fullname)
 
 
 class _ChangedModules(MetaPathFinder):
@@ -227,9 +232,9 @@ class _ChangedModules(MetaPathFinder):
         execute = spec.loader.exec_module
 
         def get(name: str) -> Any:
-            text = missing_name(fullname, name)
             # An ImportError, since `from module import name` drops the text of an AttributeError.
-            raise (ImportError if " is " in text else AttributeError)(text)
+            error = ImportError if moved_to(f"{fullname}.{name}") else AttributeError
+            raise error(missing_name(fullname, name))
 
         def exec_module(module: ModuleType) -> None:
             vars(module)["__getattr__"] = get

@@ -269,7 +269,7 @@ def find(kind: str, name: str) -> Plugin:
 
 def is_plugin(path: str) -> bool:
     """Returns whether a name or path leads to a plugin, of whatever kind."""
-    return bool(_matches(None, path)) or unique(path) != path
+    return bool(_matches(None, path))
 
 
 def _claims(kind: str, name: str, found: list[Plugin]) -> str:
