@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from test_objectives import NOISE, Fixed
 from torch import Tensor, nn
 
-from test_objectives import NOISE, Fixed
 from vaekit import Model
 from vaekit.contracts.batch import Batch
 from vaekit.data import DataModule
