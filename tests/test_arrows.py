@@ -127,7 +127,7 @@ def test_what_parts_are_made_of_imports_nothing_but_torch(name: str) -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
-    plain = {"__future__", "collections", "contextlib", "dataclasses", "functools", "math"}
+    plain = {"__future__", "collections", "contextlib", "dataclasses", "functools", "copy", "math"}
     assert {root.split(".")[0] for root in roots} <= plain | {
         "typing",
         "warnings",

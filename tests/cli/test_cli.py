@@ -48,7 +48,7 @@ def test_a_bare_fit_shows_the_bound_the_baseline_and_its_files(
         line.split("│")[1].strip(): line.split("│") for line in said.splitlines() if "│" in line
     }
     elbo = float(lines["ELBO of best.ckpt"][2])
-    baseline = float(lines["baseline: independent elements"][2])
+    baseline = float(lines["baseline: no latents"][2])
     assert elbo > baseline
     bits = float(lines["ELBO of best.ckpt"][3])
     assert bits == pytest.approx(-elbo / 64 / np.log(2), abs=1e-3)

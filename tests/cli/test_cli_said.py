@@ -42,7 +42,7 @@ def test_the_baseline_is_explained_where_there_is_one(
     model = Model(data.Digits(), latent_shape=2)
     for known in (True, False):
         if not known:
-            monkeypatch.setattr(Bernoulli, "independent", lambda *_: None)
+            monkeypatch.setattr(Bernoulli, "output_of", lambda *_: None)
         summary.show(model, data.Digits(), -30.0, [Path("best.ckpt")])
         assert ("The baseline is" in capsys.readouterr().out) == known
 

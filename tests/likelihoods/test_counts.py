@@ -114,10 +114,10 @@ def test_a_baseline_knows_the_library() -> None:
     """Without latents a model is the baseline, with the offset of each row's own library."""
     _, x, context = _library(2000)
     likelihood = likelihoods.NegativeBinomial(EVENT, COUNTS, library=1)
-    mean, variance = likelihood.moments([Batch(x, context)])
-    p = likelihood.independent(mean, variance, context)
-    assert p.batch_shape == (1, 2000)
+    moments = likelihood.moments([Batch(x, context)])
+    alone = likelihood.without_latents(*moments)
     with torch.no_grad():
+        p = alone(likelihood.output_of(*moments).expand(1, 2000, *EVENT), context[None])
         likelihood.start([Batch(x, context)])
         own = likelihood(torch.zeros(1, 2000, *EVENT), context[None])
     assert torch.allclose(

@@ -218,6 +218,12 @@ def test_values_and_gradients_are_finite_at_the_edges(name: str, size: float) ->
             assert p.sample().isfinite().all()
 
 
+def _without_latents(likelihood: Any, mean: Any, variance: Any) -> Any:
+    """p(x) at the moments."""
+    y = likelihood.output_of(mean, variance)
+    return likelihood.without_latents(mean, variance)(y[None, None])
+
+
 @pytest.mark.parametrize("name", [n for n in EDGES if n not in ("LogNormal", "Gaussian")])
 def test_independent_elements_have_the_moments_of_the_rows(name: str) -> None:
     info, _, values = EDGES[name]
@@ -228,7 +234,7 @@ def test_independent_elements_have_the_moments_of_the_rows(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         likelihood = Model(info, likelihood=spec).core.likelihood
-    p = likelihood.independent(*likelihood.moments([Batch(x)]))
+    p = _without_latents(likelihood, *likelihood.moments([Batch(x)]))
     mean = likelihood.point(p) if name == "DiscretizedLogisticMixture" else p.mean
     # Rounded into open bins, a logistic loses a part of its tails.
     loose = name.startswith(("Discretized", "Beta"))
@@ -269,7 +275,7 @@ def test_a_beta_of_high_concentration_is_exact_in_float32() -> None:
 @pytest.mark.parametrize("df", [1.0, 2.0])
 def test_without_a_variance_a_students_scale_is_that_of_the_rows(df: float) -> None:
     likelihood = likelihoods.StudentT((1,), df=df, scale="elementwise")
-    p = likelihood.independent(torch.zeros(1).double(), torch.tensor([25.0]).double())
+    p = _without_latents(likelihood, torch.zeros(1).double(), torch.tensor([25.0]).double())
     assert float(p.base_dist.scale) == pytest.approx(5.0)
 
 

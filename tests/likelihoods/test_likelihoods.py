@@ -185,20 +185,6 @@ def test_a_mean_that_cannot_reach_the_data_is_refused() -> None:
         Gaussian(EVENT, mean="sigmoid").check(DataInfo(EVENT, (-1.0, 1.0)))
 
 
-def test_the_baseline_is_the_best_constant() -> None:
-    x = torch.rand(1000, 3, dtype=torch.float64) ** 2
-    mean, variance = x.mean(0), x.var(0, correction=0)
-    p = Gaussian((3,), scale="elementwise").independent(mean, variance)
-    expected = stats.norm.logpdf(x.numpy(), mean.numpy(), variance.sqrt().numpy()).sum(-1)
-    assert torch.allclose(p.log_prob(x), torch.from_numpy(expected))
-    one = Gaussian((3,), scale="learned").independent(mean, variance)
-    assert torch.allclose(one.base_dist.scale, ((x - mean) ** 2).mean().sqrt().expand(3))
-    bits = (x > 0.3).double()
-    q = Bernoulli((3,)).independent(bits.mean(0), variance)
-    expected = stats.bernoulli.logpmf(bits.numpy(), bits.mean(0).numpy()).sum(-1)
-    assert torch.allclose(q.log_prob(bits), torch.from_numpy(expected))
-
-
 @pytest.mark.parametrize("name", ["Gaussian", "Laplace", "StudentT", "LogCosh"])
 def test_latent_diffusions_learned_log_variance_that_is_never_optimised_is_not_here(
     name: str,

@@ -101,7 +101,7 @@ def test_only_the_bernoulli_warning_is_heard_and_once() -> None:
 
 
 def test_likelihood_bases_know_no_baseline() -> None:
-    assert Likelihood().independent(torch.zeros(2), torch.ones(2)) is None
+    assert Likelihood().output_of(torch.zeros(2), torch.ones(2)) is None
 
 
 def test_a_likelihood_that_forgets_independent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,11 +157,11 @@ class LikelihoodPerEntry(Likelihood):
         infos = data.entries()
         return all(part.gives_bits(infos[name]) for name, part in self.parts.items())
 
-    def independent(self, mean: Any, variance: Any) -> Distribution | None:
+    def output_of(self, mean: Any, variance: Any) -> Any:
         found = {
-            name: part.independent(mean[name], variance[name]) for name, part in self.parts.items()
+            name: part.output_of(mean[name], variance[name]) for name, part in self.parts.items()
         }
-        return None if None in found.values() else Joint(found)
+        return None if any(y is None for y in found.values()) else found
 
     def check(self, data: DataInfo) -> None:
         each(lambda part, info: part.check(info), dict(self.parts), data.entries())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from math import inf
 from typing import Any, ClassVar
 
@@ -106,7 +107,7 @@ class Likelihood(FullPrecisionPart):
     # What it is without latents
 
     def moments(self, data: Iterable[Batch]) -> tuple[Tree, Tree]:
-        """What `output_of` and `independent` are made of, on the CPU and in float64.
+        """What `output_of` is made of, on the CPU and in float64.
 
         Returns:
             By default the mean and the variance of each element, (*event), over the rows that show
@@ -117,29 +118,17 @@ class Likelihood(FullPrecisionPart):
     def output_of(self, mean: Tree, variance: Tree) -> Tree | None:
         """The decoder's output, (*output_shape), for independent elements with these `moments`.
 
-        None where a likelihood knows none.
+        The fit of the baseline, the best constant output, starts from it. None where a likelihood
+        knows none; it then has no baseline.
         """
         return None
 
-    def independent(
-        self, mean: Tree, variance: Tree, context: Tensor | None = None
-    ) -> Distribution | None:
-        """p(x) of independent elements with the `moments` of the training rows.
+    def without_latents(self, mean: Tree, variance: Tree) -> Likelihood:
+        """A copy for the baseline, whose own parameters are fitted with the constant output.
 
-        The baseline that a model has to beat: by default p at `output_of` the moments. None where
-        a likelihood knows none.
-
-        Arguments:
-            context: Of the rows that p is for, (B, C).
-
-        Returns:
-            A distribution of batch shape (1, 1), (1, B) or ().
+        A subclass adds what the copy needs to start from these `moments`.
         """
-        y = self.output_of(mean, variance)
-        if y is None:
-            return None
-        at = None if context is None else context[None]
-        return self.forward(each(lambda leaf: leaf[None, None], y), at)
+        return deepcopy(self)
 
     # Which data it is for
 

@@ -6,44 +6,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.callbacks import ModelSummary
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from vaekit.contracts.prior import Prior
-from vaekit.contracts.trees import each
 from vaekit.data.base import DataModule
+from vaekit.evaluation.baseline import baseline
 from vaekit.metrics.means import RowMeans
 from vaekit.model.fitted_priors import log_priors
 from vaekit.model.model import Model
-from vaekit.numerics.precision import exact
 from vaekit.numerics.random import fixed_noise
 
-_CAPTION = "The baseline is the likelihood alone, without latents, matched to the training rows."
-
-
-def baseline(model: Model, data: DataModule, split: str = "val") -> float | None:
-    """Mean log p(x) of a split's rows, in nats, for independent elements matched to training rows.
-
-    None where the likelihood knows no such model.
-    """
-    likelihood, terms = model.core.likelihood, []
-
-    def placed(x: Tensor) -> Tensor:
-        return x.to(model.device, exact(model.device))
-
-    with model.using(), fixed_noise(0, model.device):
-        mean, variance = (each(placed, m) for m in likelihood.moments(data.rows("train")))
-        for batch in (rows.to(model.device) for rows in data.rows(split)):
-            given = () if batch.context is None else (batch.context,)
-            p = likelihood.independent(mean, variance, *given)
-            if p is None:
-                return None
-            terms.append(likelihood.log_prob(p, each(placed, batch.x), batch.mask).flatten())
-    return float(torch.cat(terms).mean())
+_CAPTION = (
+    "The baseline is the same likelihood without latents: one output for all rows, fitted to the "
+    "training rows."
+)
 
 
 def bound(model: Model, data: DataModule, split: str = "val") -> float:
@@ -114,14 +94,12 @@ def show(model: Model, data: DataModule, best: float | None, files: list[Path]) 
         # Bits per dimension would have to count the observed elements of each row.
         counted = model.has_bits and next(data.rows("val", 1)).mask is None
         # Of what is least where it is best, such as an autoencoder's loss, it is no measure.
-        base = baseline(model, data) if model.best[1] == "max" else None
+        rows = baseline(model, data) if model.best[1] == "max" else None
+        base = None if rows is None else float(rows.mean())
         caption = None if base is None else _CAPTION
         table = Table("validation", "nats", "bits per dimension", caption=caption)
-        rows = {
-            _label(model, checkpoint.name): best,
-            "baseline: independent elements": base,
-        }
-        for name, nats in rows.items():
+        shown = {_label(model, checkpoint.name): best, "baseline: no latents": base}
+        for name, nats in shown.items():
             if nats is not None:
                 bits = f"{model.info.bits_per_dimension(nats):.4f}" if counted else "-"
                 table.add_row(name, f"{nats:.2f}", bits)

@@ -71,5 +71,10 @@ class FromBaseline(Likelihood):
         assert self.shift is not None
         self.shift.copy_(y)
 
+    def without_latents(self, mean: Tree, variance: Tree) -> Likelihood:
+        own: Any = super().without_latents(mean, variance)
+        own.shift = None
+        return own
+
     def __call__(self, y: Tree, context: Tensor | None = None) -> Distribution:
         return super().__call__(y if self.shift is None else y + self.shift, context)

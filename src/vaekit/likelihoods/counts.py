@@ -13,6 +13,8 @@ from torch.distributions import Poisson as PoissonDistribution
 from torch.nn.functional import logsigmoid, softplus
 
 from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.likelihood import Likelihood
+from vaekit.contracts.trees import Tree
 from vaekit.distributions.base import soft_clamp, soft_unclamp
 from vaekit.likelihoods.base import FromBaseline, broken, elementwise
 from vaekit.networks.blocks import fill
@@ -237,13 +239,11 @@ class NegativeBinomial(_Counts):
             numbers.append(soft_unclamp(log_r))
         return torch.stack(numbers) if self.numbers > 1 else numbers[0]
 
-    def independent(
-        self, mean: Tensor, variance: Tensor, context: Tensor | None = None
-    ) -> Distribution:
-        log_mean, log_r, zero = (x[None, None] for x in self._of_moments(mean, variance))
-        log_mean = log_mean + self.log_library(None if context is None else context[None], mean)
-        base = GammaPoisson(log_mean, log_r, zero if self.inflated else None)
-        return elementwise(base, self.event)
+    def without_latents(self, mean: Tree, variance: Tree) -> Likelihood:
+        own: Any = super().without_latents(mean, variance)
+        if self.dispersion == "learned":
+            own.log_r = nn.Parameter(soft_unclamp(self._of_moments(mean, variance)[1]))
+        return own
 
     def _of_moments(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log mu at a library of size 1, log r and the logit of an extra zero."""

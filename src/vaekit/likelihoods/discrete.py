@@ -13,7 +13,8 @@ from torch.nn.functional import logsigmoid
 
 from vaekit.contracts.batch import Batch, DataInfo
 from vaekit.contracts.discrete_values import ValueGrid
-from vaekit.contracts.likelihood import OutOfRange
+from vaekit.contracts.likelihood import Likelihood, OutOfRange
+from vaekit.contracts.trees import Tree
 from vaekit.distributions.base import soft_clamp, soft_unclamp
 from vaekit.likelihoods.base import FromBaseline, elementwise
 from vaekit.networks.blocks import fill
@@ -213,15 +214,11 @@ class DiscretizedLogistic(OfLogistics):
         y, log_scale = self.unplaced(mean, variance)
         return torch.stack([y, log_scale]) if self.scale == "elementwise" else y
 
-    def independent(
-        self, mean: Tensor, variance: Tensor, context: Tensor | None = None
-    ) -> Distribution:
+    def without_latents(self, mean: Tree, variance: Tree) -> Likelihood:
+        own: Any = super().without_latents(mean, variance)
         if self.scale == "learned":
-            variance = variance.mean().expand_as(variance)
-        scale = (variance.sqrt() * sqrt(3) / pi).clamp(min=self.min_scale)
-        return elementwise(
-            LogisticBins(mean[None, None], scale[None, None], self.levels), self.event
-        )
+            own.log_scale = nn.Parameter(self.unplaced(mean, variance.mean())[1])
+        return own
 
 
 class LogisticBins(Distribution):

@@ -97,11 +97,15 @@ class DiscretizedLogisticMixture(OfLogistics):
         return terms.flatten(2).sum(2)
 
     def output_of(self, mean: Tensor, variance: Tensor) -> Tensor:
+        # Components side by side, at most a standard deviation away: equal ones would stay equal.
         m, c = self.components, self.channels
-        loc, log_scale = (part.reshape(c, *self.pixels) for part in self.unplaced(mean, variance))
+        away = torch.linspace(-1, 1, m).to(mean) if m > 1 else mean.new_zeros(1)
+        away = away.view(m, *[1] * mean.dim())
+        mean, variance = mean + away * variance.sqrt(), variance * (1 - away.square().mean())
+        loc, log_scale = self.unplaced(mean, variance.expand_as(mean))
+        loc, log_scale = (part.reshape(m * c, *self.pixels) for part in (loc, log_scale))
         zeros = loc.new_zeros(m * (1 + c * (c - 1) // 2), *self.pixels)
-        repeats = (m, *[1] * len(self.pixels))
-        return torch.cat([zeros[:m], loc.repeat(repeats), log_scale.repeat(repeats), zeros[m:]])
+        return torch.cat([zeros[:m], loc, log_scale, zeros[m:]])
 
 
 def split_channels(event: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:

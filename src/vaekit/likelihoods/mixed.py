@@ -136,14 +136,15 @@ class Mixed(Likelihood):
         found = {n: part.moments(_entry(batch, n) for batch in rows) for n, part in self.parts()}
         return {n: own[0] for n, own in found.items()}, {n: own[1] for n, own in found.items()}
 
-    def independent(
-        self, mean: Any, variance: Any, context: Tensor | None = None
-    ) -> Distribution | None:
-        given = () if context is None else (context,)
-        found = {n: part.independent(mean[n], variance[n], *given) for n, part in self.parts()}
-        if None in found.values():
-            return None
-        return Alone(found)
+    def output_of(self, mean: Any, variance: Any) -> Tree | None:
+        found = {n: part.output_of(mean[n], variance[n]) for n, part in self.parts()}
+        return None if any(y is None for y in found.values()) else found
+
+    def without_latents(self, mean: Any, variance: Any) -> Likelihood:
+        own: Any = super().without_latents(mean, variance)
+        parts = [part.without_latents(mean[n], variance[n]) for n, part in self.parts()]
+        own.columns = nn.ModuleList(parts)
+        return own
 
     def gives_bits(self, data: DataInfo) -> bool:
         infos = data.entries()
@@ -168,12 +169,3 @@ def _entry(batch: Batch, name: str) -> Batch:
     assert isinstance(batch.x, dict)
     mask = batch.mask[name] if isinstance(batch.mask, dict) else None
     return replace(batch, x=batch.x[name], mask=mask)
-
-
-class Alone(Joint):
-    """Independent distributions by name whose batch shapes broadcast: a baseline."""
-
-    def __init__(self, parts: Mapping[str, Distribution]) -> None:
-        self.parts = dict(parts)
-        shape = torch.broadcast_shapes(*(part.batch_shape for part in parts.values()))
-        Distribution.__init__(self, shape, validate_args=False)

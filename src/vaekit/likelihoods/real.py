@@ -16,6 +16,8 @@ from torch.nn.functional import softplus
 
 from vaekit.contracts.batch import DataInfo
 from vaekit.contracts.draw import Draw
+from vaekit.contracts.likelihood import Likelihood
+from vaekit.contracts.trees import Tree
 from vaekit.distributions.base import Normal, soft_clamp, soft_unclamp
 from vaekit.likelihoods.base import FromBaseline, elementwise
 from vaekit.numerics.distributed import sum_over_ranks
@@ -109,17 +111,19 @@ class LocationScale(FromBaseline):
         _, inverse, _ = _ACTIVATIONS[self.mean]
         if self.scale != "elementwise":
             return inverse(mean)
-        scale = (variance.sqrt() / self.spread - self.min_scale).clamp(min=self.min_scale)
-        return torch.stack([inverse(mean), soft_unclamp(scale.log())])
+        return torch.stack([inverse(mean), self._log_scale(variance)])
 
-    def independent(
-        self, mean: Tensor, variance: Tensor, context: Tensor | None = None
-    ) -> Distribution:
-        mean = mean[None, None]
-        if isinstance(self.scale, int | float):
-            return self.around(mean, mean.new_tensor(self.scale))
-        scale = (variance if self.scale == "elementwise" else variance.mean()).sqrt() / self.spread
-        return self.around(mean, scale.clamp(min=self.min_scale))
+    def _log_scale(self, variance: Tensor) -> Tensor:
+        """What `floored` turns into the scale of elements with this variance."""
+        scale = (variance.sqrt() / self.spread - self.min_scale).clamp(min=self.min_scale)
+        return soft_unclamp(scale.log())
+
+    def without_latents(self, mean: Tree, variance: Tree) -> Likelihood:
+        own: Any = super().without_latents(mean, variance)
+        if isinstance(self.scale, str) and self.scale != "elementwise":
+            own.scale = "learned"
+            own.log_scale = nn.Parameter(self._log_scale(variance.mean()))
+        return own
 
     def check(self, data: DataInfo) -> None:
         super().check(data)

@@ -350,7 +350,8 @@ _PEAK = """
 import resource, sys, warnings
 warnings.simplefilter("ignore")
 import lightning.pytorch as pl
-from vaekit.evaluation import pictures, summary
+from vaekit.evaluation import pictures
+from vaekit.evaluation.baseline import baseline
 from vaekit import Model, VAEModule
 import pandas, scipy.sparse
 from vaekit.data import Counts
@@ -364,7 +365,7 @@ model = Model(rows, 8, likelihood=likelihood,
 trainer = pl.Trainer(accelerator="cpu", max_steps=5, logger=False, enable_checkpointing=False,
     enable_progress_bar=False, enable_model_summary=False)
 trainer.fit(VAEModule(model), rows)
-summary.baseline(model, rows)
+baseline(model, rows)
 pictures.draw_all(model, next(rows.rows("val", 64)), rows)
 print(peak() - before)
 """
