@@ -124,13 +124,16 @@ def _dense() -> nn.Module:
 
 CASES: dict[str, tuple[Callable[[], data.DataModule], dict[str, Any]]] = {
     "Bernoulli": (digits, {"likelihood": spec("Bernoulli", from_baseline=True)}),
-    "ContinuousBernoulli": (grey, {"likelihood": "ContinuousBernoulli"}),
+    "ContinuousBernoulli": (shares, {"likelihood": "ContinuousBernoulli"}),
     "Beta": (shares, {"likelihood": spec("Beta", from_baseline=True)}),
     "Categorical": (grey, {"likelihood": "Categorical"}),
     "DiscretizedLogistic": (grey, {"likelihood": "DiscretizedLogistic"}),
     "DiscretizedLogisticMixture": (grey, {"likelihood": "DiscretizedLogisticMixture"}),
     "MSSSIM": (grey, {"likelihood": "MSSSIM"}),
-    "FeatureSpace": (grey, {"likelihood": spec("FeatureSpace", network="ConvEncoder")}),
+    "FeatureSpace": (
+        grey,
+        {"likelihood": spec("FeatureSpace", network="ConvEncoder", weight=1000.0)},
+    ),
     "Gaussian": (reals, {"likelihood": spec("Gaussian", **SOFT)}),
     "Laplace": (reals, {"likelihood": spec("Laplace", **SOFT)}),
     "StudentT": (reals, {"likelihood": spec("StudentT", **SOFT)}),

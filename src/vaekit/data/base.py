@@ -364,7 +364,11 @@ class DataModule(LightningDataModule):
         return self._numbers[split]
 
     def rows(
-        self, split: str, limit: int | None = None, batch_size: int | None = None
+        self,
+        split: str,
+        limit: int | None = None,
+        batch_size: int | None = None,
+        every: int = 1,
     ) -> Iterator[Batch]:
         """Batches of a split's rows as the model sees them, whatever the rank, in their own order.
 
@@ -372,12 +376,13 @@ class DataModule(LightningDataModule):
             split: "train", "val" or "test".
             limit: At most so many rows.
             batch_size: Rows of a batch; None for a thousand, or fewer where rows are large.
+            every: Every so many-th row only.
         """
         if split not in self.splits:
             self._held_out(split)
         rows = self._splits[split]
-        if limit is not None:
-            rows = rows.subset(slice(0, limit))
+        if limit is not None or every > 1:
+            rows = rows.subset(slice(0, limit, every))
         if batch_size is None:
             batch_size = fitting(1000, each(lambda leaf: leaf.shape[1:], rows.x), 2**20)
         for batch in Batches(rows, batch_size, shuffle=False):

@@ -59,7 +59,7 @@ def baseline(model: Model, data: DataModule, split: str = "val") -> Tensor | Non
     """
     with model.using():
         fitted = fit_baseline(model, data)
-        return None if fitted is None else torch.cat(list(_log_probs(fitted, model, data, split)))
+        return None if fitted is None else _log_probs(fitted, model, data, split)
 
 
 def fit_baseline(model: Model, data: DataModule) -> Baseline | None:
@@ -86,22 +86,28 @@ def fit_baseline(model: Model, data: DataModule) -> Baseline | None:
         part.fit()
     if part.step > 1:
         after = [w.clone() for w in part.weights]
-        found = torch.cat(list(_log_probs(fitted, model, data, "train"))).mean()
+        found = _log_probs(fitted, model, data, "train").mean()
         part.put(before)
-        if found > torch.cat(list(_log_probs(fitted, model, data, "train"))).mean():
+        if found > _log_probs(fitted, model, data, "train").mean():
             part.put(after)
     return fitted
 
 
-def _log_probs(fitted: Baseline, model: Model, data: DataModule, split: str) -> Iterator[Tensor]:
+def _log_probs(fitted: Baseline, model: Model, data: DataModule, split: str) -> Tensor:
+    # Into memory that is there before, since small tensors between large ones would keep the
+    # memory of these from being used again.
+    found = torch.empty(len(data.numbers(split)), dtype=exact(model.device), device=model.device)
+    first = 0
     for batch in _rows(model, data, split):
-        yield fitted.log_prob(batch).detach()
+        found[first : first + len(batch)] = fitted.log_prob(batch)
+        first += len(batch)
+    return found
 
 
-def _rows(model: Model, data: DataModule, split: str) -> Iterator[Batch]:
+def _rows(model: Model, data: DataModule, split: str, every: int = 1) -> Iterator[Batch]:
     """The rows in the precision of the fit, with the same noise in each pass."""
     with fixed_noise(0, model.device):
-        for batch in data.rows(split):
+        for batch in data.rows(split, every=every):
             batch = batch.to(model.device)
             batch.x = each(lambda x: x.to(exact(x.device)), batch.x)
             yield batch
@@ -127,12 +133,16 @@ class _Part:
             self.loss: Callable[[], Tensor] = self._counted(grid, _rows(model, data, "train"))
             return
         self.step = -(-self.rows * numbers // most)
-        batches = list(self._spread(_rows(model, data, "train")))
+        batches = list(_rows(model, data, "train", self.step))
         self.loss = lambda: self._of_rows(batches)
 
     def fit(self) -> None:
+        start = abs(float(self.loss()))
         optimizer = torch.optim.LBFGS(
-            self.weights, max_iter=100, tolerance_change=1e-6, line_search_fn="strong_wolfe"
+            self.weights,
+            max_iter=100,
+            tolerance_change=1e-6 * max(1.0, start),
+            line_search_fn="strong_wolfe",
         )
 
         def closure() -> Tensor:
@@ -154,15 +164,6 @@ class _Part:
         except ValueError:
             return False
         return True
-
-    def _spread(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Every so many-th of the rows."""
-        first = 0
-        for batch in batches:
-            at = torch.arange(-first % self.step, len(batch), self.step)
-            first += len(batch)
-            if len(at):
-                yield batch[at]
 
     def _of_rows(self, batches: list[Batch]) -> Tensor:
         total, rows = torch.zeros(()), sum(map(len, batches))

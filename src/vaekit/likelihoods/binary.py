@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from math import inf
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch.distributions import Distribution, Independent, constraints
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vaekit.contracts.batch import DataInfo
+from vaekit.contracts.likelihood import Likelihood
+from vaekit.contracts.trees import Tree
 from vaekit.likelihoods.base import FromBaseline, elementwise
 
 
@@ -101,6 +104,8 @@ class ContinuousBernoulli(FromBaseline):
     """
 
     data_range = (0.0, 1.0)
+    most = inf
+    """The largest logit."""
 
     def __init__(self, event_shape: tuple[int, ...], from_baseline: bool = False) -> None:
         super().__init__()
@@ -109,7 +114,14 @@ class ContinuousBernoulli(FromBaseline):
             self.begin_at(self.output_shape)
 
     def forward(self, y: Tensor, context: Tensor | None = None) -> Distribution:
+        y = y if self.most == inf else y.clamp(-self.most, self.most)
         return elementwise(Exponential01(y), self.output_shape)
+
+    def without_latents(self, mean: Tree, variance: Tree) -> Likelihood:
+        # The density of an element that is 0 in all training rows would grow without bound.
+        own: Any = super().without_latents(mean, variance)
+        own.most = 1000.0
+        return own
 
     def output_of(self, mean: Tensor, variance: Tensor) -> Tensor:
         mean = mean.clamp(1e-3, 1 - 1e-3)
