@@ -369,16 +369,14 @@ class CLI(Options):
             share = trainer.limit_val_batches  # a whole number counts batches
             whole = isinstance(share, float) and share == 1
             chosen = checkpoint.monitor == name and whole
-            if (best is None or not chosen) and "val" in self.datamodule.splits:
-                # Training was cut short of its first validation, or another number chose the best,
-                # or that of a part of the rows. Not by the trainer, whose callbacks may change
-                # weights.
-                best = summary.bound(load(kept, trainer.strategy.root_device), self.datamodule)
+            # Not known where training was cut short of its first validation, another number chose
+            # the best, or that of a part of the rows.
+            best = float(best) if best is not None and chosen else None
             pictures = [c for c in trainer.callbacks if isinstance(c, Pictures)]
             drawn = [path for callback in pictures for path in callback.paths]
             files = [Path(kept), *drawn, Path(folder, "config.yaml")]
-            best = None if best is None else float(best)
-            summary.show(self.model.model, self.datamodule, best, files)
+            # Not by the trainer, whose callbacks may change weights.
+            summary.show(load(kept, trainer.strategy.root_device), self.datamodule, best, files)
 
 
 def run(args: list[str]) -> None:

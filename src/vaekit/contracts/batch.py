@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vaekit.contracts.trees import Ranges, Shapes, Tree, each, first, leaves, like
+from vaekit.numerics.random import row_keys
 
 
 @dataclass
@@ -27,8 +28,10 @@ class Batch:
             over the ranks' average. One but for a last batch that does not divide; zero for a
             stand-in row, which a rank without rows of its own receives so that all ranks take the
             same steps.
-        start: Place of the first row in its split's order; held-out rows draw their noise from it.
-            None where a loader does not say.
+        start: Place of the first row in its split's order. None where a loader does not say.
+        keys: Of the noise of each row, with shape `(B,)` in int64: with them the draws of a row
+            are the same in every batch and on every rank, as in evaluation. None for torch's own
+            random numbers, as in training.
     """
 
     x: Tree
@@ -37,6 +40,7 @@ class Batch:
     label: Tensor | None = None
     weight: float = 1.0
     start: int | None = None
+    keys: Tensor | None = None
 
     def __len__(self) -> int:
         return first(self.x).shape[0]
@@ -54,9 +58,15 @@ class Batch:
         return self._map(lambda x: x.to(device, non_blocking=non_blocking))
 
     def _map(self, f: Callable[[Tensor], Tensor]) -> Batch:
-        columns = (self.x, self.context, self.mask, self.label)
-        x, context, mask, label = (None if c is None else each(f, c) for c in columns)
-        return Batch(x, context, mask, label, self.weight, self.start)
+        columns = (self.x, self.context, self.mask, self.label, self.keys)
+        x, context, mask, label, keys = (None if c is None else each(f, c) for c in columns)
+        return Batch(x, context, mask, label, self.weight, self.start, keys)
+
+    def keyed(self) -> Batch:
+        """The batch with the keys of its rows, where their places are known."""
+        if self.start is None:
+            return self
+        return replace(self, keys=row_keys(0, self.start, len(self), first(self.x).device))
 
 
 @dataclass

@@ -95,7 +95,7 @@ class VAE(Core):
             detached = each(Tensor.detach, h)
             density = frozen(self.posterior)(detached, context, log_joint)
         with full_precision(first(h)):
-            z, log_q = sample_and_log_prob(q, samples, noise)  # (K, B, *Z)
+            z, log_q = sample_and_log_prob(q, samples, noise, batch.keys)  # (K, B, *Z)
         level = Level.of(z, q, self._p(context), log_q, density)
         p = self.decode(z, context)
         return self.kept(Draw(batch, (level,), h, p, lambda: self.likelihood.log_prob(p, x, mask)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,7 +17,7 @@ from vaekit.contracts.batch import Batch, DataInfo
 from vaekit.contracts.trees import Ranges, Tree, each, entries_of, first, like, within
 from vaekit.data.rows.batches import SPLITS, Batches, Rows, fitting, span
 from vaekit.data.rows.prepare import apart, binarized, described, hide
-from vaekit.numerics.random import fixed_noise, generator, seed_of
+from vaekit.numerics.random import generator, later_draws, row_keys, row_uniform, seed_of
 from vaekit.registry.specs import is_plain
 
 _BINDING = {"scales", "columns", "genes", "vocabulary"}  # of a schema: what changes values
@@ -319,20 +318,26 @@ class DataModule(LightningDataModule):
         def scaled(x: Tensor, top: float | None, stored: Tensor) -> Tensor:
             return apart(x.to(dtype), stored) if top is None else x.to(dtype) / top
 
+        keys = self._keys_of(batch, split)
+
         def spread(x: Tensor, top: float | None, span: Any, levels: int) -> Tensor:
+            nonlocal keys
             low, high = span
             x = x.to(dtype)
+            if keys is None:
+                noise = torch.rand_like(x)
+            else:
+                noise, keys = row_uniform(keys, 1, x.shape[1:], dtype)[0], later_draws(keys, 1)
             # Which of the levels 0, 1, 2, ... each value is.
             level = x if top is not None else ((x - low) / (high - low) * (levels - 1)).round()
             # Of many levels, a float32 near the end of a bin is rounded into the next.
-            place = (level + torch.rand_like(x)).minimum(torch.nextafter(level + 1, level))
+            place = (level + noise).minimum(torch.nextafter(level + 1, level))
             return low + place * (high - low) / levels
 
         top = self._splits[split].top
         if self.dequantize:
             spans, levels = like(batch.x, self.natural_range()), like(batch.x, self.levels)
-            with self._noise_of(batch, split):
-                batch.x = each(spread, batch.x, top, spans, levels)
+            batch.x = each(spread, batch.x, top, spans, levels)
         else:
             batch.x = each(scaled, batch.x, top, self._splits[split].x)
         if self.binarize == "dynamic" and split == "train":
@@ -344,12 +349,12 @@ class DataModule(LightningDataModule):
             batch.context = batch.context.to(dtype)
         return batch
 
-    def _noise_of(self, batch: Batch, split: str) -> AbstractContextManager[None]:
-        """Held-out values go to the same place of their bin in each epoch."""
-        if split == "train" or not self.dequantize:
-            return nullcontext()
-        seed = seed_of("dequantize", self.seed, split, batch.start)
-        return fixed_noise(seed, first(batch.x).device)
+    def _keys_of(self, batch: Batch, split: str) -> Tensor | None:
+        """Held-out values go to the same place of their bin in each epoch and batch."""
+        if split == "train" or not self.dequantize or batch.start is None:
+            return None
+        seed = seed_of("dequantize", self.seed, split)
+        return row_keys(seed, batch.start, len(batch), first(batch.x).device)
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -23,6 +23,8 @@ from torch.distributions import (
 from torch.distributions import Normal as _TorchNormal
 from torch.nn.functional import softshrink
 
+from vaekit.numerics.random import RowByRow, row_normal
+
 _estimated: set[str] = set()
 
 _LOG_ROOT = log(2 * pi) / 2
@@ -252,17 +254,32 @@ def takes_noise(q: Distribution) -> bool:
 
 
 def sample_and_log_prob(
-    q: Distribution, samples: int, noise: Tensor | None = None
+    q: Distribution,
+    samples: int,
+    noise: Tensor | None = None,
+    keys: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Draws z (samples, *batch, *event), and log q(z) where the draw gives it, else None.
 
     A q that maps noise to a draw and its density at once has `transport_and_log_prob(noise)`,
     beside the map that is registered.
 
+    Arguments:
+        q: With batch shape (B,), where there are keys.
+        samples: How many draws of each row.
+        noise: Standard normal noise to draw with, in the place of fresh noise.
+        keys: Those of a batch, (B,), where noise is that of the rows.
+
     Raises:
         TypeError: If a gradient is wanted and q has no reparametrised sample.
     """
     shape = torch.Size((samples,))
+    if keys is not None and noise is None:
+        if takes_noise(q):
+            noise = row_normal(keys, samples, q.event_shape, _dtype(q))
+        elif not torch.compiler.is_compiling():
+            with RowByRow(keys, samples):
+                return sample_and_log_prob(q, samples)
     if noise is not None:
         if hasattr(q, "transport_and_log_prob"):
             z, log_q = q.transport_and_log_prob(noise)
@@ -279,6 +296,16 @@ def sample_and_log_prob(
             f"{type(q).__name__} has none (has_rsample is False)."
         )
     return q.sample(shape), None
+
+
+def _dtype(q: Distribution) -> torch.dtype:
+    """That of q's parameters."""
+    for value in vars(q).values():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value.dtype
+        if isinstance(value, Distribution):
+            return _dtype(value)
+    return torch.get_default_dtype()
 
 
 def rate(

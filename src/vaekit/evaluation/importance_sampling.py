@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from math import log
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from vaekit.contracts.likelihood import Likelihood
 from vaekit.contracts.part import Noise
 from vaekit.contracts.trees import first, leaves
 from vaekit.numerics.precision import exact
-from vaekit.numerics.random import fixed_noise
+from vaekit.numerics.random import fixed_noise, later_draws
 
 
 class Estimate(NamedTuple):
@@ -100,11 +101,12 @@ def log_likelihood(
 def _of_rows(core: Core, batch: Batch, samples: int, chunk: int, noise: Noise | None) -> Estimate:
     once = "features" in inspect.signature(core.draw).parameters
     given: dict[str, Any] = {}
-    top: Tensor | None = None
+    keys, top = batch.keys, None
     for start in range(0, samples, chunk):
         at = slice(start, min(samples, start + chunk))
         own = _cut(noise, at, slice(None))
-        draw = core.draw(batch, at.stop - at.start, noise=own, **given)
+        here = batch if keys is None else replace(batch, keys=later_draws(keys, start))
+        draw = core.draw(here, at.stop - at.start, noise=own, **given)
         given = {"features": draw.features} if once else {}
         weight = draw.log_weight  # (k, b)
         if top is None:

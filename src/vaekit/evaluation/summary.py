@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil, isnan, nan, sqrt
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.callbacks import ModelSummary
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from vaekit.contracts.prior import Prior
 from vaekit.data.base import DataModule
 from vaekit.evaluation.baseline import baseline
-from vaekit.metrics.means import RowMeans
 from vaekit.model.fitted_priors import log_priors
 from vaekit.model.model import Model
+from vaekit.numerics.precision import exact
 from vaekit.numerics.random import fixed_noise
 
 _CAPTION = (
@@ -26,19 +28,41 @@ _CAPTION = (
 )
 
 
-def bound(model: Model, data: DataModule, split: str = "val") -> float:
-    """Mean over a split's rows of what chooses the best checkpoint, as `validate` reports it."""
-    means = RowMeans(alone=True)
-    for batch in data.rows(split, batch_size=data.batch_size):
+def bound(model: Model, data: DataModule, split: str = "val", every: int = 1) -> Tensor:
+    """What chooses the best checkpoint, as `validate` reports it, of each row of a split, (n,).
+
+    A number that is a mean over the rows of a batch stands for each of them.
+
+    Arguments:
+        every: Every so many-th row only.
+    """
+    found = []
+    for batch in data.rows(split, batch_size=data.batch_size, every=every):
         with fixed_noise(batch.start or 0, model.device):
-            means.update(model.evaluate(batch.to(model.device)), len(batch))
-    return means.compute()[model.best[0]]
+            own = model.evaluate(batch.to(model.device).keyed())[model.best[0]]
+        found.append(own.expand(len(batch)).to(exact(model.device)))
+    return torch.cat(found)
 
 
-def _compared(gain: float) -> str:
+def _mean_and_error(rows: Tensor) -> tuple[float, float]:
+    """The mean over rows, and its standard error."""
+    error = float(rows.std()) / sqrt(len(rows)) if len(rows) > 1 else nan
+    return float(rows.mean()), error
+
+
+def _shown(value: float, error: float) -> str:
+    return f"{value:.2f}" if isnan(error) else f"{value:.2f} ± {error:.2f}"
+
+
+def _compared(gain: float, error: float) -> str:
     """Whether a model beats the baseline, in words."""
+    if gain > 0 and not gain <= 2 * error:
+        return f"The model beats the baseline by {_shown(gain, error)} nats a row."
     if gain > 0:
-        return f"The model beats the baseline by {gain:.2f} nats a row."
+        return (
+            f"The model is as good as the baseline: the difference, {_shown(gain, error)} nats a "
+            "row, is within two standard errors. Train for longer, or try another learning rate."
+        )
     return (
         "The model is worse than the baseline: it has learned nothing from its latents. Train for "
         "longer, or try another learning rate."
@@ -80,36 +104,49 @@ def _in_words(part: Any) -> str:
 def show(model: Model, data: DataModule, best: float | None, files: list[Path]) -> None:
     """Prints what the checkpoint was chosen by beside the baseline, the files, and what is next.
 
+    Errors are standard errors over the validation rows; that of the gain is of the differences
+    row by row.
+
     Arguments:
-        best: The number that chose the checkpoint, the validation ELBO by default, in nats; None
-            where there are no validation rows.
+        model: The model of the checkpoint.
+        best: The number that chose it, the validation ELBO by default, in nats; None to compute
+            it.
         files: What was written, the checkpoint first.
     """
     checkpoint = files[0]
     console = Console(soft_wrap=True)
     console.print("")
-    if best is None:
+    if "val" not in data.splits:
         console.print(f"There are no validation rows: {checkpoint.name} is the newest model.")
     else:
+        # Of many rows a part is enough for the errors.
+        n = len(data.numbers("val"))
+        every = 1 if best is None else ceil(n / _FOR_ERRORS)
+        rows = bound(model, data, every=every)
+        best = float(rows.mean()) if best is None else best
         # Bits per dimension would have to count the observed elements of each row.
         counted = model.has_bits and next(data.rows("val", 1)).mask is None
         # Of what is least where it is best, such as an autoencoder's loss, it is no measure.
-        rows = baseline(model, data) if model.best[1] == "max" else None
-        base = None if rows is None else float(rows.mean())
-        caption = None if base is None else _CAPTION
+        base = baseline(model, data) if model.best[1] == "max" else None
+        caption = "± is the standard error over rows." + ("" if base is None else f" {_CAPTION}")
         table = Table("validation", "nats", "bits per dimension", caption=caption)
-        shown = {_label(model, checkpoint.name): best, "baseline: no latents": base}
-        for name, nats in shown.items():
-            if nats is not None:
-                bits = f"{model.info.bits_per_dimension(nats):.4f}" if counted else "-"
-                table.add_row(name, f"{nats:.2f}", bits)
+        shown = {_label(model, checkpoint.name): (best, rows)}
+        if base is not None:
+            shown["baseline: no latents"] = (float(base.mean()), base[::every])
+        for name, (nats, some) in shown.items():
+            bits = f"{model.info.bits_per_dimension(nats):.4f}" if counted else "-"
+            table.add_row(name, _shown(nats, float(some.std()) / sqrt(n)), bits)
         console.print(table)
-        bound = model.objective.bound  # of what the baseline is, a likelihood's or a score
-        if base is not None and bound:
-            console.print(_compared(best - base))
+        bound_of_both = model.objective.bound  # of what the baseline is, a likelihood's or a score
+        if base is not None and bound_of_both:
+            error = float((rows - base[::every]).std()) / sqrt(n)
+            console.print(_compared(best - float(base.mean()), error))
     for file in files:
         console.print(f"  {file}")
     console.print(f"Next: vaekit sample --ckpt_path {checkpoint}")
+
+
+_FOR_ERRORS = 10_000
 
 
 def show_prior(model: Model, prior: Prior, data: DataModule) -> None:
@@ -119,27 +156,29 @@ def show_prior(model: Model, prior: Prior, data: DataModule) -> None:
         console.print("There are no validation rows to compare it on.")
         return
     own: Any = model.core
-    priors: list[Prior] = [own.prior, prior]
-    columns = {"log p(z)": log_priors(model, data, priors)}
-    gain = columns["log p(z)"][1] - columns["log p(z)"][0]
+    under = log_priors(model, data, [own.prior, prior])
+    gain, error = _mean_and_error(under[1] - under[0])
+    columns = {"log p(z)": [_shown(*_mean_and_error(rows)) for rows in under]}
     if model.has_bound and model.best[0] == "elbo":
         # Of which log p(z) is a term; the same draws of z give the difference with less noise.
         before = bound(model, data)
-        columns = {"ELBO": [before, before + gain], **columns}
-    table = Table("validation, in nats", *columns)
+        elbos = (before, before + under[1] - under[0])
+        columns = {"ELBO": [_shown(*_mean_and_error(rows)) for rows in elbos], **columns}
+    caption = "± is the standard error over rows."
+    table = Table("validation, in nats", *columns, caption=caption)
     names = [
         f"the model's prior, {type(own.prior).__name__}",
         f"this prior, {type(prior).__name__}",
     ]
     for name, *values in zip(names, *columns.values(), strict=True):
-        table.add_row(name, *(f"{value:.2f}" for value in values))
+        table.add_row(name, *values)
     console.print(table)
     if gain > 0:
-        console.print(f"This prior is better than the model's by {gain:.2f} nats a row.")
+        said = f"This prior is better than the model's by {_shown(gain, error)} nats a row."
     else:
-        console.print(
-            f"This prior is worse than the model's by {-gain:.2f} nats a row: keep that."
-        )
+        said = f"This prior is worse than the model's by {_shown(-gain, error)} nats a row: keep "
+        said += "that."
+    console.print(said)
 
 
 def in_place_of(summary: ModelSummary, model: Model) -> ModelSummary:

@@ -16,7 +16,12 @@ class RowMeans(Metric):
 
     Arguments:
         dtype: Of the sums.
-        alone: Of this rank's rows alone, without asking the others.
+        errors: Whether `compute` finds standard errors too.
+
+    Attributes:
+        errors: The standard error over rows, sd / sqrt(n), of each mean of terms (B,), once it is
+            computed; none of fewer than two rows.
+        counted: Over how many rows.
 
     Raises:
         ValueError: When updated, if a batch has other terms, or a term has another shape.
@@ -28,15 +33,24 @@ class RowMeans(Metric):
         >>> means.update({"loss": torch.tensor([6.0])}, rows=1)
         >>> means.compute()
         {'loss': 3.0}
+        >>> means = RowMeans(errors=True)
+        >>> means.update({"loss": torch.tensor([1.0, 2.0, 6.0])}, rows=3)
+        >>> means.compute(), round(means.errors["loss"], 4)
+        ({'loss': 3.0}, 1.5275)
     """
 
     full_state_update = False
     totals: Tensor
+    squares: Tensor
     rows: Tensor
 
-    def __init__(self, dtype: torch.dtype = torch.float64, alone: bool = False) -> None:
-        super().__init__(sync_on_compute=not alone)
+    def __init__(self, dtype: torch.dtype = torch.float64, errors: bool = False) -> None:
+        super().__init__()
         self.names: tuple[str, ...] = ()
+        self.scalars: set[str] = set()
+        self.has_errors, self.errors = errors, dict[str, float]()
+        self.counted = 0
+        self.add_state("squares", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
         self.add_state("totals", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
         self.add_state("rows", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
 
@@ -60,15 +74,25 @@ class RowMeans(Metric):
                         f"Expected the term {name} of shape {(rows,)}, or a scalar, but got "
                         f"{tuple(x.shape)}."
                     )
+                self.scalars.add(name)
                 x = x.expand(rows)
             values.append(x)
-        self.totals = self.totals + torch.stack(values).sum(1, dtype=self.rows.dtype)
+        every = torch.stack(values)
+        self.totals = self.totals + every.sum(1, dtype=self.rows.dtype)
+        if self.has_errors:
+            self.squares = self.squares + every.to(self.rows.dtype).square().sum(1)
         self.rows = self.rows + rows
 
     def compute(self) -> dict[str, float]:
         means = self.totals / self.rows
+        if self.has_errors:  # here, where the sums are those of all ranks
+            variance = (self.squares / self.rows - means.square()) / (self.rows - 1)
+            found = zip(self.names, variance.clamp(min=0).sqrt().tolist(), strict=True)
+            own = {name: error for name, error in found if name not in self.scalars}
+            self.errors = own if self.rows > 1 else {}
+            self.counted = int(self.rows)
         return dict(zip(self.names, means.tolist(), strict=True))
 
     def reset(self) -> None:
         super().reset()
-        self.names = ()
+        self.names, self.scalars = (), set()

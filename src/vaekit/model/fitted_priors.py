@@ -95,26 +95,25 @@ def _draws(
         with model.using():
             batch = rows.to(model.device)
             q = model.core.infer(batch.x, batch.context, batch.mask)
-            z, _ = sample_and_log_prob(q, samples)
+            keys = None if split == "train" else batch.keyed().keys
+            z, _ = sample_and_log_prob(q, samples, keys=keys)
         yield z, batch.context
 
 
 def log_priors(
     model: Model, data: DataModule, priors: Sequence[Prior], samples: int = 16
-) -> list[float]:
-    """The mean log p(z) of the validation rows' codes under some priors, in nats.
+) -> Tensor:
+    """log p(z) of the validation rows' codes under P priors, (P, n) in nats.
 
     Arguments:
-        samples: How many draws of q(z|x) there are for each row, the same for every prior.
+        samples: Of how many draws of q(z|x) it is the mean, the same for every prior.
     """
-    sums = torch.zeros(len(priors), dtype=exact(model.device), device=model.device)
-    rows = 0
+    found = []
     for z, context in _draws(model, data, "val", samples):
         with model.using():
-            found = [p(context, model.core.infer).log_prob(z).mean(0).sum() for p in priors]
-        sums += torch.stack(found).to(sums)
-        rows += z.shape[1]
-    return list((sums / rows).tolist())
+            rows = [p(context, model.core.infer).log_prob(z).mean(0) for p in priors]
+        found.append(torch.stack(rows).to(exact(model.device)))
+    return torch.cat(found, 1)
 
 
 # Files

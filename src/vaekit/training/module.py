@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from math import sqrt
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -90,7 +91,8 @@ class VAEModule(LightningModule):
         """Those of each split's epoch that is under way; no submodules."""
         self.samples = 0
         """In a test, of how many draws log p(x) is estimated; 0 for none."""
-        self._looked = self._masked = False
+        self._looked = False
+        self._masked: dict[str, bool] = {}
         self._bits = model.has_bits
         self._stepped: list[Part] = []
 
@@ -224,7 +226,7 @@ class VAEModule(LightningModule):
         return (batch.to(self.device) for batch in rows)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        batch = self.as_batch(batch)
+        batch = self.as_batch(batch, "train")
         if self.compiled:
             terms = self.compiled.terms(batch, self.global_step)
         else:
@@ -277,7 +279,7 @@ class VAEModule(LightningModule):
         self._evaluation_step("test", batch, batch_idx)
 
     def _evaluation_step(self, split: str, batch: Any, batch_idx: int) -> None:
-        batch = self.as_batch(batch)
+        batch = self.as_batch(batch, split).keyed()
         with self._noise_of(batch, batch_idx):
             by = None if self.compiled is None else self.compiled.evaluate
             terms = self.model.evaluate(batch, by)
@@ -288,11 +290,18 @@ class VAEModule(LightningModule):
     def _estimated(self, batch: Batch) -> dict[str, Tensor]:
         with self.model.using():
             value, effective = log_likelihood(self.model.core, batch, self.samples)
-        return {"log_likelihood": value, "effective_samples": effective}
+        # Of the logarithm of a mean of K weights, to first order: their relative variance over K.
+        variance = (1 / effective - 1 / self.samples) * self.samples / max(1, self.samples - 1)
+        return {
+            "log_likelihood": value,
+            "effective_samples": effective,
+            _VARIANCE: variance,
+        }
 
     def _noise_of(self, batch: Batch, batch_idx: int) -> AbstractContextManager[None]:
-        # The same noise in every epoch: checkpoints are compared on it, and training's own random
-        # numbers do not depend on how often one looks.
+        # The draws of latents have the noise of their rows; what else is random has the batch's.
+        # Both are the same in every epoch: checkpoints are compared on them, and training's own
+        # random numbers do not depend on how often one looks.
         place = batch_idx * self.trainer.world_size + self.global_rank
         return fixed_noise(place if batch.start is None else batch.start, self.device)
 
@@ -305,7 +314,7 @@ class VAEModule(LightningModule):
     def predict_step(
         self, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor]:
-        batch = self.as_batch(batch)
+        batch = self.as_batch(batch).keyed()
         with self._noise_of(batch, batch_idx):
             rows = self.model.predict(batch)
         return {name: x[: len(batch) if batch.weight else 0] for name, x in rows.items()}
@@ -346,7 +355,7 @@ class VAEModule(LightningModule):
         """The trainer's data module, if there is one."""
         return getattr(self._trainer, "datamodule", None)
 
-    def as_batch(self, batch: Any) -> Batch:
+    def as_batch(self, batch: Any, split: str = "") -> Batch:
         """The batch of a loader. Of a data module that has looked at its rows, the first is looked
         at; of others each, since nothing else has seen them."""
         if not isinstance(batch, Batch):
@@ -354,7 +363,8 @@ class VAEModule(LightningModule):
         if not (self._looked and getattr(self.data, "looked_at", False)):
             self.model.check_rows(batch.x, batch.mask)
             self._looked = True
-        self._masked = batch.mask is not None  # the same on every rank, also of a stand-in row
+        # The same on every rank, also of a stand-in row.
+        self._masked[split] = batch.mask is not None
         if batch.weight == 0 and self.model.core.likelihood.couples_rows:
             # A stand-in row counts for nothing, also where rows share a number.
             batch.mask = each(lambda x: torch.zeros_like(x, dtype=torch.bool), batch.x)
@@ -362,17 +372,27 @@ class VAEModule(LightningModule):
 
     def _count(self, split: str, terms: dict[str, Tensor], batch: Batch) -> None:
         if split not in self.means:
-            self.means[split] = RowMeans(exact(self.device)).to(self.device)
+            means = RowMeans(exact(self.device), errors=split == "test")
+            self.means[split] = means.to(self.device)
         self.means[split].update(terms, rows=len(batch) if batch.weight else 0)
 
     def _log_means(self, split: str) -> None:
-        values = self.means.pop(split).compute()
+        means = self.means.pop(split)
+        values = means.compute()
+        errors = {f"{name}_error": e for name, e in means.errors.items() if name != _VARIANCE}
+        if _VARIANCE in values:
+            errors["log_likelihood_error_draws"] = sqrt(values.pop(_VARIANCE) / means.counted)
         best = self.model.best[0]
-        if best in values and self._bits and not self._masked:
+        if best in values and self._bits and not self._masked.get(split):
             values["bpd"] = self.model.info.bits_per_dimension(values[best])
+        values |= errors
         for name, value in values.items():
             # The value is that of all ranks already: the mean over them is itself.
             self.log(f"{split}/{name}", value, prog_bar=name == best, sync_dist=True)
+
+
+_VARIANCE = "log_likelihood_variance"
+"""Of a row's estimate, over draws."""
 
 
 def _as_it_is(data: Any) -> Any:
