@@ -22,6 +22,13 @@ def deviation(x: np.ndarray) -> float:
     return std if std > 1e-12 * float(np.abs(x).max(initial=0.0)) else 1.0
 
 
+def beyond(x: np.ndarray, low: float, high: float) -> str:
+    """Describes numbers (N,) that are not from low to high; "" if there are none."""
+    below, above = x[x < low], x[x > high]
+    parts = [f"down to {below.min():g}"] if len(below) else []
+    return " and ".join([*parts, *([f"up to {above.max():g}"] if len(above) else [])])
+
+
 def moments(
     x: Tensor, mask: Tensor | None = None, index: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
