@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vaekit.data.columns.scale import deviation
+from vaekit.data.rows.limits import refuse_large, refuse_wide
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -62,6 +63,15 @@ def _is_categorical(column: Series) -> bool:
     return bool(is_bool_dtype(column.dtype) or not is_numeric_dtype(column.dtype))
 
 
+def _numbers(column: Series, name: str) -> np.ndarray:
+    refuse_wide(column, name)
+    values = column.to_numpy(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"Expected finite numbers in {name} but one is infinite.")
+    refuse_large(values, name, column.index, type(column.index).__name__ == "RangeIndex")
+    return values
+
+
 def known_of(column: Series, name: str, train: np.ndarray) -> Known:
     """What is known of a column: its categories, or the moments of the training rows.
 
@@ -76,7 +86,7 @@ def known_of(column: Series, name: str, train: np.ndarray) -> Known:
         ordered = bool(getattr(column.dtype, "ordered", False))
         found = classes(column.iloc[train])
         return {"categories": found, "type": str(column.dtype), "ordered": ordered}
-    values = column.to_numpy(np.float64)[train]
+    values = _numbers(column, name)[train]
     mean, std = float(values.mean()), deviation(values)
     return {"mean": mean, "std": std, "type": str(column.dtype)}
 
@@ -189,9 +199,9 @@ def encoded(column: Series, name: str, known: Known, strict: np.ndarray | slice 
         return one_hot[torch.from_numpy(at)]  # the last row, at -1, is 0
     if _is_categorical(column):
         raise ValueError(f"Expected numbers in {name}, as the model knows, but got text.")
-    values = (column.to_numpy(np.float64) - known["mean"]) / known["std"]
-    if not np.isfinite(values).all():
-        raise ValueError(f"Expected finite numbers in {name} but one is infinite.")
+    values = (_numbers(column, name) - known["mean"]) / known["std"]
+    counted = type(column.index).__name__ == "RangeIndex"
+    refuse_large(values, name, column.index, counted, scaled=True)
     return torch.from_numpy(values).float().unsqueeze(1)
 
 

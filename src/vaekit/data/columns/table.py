@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vaekit.data.columns.covariates import places_of, plain, values_only_held_out
 from vaekit.data.columns.scale import beyond, deviation
+from vaekit.data.rows.limits import NumberError, refuse_large, refuse_wide
 
 if TYPE_CHECKING:
     from pandas import Series
@@ -115,6 +116,7 @@ def learned(column: Series, kind: str, rows: np.ndarray) -> Column:
     Raises:
         ValueError: If the column cannot be of that kind.
     """
+    counted = _is_counted(column)
     column = column.iloc[rows]
     found: Column = {"name": str(column.name), "kind": kind, "dtype": str(column.dtype)}
     if kind in ("binary", "category"):
@@ -122,7 +124,7 @@ def learned(column: Series, kind: str, rows: np.ndarray) -> Column:
     if kind in ("numeric", "count"):
         found["times"] = _times(column)
         x = _numbers(column, found)
-        _refuse(column.name, kind, x)
+        _refuse(column, kind, x, counted)
         x = x[~np.isnan(x)]
         x = x if len(x) else np.zeros(1)
         found |= {
@@ -158,8 +160,13 @@ def _order(value: Any) -> tuple[int, Any]:
     return (0, value) if isinstance(value, int | float) else (1, str(value))
 
 
-def _refuse(name: Any, kind: str, x: np.ndarray) -> None:
-    seen = x[~np.isnan(x)]
+def _is_counted(column: Series) -> bool:
+    """Whether rows are called by their numbers."""
+    return type(column.index).__name__ == "RangeIndex"
+
+
+def _refuse(column: Series, kind: str, x: np.ndarray, counted: bool) -> None:
+    name, seen = column.name, x[~np.isnan(x)]
     if not np.isfinite(seen).all():
         raise ValueError(f"Expected finite numbers in the column {name} but it holds infinity.")
     if kind == "count" and not ((seen >= 0) & (seen == np.round(seen))).all():
@@ -167,6 +174,7 @@ def _refuse(name: Any, kind: str, x: np.ndarray) -> None:
             f"Expected whole numbers from 0 in the column of counts {name} but it holds "
             f"{seen[(seen < 0) | (seen != np.round(seen))][0]:g}: take it as numeric."
         )
+    refuse_large(x, f"the column {name}", column.index, counted)
 
 
 def _decimals(x: np.ndarray) -> int | None:
@@ -206,7 +214,7 @@ def codes(column: Series, known: Column, strict: np.ndarray | None = None) -> np
     """
     if known["kind"] not in ("binary", "category"):
         x = _numbers(column, known)
-        _refuse(column.name, known["kind"], x)
+        _refuse(column, known["kind"], x, _is_counted(column))
         return x
     place = places_of(known["values"])
     found = np.full(len(column), np.nan)
@@ -249,7 +257,10 @@ def _numbers(column: Series, known: Column) -> np.ndarray:
                 when = when.dt.tz_convert(None)
             seconds = when.astype("datetime64[ns]").astype("int64") / 1e9
             return np.where(when.isna(), np.nan, seconds)
+        refuse_wide(column, f"the {known['kind']} column {known['name']}")
         return pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)
+    except NumberError:
+        raise
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"Expected {'times as before' if times else 'numbers'} in the {known['kind']} column "
@@ -299,6 +310,21 @@ def told(known: Mapping[str, Any]) -> str:
 def scaled(x: np.ndarray, known: Column) -> np.ndarray:
     """Numbers of a numeric column on the scale of its training rows; others as they are."""
     return (x - known["mean"]) / known["std"] if known["kind"] == "numeric" else x
+
+
+def to_model(column: Series, known: Column, strict: np.ndarray) -> np.ndarray:
+    """A column as a model sees it, (N,), NaN where it is missing.
+
+    Arguments:
+        strict: As of `codes`.
+
+    Raises:
+        ValueError: As by `codes`, or if a number is too far from those of the training rows.
+    """
+    x = scaled(codes(column, known, strict), known)
+    where = f"the column {known['name']}"
+    refuse_large(x, where, column.index, _is_counted(column), scaled=True)
+    return x
 
 
 def unscaled(x: np.ndarray, known: Column) -> np.ndarray:

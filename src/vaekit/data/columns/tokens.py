@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vaekit.data.columns.covariates import classes, labels
+from vaekit.data.rows.limits import refuse_large, refuse_wide
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -85,6 +86,8 @@ def read_numbers(
 
 
 def _finite(values: DataFrame) -> np.ndarray:
+    for name in values.columns:
+        refuse_wide(values[name], f"channel {name}")
     try:
         found = values.to_numpy(np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
@@ -92,4 +95,5 @@ def _finite(values: DataFrame) -> np.ndarray:
     for at, name in enumerate(values.columns):
         if np.isinf(found[:, at]).any():
             raise ValueError(f"Expected finite values but channel {name} holds an infinite one.")
+        refuse_large(found[:, at], f"channel {name}", range(len(found)), counted=True)
     return found

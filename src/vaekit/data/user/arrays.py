@@ -14,7 +14,13 @@ from torch import Tensor
 
 from vaekit.contracts.trees import Ranges, Tree, each, entries_of, first, flat, like
 from vaekit.data.base import DataModule
-from vaekit.data.columns.scale import beyond, moments, standardized, warn_of_scales
+from vaekit.data.columns.scale import (
+    beyond,
+    moments,
+    refuse_overflow,
+    standardized,
+    warn_of_scales,
+)
 from vaekit.data.readers.arrays import classes_of, column_names, numbers_of, read_file, row_names
 from vaekit.data.rows.batches import Rows, natural, span
 from vaekit.data.rows.prepare import other_files
@@ -256,11 +262,13 @@ class Arrays(DataModule):
             if not known and (single or x.is_floating_point()):
                 found = moments(x, masks[name], rows.index)
                 if not all(bool(moment.isfinite().all()) for moment in found):
+                    refuse_overflow(x, masks[name], name)
                     continue  # which is refused with its reason
                 scales[name] = [moment.tolist() for moment in found]
             if name in scales:
                 mean, std = (torch.tensor(m, dtype=torch.float64) for m in scales[name])
-                xs[name], tops[name] = standardized(x, mean, std), None
+                own = standardized(x, mean, std, masks[name], name)
+                xs[name], tops[name] = own, None
         self.schema = {**(self.schema or {}), "scales": scales}
         x, top = (xs["x"], tops["x"]) if single else (xs, tops)
         return {name: replace(own, x=x, top=top) for name, own in splits.items()}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vaekit.contracts.trees import Ranges
+from vaekit.data.readers.arrays import classes_of
 from vaekit.data.readers.images import Array, Form, ImageReader, Source, decoded
 from vaekit.data.rows.batches import Rows
 from vaekit.data.user.arrays import Arrays
@@ -169,8 +170,9 @@ class HuggingFace(OfImages):
     def _numbered(self, table: Any, column: str) -> Tensor:
         """The numbers of the classes; where their names are known, in the order of a model's."""
         names = getattr(table.features[column], "names", None)
-        label = _tensor(table, column).long()
+        label = _tensor(table, column)
         if names is None:
+            label, self.classes = classes_of(label, (self.schema or {}).get("classes"))
             return label
         found = self._labels([names[n] if n >= 0 else None for n in label.tolist()], names)
         return label if found is None else found

@@ -266,7 +266,7 @@ class Sequences(DataModule):
         if words is None:
             mean, std = (torch.tensor(self.schema[n], dtype=x.dtype) for n in ("mean", "std"))
             return x * std[:, None] + mean[:, None]
-        if not all(isinstance(word, int) for word in words):
+        if not all(isinstance(word, int) and abs(word) < 2**63 for word in words):
             return x
         return torch.tensor(words)[_index(x, len(words))]
 

@@ -237,7 +237,7 @@ class Table(DataModule):
             )
         x, mask = {}, {}
         for entry, columns in self._entries().items():
-            values = [of.scaled(of.codes(frame[c["name"]], c, strict), c) for c in columns]
+            values = [of.to_model(frame[c["name"]], c, strict) for c in columns]
             found = torch.from_numpy(np.stack(values, 1))
             mask[entry] = ~found.isnan()
             x[entry] = found.nan_to_num(0.0).float()
