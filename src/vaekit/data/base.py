@@ -16,7 +16,8 @@ from torch import Tensor
 from vaekit.contracts.batch import Batch, DataInfo
 from vaekit.contracts.trees import Ranges, Tree, each, entries_of, first, like, within
 from vaekit.data.rows.batches import SPLITS, Batches, Rows, fitting, span
-from vaekit.data.rows.prepare import apart, binarized, described, hide
+from vaekit.data.rows.prepare import apart, binarized, described, hide, share
+from vaekit.data.rows.splits import divided
 from vaekit.numerics.random import generator, later_draws, row_keys, row_uniform, seed_of
 from vaekit.registry.specs import is_plain
 
@@ -59,6 +60,16 @@ class DataModule(LightningDataModule):
 
     looked_at = True
     """Whether all rows have been held to what is declared of them; else each batch is."""
+
+    follows_model = False
+    """Whether `follow` was called, so that rows are a model's, or new ones for it."""
+
+    is_held_out = False
+    """Whether all rows are held out: those of a file that was named as val or test."""
+
+    only_held_out: Mapping[str, str] = {}
+    """Describes the values that only held-out rows have, of which the schema knows nothing, by
+    column or entry."""
     _init: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -143,7 +154,11 @@ class DataModule(LightningDataModule):
 
     def told(self) -> dict[str, str]:
         """What the data were taken for, in words, by what it is of."""
-        return described(self.info, self.kinds, self._splits)
+        found = described(self.info, self.kinds, self._splits)
+        if self.only_held_out:
+            parts = (f"{name}: {values}" for name, values in self.only_held_out.items())
+            found["only in held-out rows"] = "; ".join(parts)
+        return found
 
     def follow(self, schema: dict[str, Any] | None) -> Self:
         """Lets rows become x by the schema of a model's data: in its units, its categories.
@@ -157,8 +172,39 @@ class DataModule(LightningDataModule):
                 f"Expected data by --data {of}, as the model's, which knows their columns, but "
                 f"got {own}."
             )
-        self.schema = schema or self.schema
+        self.schema, self.follows_model = schema or self.schema, True
         return self
+
+    def _divided(
+        self,
+        rows: Rows,
+        by: tuple[Any, Any],
+        shares: tuple[Any, Any],
+        classes: np.ndarray | None,
+    ) -> dict[str, Rows]:
+        """Returns the rows of each split: by names, or by shares with groups or else classes.
+
+        Rows that follow a model are split by classes only if its schema says so: the training
+        rows of earlier versions were drawn without classes, and stay training rows.
+
+        Arguments:
+            by: Names of splits and groups, each (N,) or None.
+            shares: Shares of val and test, or the files that hold these rows.
+            classes: The class of each row, (N,), -1 if it is unknown; None without classes.
+        """
+        held_out = share(shares[0]), share(shares[1])
+        before = self.follows_model and not (self.schema or {}).get("stratified")
+        is_random = all(names is None for names in by) and any(held_out)
+        classes = classes if is_random and not before else None
+        self._stratified = classes is not None
+        return divided(rows, *by, held_out, self.seed, classes)
+
+    def _noting_split(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """Returns a schema that says whether the rows were split by classes."""
+        if not self.follows_model:
+            return {**schema, "stratified": self._stratified}
+        known = self.schema or {}
+        return {**schema, **({"stratified": known["stratified"]} if "stratified" in known else {})}
 
     # What is declared
 

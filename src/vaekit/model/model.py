@@ -31,8 +31,9 @@ MODEL_KINDS = (
 )
 """The kinds of plugin that a model is made of; each is an argument of `Model`."""
 
-_NAMES_ALONE: dict[str, Any] = {"of": None, "classes": None, "label": None}
-"""What a schema says of labels, and of the data module: rows become the same x without it."""
+_NAMES_ALONE: dict[str, Any] = dict.fromkeys(("of", "classes", "label", "stratified"))
+"""What a schema says of labels, splits, and of the data module: rows become the same x without
+it."""
 
 Choice = str | Mapping[str, Any] | nn.Module
 
@@ -300,10 +301,19 @@ class Model(nn.Module):
                     f"The model was made for data of {name} {expected} but got {got}."
                 )
         ours, theirs = ({**(i.schema or {}), **_NAMES_ALONE} for i in (self.info, data))
-        if data.schema is not None and self.info.schema is not None and ours != theirs:
+        says = all(set(i.schema or ()) - {"of", "stratified"} for i in (self.info, data))
+        if says and ours != theirs:
             raise ValueError(
                 "The model was made for data of other columns, units or categories: let these "
                 "follow them, with data.follow(model.info.schema) before they are loaded."
+            )
+        by_class = bool(data.schema and data.schema.get("stratified"))
+        if by_class and self.info.schema and "stratified" not in self.info.schema:
+            raise ValueError(
+                "Expected rows that are split as the model's were, by an earlier version without "
+                "regard to their classes, but got rows that were split by classes, some of which "
+                "the model may have been trained on: let them follow the model, with "
+                "data.follow(model.info.schema) before they are loaded."
             )
         others = data.entries()
         for name, own in self.info.entries().items():

@@ -66,7 +66,7 @@ def csv(tmp_path: Path) -> Path:
         ([True, False, None], "binary"),
         (["no", "yes", None], "binary"),
         (["a", "b", "c"], "category"),
-        (pd.Categorical(["a", "b", "a"], ["a", "b", "c"]), "binary"),
+        (pd.Categorical(["a", "b", "a"], ["a", "b", "c"]), "category"),
         (pd.Categorical(["a", "b", "c"]), "category"),
         ([0, 0, 1, 7, 2, 0], "count"),
         ([0.0, 3.0, None, 9.0], "count"),

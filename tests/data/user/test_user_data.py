@@ -73,7 +73,10 @@ def test_small_numbers_keep_their_decimals() -> None:
 def test_a_count_that_no_training_row_has_is_no_error() -> None:
     frame = table().assign(rare=[np.nan] * 50 + [0, 3, 9, 0, 1, 2, 0, 4, 1, 7])
     frame["part"] = ["train"] * 50 + ["val"] * 10
-    assert data.Table(frame, split="part").info.event_shape["count"] == (2,)
+    kinds = {"rare": "count"}
+    assert data.Table(frame, kinds=kinds, split="part").info.event_shape["count"] == (2,)
+    with pytest.warns(UserWarning, match="Left out: rare"):
+        assert data.Table(frame, split="part").info.event_shape["count"] == (1,)
 
 
 # What a model knows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,13 @@ import torch
 from torch import Tensor
 
 from vaekit.data.columns.scale import deviation
+from vaekit.data.rows.limits import refuse_large, refuse_wide
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 
-_BOOLS = ("bool", "boolean")
+_BOOLS, _ALL = ("bool", "boolean"), slice(None)
 
 Known = dict[str, Any]
 """What is known of a column, as plain data: its categories, or its mean and standard deviation."""
@@ -61,6 +63,15 @@ def _is_categorical(column: Series) -> bool:
     return bool(is_bool_dtype(column.dtype) or not is_numeric_dtype(column.dtype))
 
 
+def _numbers(column: Series, name: str) -> np.ndarray:
+    refuse_wide(column, name)
+    values = column.to_numpy(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"Expected finite numbers in {name} but one is infinite.")
+    refuse_large(values, name, column.index, type(column.index).__name__ == "RangeIndex")
+    return values
+
+
 def known_of(column: Series, name: str, train: np.ndarray) -> Known:
     """What is known of a column: its categories, or the moments of the training rows.
 
@@ -73,8 +84,9 @@ def known_of(column: Series, name: str, train: np.ndarray) -> Known:
     _refuse_missing(column, name)
     if _is_categorical(column):
         ordered = bool(getattr(column.dtype, "ordered", False))
-        return {"categories": classes(column), "type": str(column.dtype), "ordered": ordered}
-    values = column.to_numpy(np.float64)[train]
+        found = classes(column.iloc[train])
+        return {"categories": found, "type": str(column.dtype), "ordered": ordered}
+    values = _numbers(column, name)[train]
     mean, std = float(values.mean()), deviation(values)
     return {"mean": mean, "std": std, "type": str(column.dtype)}
 
@@ -127,8 +139,48 @@ def labels(column: Series, known: Sequence[Any]) -> np.ndarray:
     return np.asarray(found, dtype=np.int64)
 
 
-def encoded(column: Series, name: str, known: Known) -> Tensor:
+def values_only_held_out(
+    column: Series, known: Sequence[Any], train: np.ndarray | None, instead: str
+) -> str:
+    """Names the values of a column that only held-out rows have; "" if there are none.
+
+    It warns of values that the schema does not know.
+
+    Arguments:
+        known: The values that the schema knows.
+        train: Whether each row is for training, (N,); None if the training rows are elsewhere.
+        instead: Says what becomes of values that the schema does not know.
+    """
+    column = column.astype(object)
+    trained = known if train is None else classes(column[train])
+    place, known_place = places_of(trained), places_of(known)
+    values = classes(column if train is None else column[~train])
+    found = [value for value in values if place(value) < 0]
+    shown = ", ".join(map(str, found[:4]))
+    shown = f"{shown} and {len(found) - 4:,} more" if found[4:] else shown
+    if all(known_place(value) >= 0 for value in found):
+        return shown
+    warnings.warn(
+        f"Held-out rows have values of {column.name} that no training row has: {shown}. They are "
+        f"{instead}.",
+        stacklevel=2,
+    )
+    return f"{shown}, {instead}"
+
+
+def only_held_out(column: Series, known: Known, train: np.ndarray | None) -> str:
+    """Names the categories that only held-out rows have; "" if there are none."""
+    if "categories" not in known:
+        return ""
+    return values_only_held_out(column, known["categories"], train, "taken as no category")
+
+
+def encoded(column: Series, name: str, known: Known, strict: np.ndarray | slice = _ALL) -> Tensor:
     """A column as numbers (N, C): one-hot, or with the moments of the training rows taken off.
+
+    Arguments:
+        strict: Whether each row must be of a known category, (N,); an unknown category of another
+            row is 0 in all columns.
 
     Raises:
         ValueError: If a value is missing, is no number, or is of no category that is known.
@@ -136,19 +188,20 @@ def encoded(column: Series, name: str, known: Known) -> Tensor:
     _refuse_missing(column, name)
     if "categories" in known:
         at = labels(column, known["categories"])
-        if (at < 0).any():
-            others = sorted({str(value) for value in column[at < 0]})
+        if (at[strict] < 0).any():
+            others = sorted({str(value) for value in column[strict][at[strict] < 0]})
             own = ", ".join(map(str, known["categories"][:10]))
             raise ValueError(
                 f"Expected {name} of the model's categories, {own}, but got "
                 f"{', '.join(others[:5])}: it has learned nothing of these."
             )
-        return torch.eye(len(known["categories"]))[torch.from_numpy(at)]
+        one_hot = torch.eye(len(known["categories"]) + 1)[:, :-1]
+        return one_hot[torch.from_numpy(at)]  # the last row, at -1, is 0
     if _is_categorical(column):
         raise ValueError(f"Expected numbers in {name}, as the model knows, but got text.")
-    values = (column.to_numpy(np.float64) - known["mean"]) / known["std"]
-    if not np.isfinite(values).all():
-        raise ValueError(f"Expected finite numbers in {name} but one is infinite.")
+    values = (_numbers(column, name) - known["mean"]) / known["std"]
+    counted = type(column.index).__name__ == "RangeIndex"
+    refuse_large(values, name, column.index, counted, scaled=True)
     return torch.from_numpy(values).float().unsqueeze(1)
 
 
@@ -163,10 +216,13 @@ def decoded(values: Tensor, known: Mapping[str, Any]) -> Any:
 
     if "categories" in known:
         names = known["categories"]
-        found = [names[at] for at in values.argmax(1).tolist()]
+        seen = values.any(1).tolist()
+        places = zip(values.argmax(1).tolist(), seen, strict=True)
+        found = [names[at] if one else None for at, one in places]
         if known["type"] == "category":
             return pd.Categorical(found, categories=names, ordered=known["ordered"])
-        return pd.array(found, dtype=known["type"]) if known["type"] in _BOOLS else found
+        kind = "boolean" if not all(seen) else known["type"]
+        return pd.array(found, dtype=kind) if known["type"] in _BOOLS else found
     numbers = values[:, 0].double().numpy() * known["std"] + known["mean"]
     kind = pd.api.types.pandas_dtype(known["type"])
     whole = pd.api.types.is_integer_dtype(kind)

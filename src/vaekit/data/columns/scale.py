@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vaekit.data.rows.batches import slices
+from vaekit.data.rows.limits import refuse_large_in
 
 _FAR, _CLOSE = 1e4, 1e-4
 """Standard deviations and values of a column above the one, or below the other, drown the loss or
@@ -20,6 +21,13 @@ def deviation(x: np.ndarray) -> float:
     """The standard deviation of numbers (N,), or 1 where they are the same but for rounding."""
     std = float(x.std()) if len(x) else 0.0
     return std if std > 1e-12 * float(np.abs(x).max(initial=0.0)) else 1.0
+
+
+def beyond(x: np.ndarray, low: float, high: float) -> str:
+    """Describes numbers (N,) that are not from low to high; "" if there are none."""
+    below, above = x[x < low], x[x > high]
+    parts = [f"down to {below.min():g}"] if len(below) else []
+    return " and ".join([*parts, *([f"up to {above.max():g}"] if len(above) else [])])
 
 
 def moments(
@@ -55,12 +63,33 @@ def moments(
     return (mean + shift).reshape(shape), std.reshape(shape)
 
 
-def standardized(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(x - mean) / std in float32, computed in float64."""
+def standardized(
+    x: Tensor, mean: Tensor, std: Tensor, mask: Tensor | None = None, name: str = "x"
+) -> Tensor:
+    """(x - mean) / std in float32, computed in float64.
+
+    Raises:
+        ValueError: If an observed number is too far from the mean.
+    """
     found = torch.empty(x.shape, dtype=torch.float32)
     for at in slices(len(x), x[:1].numel()):
-        found[at] = ((x[at].double() - mean) / std).float()
+        part = (x[at].double() - mean) / std
+        seen = part.isfinite() if mask is None else mask[at].bool() & part.isfinite()
+        refuse_large_in(part, seen, name, at.start, scaled=True)
+        found[at] = part.float()
     return found
+
+
+def refuse_overflow(x: Tensor, mask: Tensor | None, name: str) -> None:
+    """Refuses observed numbers whose squares float64 cannot hold.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for at in slices(len(x), x[:1].numel()):
+        part = x[at].double()
+        seen = part.isfinite() if mask is None else mask[at].bool() & part.isfinite()
+        refuse_large_in(part, seen, name, at.start, scaled=False)
 
 
 def warn_of_scales(name: str, x: Tensor, mask: Tensor | None, names: Sequence[str] | None) -> None:

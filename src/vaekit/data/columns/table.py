@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from vaekit.data.columns.covariates import places_of, plain
-from vaekit.data.columns.scale import deviation
+from vaekit.data.columns.covariates import places_of, plain, values_only_held_out
+from vaekit.data.columns.scale import beyond, deviation
+from vaekit.data.rows.limits import NumberError, refuse_large, refuse_wide
 
 if TYPE_CHECKING:
     from pandas import Series
@@ -48,6 +49,8 @@ def kind_of(column: Series, most: int) -> str:
     values = column.dropna()
     try:
         number = values.nunique()
+        if isinstance(column.dtype, pd.CategoricalDtype) and number > 1:
+            number = len(column.cat.categories)  # with those that no row has
     except TypeError:  # of lists, or dicts
         return "ignore"
     if number < 2:
@@ -62,6 +65,20 @@ def kind_of(column: Series, most: int) -> str:
     if _times(column):
         return "numeric"
     return "category" if number <= most else "ignore"
+
+
+def kind_for(column: Series, most: int, rows: np.ndarray) -> str:
+    """Infers what a column is from the training rows.
+
+    Counts are numeric if another row has a number that is no count, so that it can be read.
+
+    Arguments:
+        rows: Which rows are for training.
+    """
+    kind = kind_of(column.iloc[rows], most)
+    values = column.dropna()
+    counted = kind != "count" or bool(((values >= 0) & (values % 1 == 0)).all())
+    return kind if counted else "numeric"
 
 
 def _looks_counted(x: np.ndarray) -> bool:
@@ -91,32 +108,33 @@ def _times(column: Any) -> str | None:
 
 
 def learned(column: Series, kind: str, rows: np.ndarray) -> Column:
-    """What is known of a column.
+    """What is known of a column, from the training rows.
 
     Arguments:
-        rows: Which rows are for training: of them mean and standard deviation are taken.
+        rows: Which rows are for training; the others are not looked at.
 
     Raises:
         ValueError: If the column cannot be of that kind.
     """
+    counted = _is_counted(column)
+    column = column.iloc[rows]
     found: Column = {"name": str(column.name), "kind": kind, "dtype": str(column.dtype)}
     if kind in ("binary", "category"):
         found |= _values(column, kind)
     if kind in ("numeric", "count"):
         found["times"] = _times(column)
         x = _numbers(column, found)
-        _refuse(column.name, kind, x)
-        train = x[rows]
-        train = train[~np.isnan(train)]
-        train = train if len(train) else np.zeros(1)
+        _refuse(column, kind, x, counted)
+        x = x[~np.isnan(x)]
+        x = x if len(x) else np.zeros(1)
         found |= {
-            "mean": float(train.mean()),
-            "std": deviation(train),
-            "low": float(np.nanmin(x)),
-            "high": float(np.nanmax(x)),
-            "decimals": _decimals(x[~np.isnan(x)]),
+            "mean": float(x.mean()),
+            "std": deviation(x),
+            "low": float(x.min()),
+            "high": float(x.max()),
+            "decimals": _decimals(x),
         }
-    found["shown"] = _marginal(found, codes(column, found)[rows])
+    found["shown"] = _marginal(found, codes(column, found))
     return found
 
 
@@ -132,7 +150,8 @@ def _values(column: Any, kind: str) -> Column:
         found = {"values": values}
     if kind == "binary" and len(values) != 2:
         raise ValueError(
-            f"Expected two values in the binary column {column.name} but it has {len(values)}."
+            f"Expected two values in the binary column {column.name} but it has {len(values)} "
+            "in the training rows."
         )
     return found
 
@@ -141,8 +160,13 @@ def _order(value: Any) -> tuple[int, Any]:
     return (0, value) if isinstance(value, int | float) else (1, str(value))
 
 
-def _refuse(name: Any, kind: str, x: np.ndarray) -> None:
-    seen = x[~np.isnan(x)]
+def _is_counted(column: Series) -> bool:
+    """Whether rows are called by their numbers."""
+    return type(column.index).__name__ == "RangeIndex"
+
+
+def _refuse(column: Series, kind: str, x: np.ndarray, counted: bool) -> None:
+    name, seen = column.name, x[~np.isnan(x)]
     if not np.isfinite(seen).all():
         raise ValueError(f"Expected finite numbers in the column {name} but it holds infinity.")
     if kind == "count" and not ((seen >= 0) & (seen == np.round(seen))).all():
@@ -150,6 +174,7 @@ def _refuse(name: Any, kind: str, x: np.ndarray) -> None:
             f"Expected whole numbers from 0 in the column of counts {name} but it holds "
             f"{seen[(seen < 0) | (seen != np.round(seen))][0]:g}: take it as numeric."
         )
+    refuse_large(x, f"the column {name}", column.index, counted)
 
 
 def _decimals(x: np.ndarray) -> int | None:
@@ -176,31 +201,49 @@ def _marginal(column: Column, x: np.ndarray) -> Column:
 # To numbers, and back
 
 
-def codes(column: Series, known: Column) -> np.ndarray:
+def codes(column: Series, known: Column, strict: np.ndarray | None = None) -> np.ndarray:
     """A column as numbers (N,) in float64, NaN where it is missing: in its units, or the places of
     its values.
+
+    Arguments:
+        strict: Whether each row must have a known value, (N,), None for all; an unknown value of
+            another row is taken as missing.
 
     Raises:
         ValueError: If it holds a value that is not known, or text where numbers are expected.
     """
     if known["kind"] not in ("binary", "category"):
         x = _numbers(column, known)
-        _refuse(column.name, known["kind"], x)
+        _refuse(column, known["kind"], x, _is_counted(column))
         return x
     place = places_of(known["values"])
     found = np.full(len(column), np.nan)
     seen = column.notna().to_numpy()
-    values = [place(value) for value in column[seen]]
-    if -1 in values:
-        new = plain(column[seen].iloc[values.index(-1)])
+    found[seen] = [place(value) for value in column[seen]]
+    unknown = found == -1
+    wrong = unknown if strict is None else unknown & strict
+    if wrong.any():
+        new = plain(column[wrong].iloc[0])
         held = ", ".join(str(value) for value in known["values"][:8])
         more = ", ..." if len(known["values"]) > 8 else ""
         raise ValueError(
             f"Expected values of the column {known['name']} that were there in training ({held}"
             f"{more}) but got {new!r}: leave such rows out, or train with them."
         )
-    found[seen] = values
+    found[unknown] = np.nan
     return found
+
+
+def only_held_out(column: Series, known: Column, train: np.ndarray | None) -> str:
+    """Describes the values of a column that only held-out rows have; "" if there are none.
+
+    Arguments:
+        train: Whether each row is for training, (N,); None if the training rows are elsewhere.
+    """
+    if known["kind"] in ("binary", "category"):
+        return values_only_held_out(column, known["values"], train, "taken as missing")
+    x = _numbers(column if train is None else column[~train], known)
+    return beyond(x, known["low"], known["high"])
 
 
 def _numbers(column: Series, known: Column) -> np.ndarray:
@@ -214,7 +257,10 @@ def _numbers(column: Series, known: Column) -> np.ndarray:
                 when = when.dt.tz_convert(None)
             seconds = when.astype("datetime64[ns]").astype("int64") / 1e9
             return np.where(when.isna(), np.nan, seconds)
+        refuse_wide(column, f"the {known['kind']} column {known['name']}")
         return pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)
+    except NumberError:
+        raise
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"Expected {'times as before' if times else 'numbers'} in the {known['kind']} column "
@@ -264,6 +310,21 @@ def told(known: Mapping[str, Any]) -> str:
 def scaled(x: np.ndarray, known: Column) -> np.ndarray:
     """Numbers of a numeric column on the scale of its training rows; others as they are."""
     return (x - known["mean"]) / known["std"] if known["kind"] == "numeric" else x
+
+
+def to_model(column: Series, known: Column, strict: np.ndarray) -> np.ndarray:
+    """A column as a model sees it, (N,), NaN where it is missing.
+
+    Arguments:
+        strict: As of `codes`.
+
+    Raises:
+        ValueError: As by `codes`, or if a number is too far from those of the training rows.
+    """
+    x = scaled(codes(column, known, strict), known)
+    where = f"the column {known['name']}"
+    refuse_large(x, where, column.index, _is_counted(column), scaled=True)
+    return x
 
 
 def unscaled(x: np.ndarray, known: Column) -> np.ndarray:

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vaekit.data.columns.covariates import classes, labels
+from vaekit.data.rows.limits import refuse_large, refuse_wide
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
+
+_ALL = slice(None)
 
 
 def vocabulary_of(values: DataFrame, tokens: bool | None) -> list[Any] | None:
@@ -30,7 +33,7 @@ def vocabulary_of(values: DataFrame, tokens: bool | None) -> list[Any] | None:
         if texts:
             raise ValueError(f"Expected numbers in {texts[0]}, for signals, but got others.")
         return None
-    found = classes(_as_tokens(values.iloc[:, 0]))
+    found = classes(as_tokens(values.iloc[:, 0]))
     if len(found) < 2:
         raise ValueError(f"Expected at least two different tokens but got {len(found)}.")
     if all(isinstance(word, int) for word in found) and not isinstance(found[0], bool):
@@ -40,7 +43,7 @@ def vocabulary_of(values: DataFrame, tokens: bool | None) -> list[Any] | None:
     return found
 
 
-def _as_tokens(column: Series) -> Series:
+def as_tokens(column: Series) -> Series:
     """A column of tokens: whole numbers, which a missing one has made others, as such."""
     from pandas.api.types import is_float_dtype
 
@@ -52,8 +55,15 @@ def _as_tokens(column: Series) -> Series:
     return column.astype("Int64")
 
 
-def read_numbers(values: DataFrame, schema: Mapping[str, Any]) -> np.ndarray:
-    """The steps as numbers (S, C), NaN where there is none; of tokens (S,), -1 there."""
+def read_numbers(
+    values: DataFrame, schema: Mapping[str, Any], strict: np.ndarray | slice = _ALL
+) -> np.ndarray:
+    """The steps as numbers (S, C), NaN where there is none; of tokens (S,), -1 there.
+
+    Arguments:
+        strict: Whether a step must be a known token, (S,); an unknown one of the others is taken
+            as missing.
+    """
     own = [str(name) for name in values.columns]
     if missing := [name for name in schema["channels"] if name not in own]:
         raise ValueError(
@@ -63,11 +73,11 @@ def read_numbers(values: DataFrame, schema: Mapping[str, Any]) -> np.ndarray:
     values = values[schema["channels"]]
     if schema["vocabulary"] is None:
         return _finite(values)
-    column = _as_tokens(values.iloc[:, 0])
+    column = as_tokens(values.iloc[:, 0])
     found = labels(column, schema["vocabulary"])
     unknown = (found < 0) & column.notna().to_numpy()
-    if unknown.any():
-        others = sorted({str(value) for value in column[unknown]})
+    if unknown[strict].any():
+        others = sorted({str(value) for value in column[strict][unknown[strict]]})
         raise ValueError(
             f"Expected tokens that the model knows but got {', '.join(others[:5])}: it has "
             "learned nothing of these."
@@ -76,6 +86,8 @@ def read_numbers(values: DataFrame, schema: Mapping[str, Any]) -> np.ndarray:
 
 
 def _finite(values: DataFrame) -> np.ndarray:
+    for name in values.columns:
+        refuse_wide(values[name], f"channel {name}")
     try:
         found = values.to_numpy(np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
@@ -83,4 +95,5 @@ def _finite(values: DataFrame) -> np.ndarray:
     for at, name in enumerate(values.columns):
         if np.isinf(found[:, at]).any():
             raise ValueError(f"Expected finite values but channel {name} holds an infinite one.")
+        refuse_large(found[:, at], f"channel {name}", range(len(found)), counted=True)
     return found

@@ -14,8 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaekit.data.rows.limits import NumberError, refuse_wide
+
 WHOLE = 2**31
 """Size in bytes up to which arrays are read whole, and others are mapped."""
+
+_FEW = 1000
+"""Whole numbers below it stand for classes themselves."""
 
 LABELS = ("label", "labels", "y", "target", "targets")
 OTHERS = ("context", "mask")
@@ -44,11 +49,17 @@ def numbers_of(source: Any, name: str = "x") -> Tensor:
         return _of_numpy(_filled(source, name), name)
     if hasattr(source, "columns"):
         _refuse_text_columns(source, name)
+        for column in source.columns:
+            refuse_wide(source[column], f"the column {column} of {name}")
     if hasattr(source, "to_numpy"):
+        refuse_wide(source, name)
         source = _values(source)
     if isinstance(source, list | tuple):
         try:
-            source = np.asarray(source)
+            values = np.asarray(source)
+            # NumPy turns large whole numbers among others into float64.
+            large = values.dtype == np.float64 and bool((np.abs(values) >= 2**63).any())
+            source = np.asarray(source, dtype=object) if large else values
         except ValueError as error:
             raise ValueError(
                 f"Expected rows of one length in {name} but got others: --data Sequences takes "
@@ -75,6 +86,7 @@ def _of_numpy(array: np.ndarray, name: str) -> Tensor:
         raise ValueError(
             f"Expected {name} to hold real numbers but it holds {array.dtype}: {_mend(array)}."
         )
+    refuse_wide(array, name)
     if array.dtype.itemsize > 8:  # a long double
         array = array.astype(np.float64)
     return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
@@ -93,7 +105,11 @@ def _numbers_in(array: np.ndarray, name: str) -> np.ndarray:
     try:
         if any(isinstance(value, str) for value in array.flat):
             raise TypeError("text")
+        if any(isinstance(value, int) and abs(value) >= 2**63 for value in array.flat):
+            raise OverflowError("whole numbers of 2^63 and above")
         return array.astype(np.float64)
+    except OverflowError as error:
+        raise ValueError(f"Expected {name} to hold numbers below 2^63 but got {error}.") from error
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Expected {name} to hold real numbers but it holds Python objects, such as "
@@ -109,6 +125,7 @@ def _dense(x: Tensor, name: str) -> Tensor:
         raise ValueError(
             f"Expected {name} to be a dense tensor of real numbers but got one of {kind}."
         )
+    refuse_wide(x, name)
     return x.detach()
 
 
@@ -145,10 +162,12 @@ def row_names(source: Any) -> np.ndarray | None:
     return np.asarray(index.astype(str)).astype(str)
 
 
-def classes_of(source: Any, known: list[str] | None = None) -> tuple[Tensor, list[str] | None]:
-    """Labels as numbers, and what the classes are called where they were text.
+def classes_of(source: Any, known: list[Any] | None = None) -> tuple[Tensor, list[Any] | None]:
+    """Labels as numbers, and what the classes are called if these are others.
 
-    Whole numbers become classes whatever their type; others stay as they are.
+    Text becomes classes, as do whole numbers (N,) that are no small ones from 0, in their order;
+    -1 is an unknown class. Small whole numbers are classes whatever their type; other numbers stay
+    as they are.
 
     Arguments:
         known: The names of classes, in their order; others become -1, unknown.
@@ -168,11 +187,29 @@ def classes_of(source: Any, known: list[str] | None = None) -> tuple[Tensor, lis
         place = {name: at for at, name in enumerate(classes)}
         found = [place.get(name, -1) for name in names.flat]
         return torch.tensor(found).reshape(names.shape), classes
-    label = numbers_of(array, "label")
-    if not label.is_floating_point():
-        return label.long(), known
-    whole = bool(label.isfinite().all()) and bool((label == label.round()).all())
-    return (label.long() if whole else label), known
+    return _numbered(array, known)
+
+
+def _numbered(array: Any, known: list[Any] | None) -> tuple[Tensor, list[Any] | None]:
+    """Labels that are numbers as classes, as `classes_of`."""
+    is_wide = str(array.dtype).removeprefix("torch.") == "uint64" and array.ndim == 1
+    label = array if is_wide else numbers_of(array, "label")
+    if not is_wide and label.is_floating_point():
+        finite = bool(label.isfinite().all()) and bool((label.abs() < 2**53).all())
+        if not (finite and bool((label == label.round()).all())):
+            return label, known
+        label = label.long()
+    label = label.cpu().numpy() if isinstance(label, Tensor) else label
+    values, place = np.unique(label, return_inverse=True)
+    whole = [int(value) for value in values]
+    numbers = bool(known) and all(isinstance(name, int) for name in known or ())
+    small = not whole or (whole[0] >= -1 and whole[-1] < max(_FEW, 2 * len(whole)))
+    if label.ndim != 1 or (small and not numbers):
+        return torch.from_numpy(label.astype(np.int64)), known
+    names = known if known and numbers else [value for value in whole if value != -1]
+    number = {name: at for at, name in enumerate(names)}
+    found = np.asarray([number.get(value, -1) for value in whole], dtype=np.int64)
+    return torch.from_numpy(found[place.reshape(-1)]), names
 
 
 # Files
@@ -204,7 +241,7 @@ def read_file(path: Path, key: str | None = None) -> dict[str, Any]:
         raise ValueError(f"Expected a file of type {', '.join(_READERS)} but got {path}.{hint}")
     try:
         return _READERS[suffix](path, key)
-    except _Choice as error:
+    except (_Choice, NumberError) as error:
         raise ValueError(f"{path}: {error}") from error
     except Exception as error:
         said = " ".join(str(error).split())
@@ -275,7 +312,8 @@ def _read_pt(path: Path, key: str | None) -> dict[str, Any]:
     if not (names and all(isinstance(x, Tensor) for x in tensors)):
         raise TypeError("not a tensor or a dict of tensors")
     shapes = {name: (tuple(x.shape), np.dtype(np.float32)) for name, x in found.items()}
-    return {name: _dense(found[own], own) for name, own in _chosen(shapes, key).items()}
+    chosen = _chosen(shapes, key).items()
+    return {n: found[own] if n == "label" else _dense(found[own], own) for n, own in chosen}
 
 
 def _chosen(

@@ -100,9 +100,24 @@ def _read_text(separator: str) -> Callable[[Path, dict[str, Any]], DataFrame]:
     def read(path: Path, how: dict[str, Any]) -> DataFrame:
         import pandas as pd  # slow to import, and only needed here
 
-        return pd.read_csv(path, sep=separator, **how)
+        frame = pd.read_csv(path, sep=separator, **how)
+        _refuse_nul(path)
+        return frame
 
     return read
+
+
+def _refuse_nul(path: Path) -> None:
+    """Refuses a text with a NUL, which pandas takes for the end of a number."""
+    lines = 1
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            if (at := part.find(b"\0")) >= 0:
+                raise ValueError(
+                    f"Expected text but line {lines + part.count(bytes([10]), 0, at)} holds a NUL "
+                    "byte: the file is damaged, or of another kind."
+                )
+            lines += part.count(b"\n")
 
 
 def _read_parquet(path: Path, how: dict[str, Any]) -> DataFrame:

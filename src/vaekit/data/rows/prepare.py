@@ -121,7 +121,12 @@ def other_files(
             continue
         given = {k: v for k, v in {**data._init, **alone}.items() if v is not None}
         other = type(data)(**{**given, name: source}).follow(data.schema)
+        other.is_held_out = True
         rows = other.load()["train"]
+        for column, values in other.only_held_out.items():
+            known = data.only_held_out.get(column)
+            both = values if known in (None, values) else f"{known}; {values}"
+            data.only_held_out = {**data.only_held_out, column: both}
         if data.names is not None or other.names is not None:
             data.names = np.concatenate([_names(data, splits), _names(other, {split: rows})])
         if rows.label is None and splits["train"].label is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vaekit.data.rows.batches import SPLITS, Rows
 from vaekit.numerics.random import generator
@@ -26,6 +27,7 @@ def split(
     test: float,
     seed: int,
     groups: Sequence[Any] | np.ndarray | None = None,
+    classes: np.ndarray | None = None,
 ) -> dict[str, Rows]:
     """Disjoint train, val and test rows, drawn with a seed; a split without rows is left out.
 
@@ -34,6 +36,9 @@ def split(
             are for training; of any other share there is at least one row.
         groups: What rows that stay together have in common, such as a patient, one for each row:
             all rows of a group are in one split, and the shares are met as nearly as that allows.
+        classes: The class of each row, whole numbers (N,): each split has the share of each class
+            that it has of all rows, and a row of each class that has a row for every split.
+            Without effect if there are groups.
 
     Raises:
         ValueError: If the shares leave no row for training.
@@ -58,6 +63,8 @@ def split(
             stacklevel=2,
         )
     order = torch.randperm(n, generator=generator("split", seed))
+    if classes is not None:
+        order = _by_class(order.numpy(), wanted, np.unique(classes, return_inverse=True)[1])
     parts = order.split([n - sum(wanted), *wanted])
     named = zip(SPLITS, parts, strict=True)
     return {name: rows.subset(part.sort()[0]) for name, part in named if len(part)}
@@ -69,8 +76,10 @@ def divided(
     groups: Sequence[Any] | np.ndarray | None,
     shares: tuple[float, float],
     seed: int,
+    classes: np.ndarray | None = None,
 ) -> dict[str, Rows]:
-    """The rows of each split, by names as `split_by_name`, or by shares and groups as `split`.
+    """The rows of each split, by names as `split_by_name`, or by shares, groups and classes as
+    `split`.
 
     Raises:
         ValueError: If both names and groups are given; as these.
@@ -82,7 +91,38 @@ def divided(
         )
     if names is not None:
         return split_by_name(rows, names)
-    return split(rows, *shares, seed=seed, groups=groups)
+    return split(rows, *shares, seed=seed, groups=groups, classes=classes)
+
+
+def is_in(splits: Iterable[Rows], n: int) -> np.ndarray:
+    """Whether each of n rows is in one of the splits, (n,)."""
+    found = np.zeros(n, dtype=bool)
+    for rows in splits:
+        found[slice(None) if rows.index is None else rows.index.numpy()] = True
+    return found
+
+
+def _by_class(order: np.ndarray, wanted: Sequence[int], classes: np.ndarray) -> Tensor:
+    """Returns an order of the rows whose last ones, the held-out splits, have all classes.
+
+    The seats of a split go to the classes by the method of Webster: row k of a class of n rows has
+    the priority n / (k + 0.5). With one class the splits are the ones of the order as it is.
+    """
+    train = len(order) - sum(wanted)
+    left, parts = np.concatenate([order[train:], order[:train]]), []
+    for at, count in enumerate(wanted):
+        own = classes[left]
+        sizes, by_class = np.bincount(own), own.argsort(kind="stable")
+        place = np.empty_like(own)
+        place[by_class] = np.arange(len(own)) - (sizes.cumsum() - sizes)[own[by_class]]
+        size, later = sizes[own], 1 + sum(other > 0 for other in wanted[at + 1 :])
+        priority = (place + 0.5) / size
+        priority -= (place == 0) & (size > later)  # a row of each class comes first
+        priority += place >= size - later  # one for each later split comes last
+        chosen = priority.argsort(kind="stable")
+        parts.append(left[chosen[:count]])
+        left = left[np.sort(chosen[count:])]
+    return torch.from_numpy(np.concatenate([left, *parts]))
 
 
 def _split_groups(

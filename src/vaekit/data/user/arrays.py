@@ -14,11 +14,16 @@ from torch import Tensor
 
 from vaekit.contracts.trees import Ranges, Tree, each, entries_of, first, flat, like
 from vaekit.data.base import DataModule
-from vaekit.data.columns.scale import moments, standardized, warn_of_scales
+from vaekit.data.columns.scale import (
+    beyond,
+    moments,
+    refuse_overflow,
+    standardized,
+    warn_of_scales,
+)
 from vaekit.data.readers.arrays import classes_of, column_names, numbers_of, read_file, row_names
-from vaekit.data.rows.batches import Rows
-from vaekit.data.rows.prepare import other_files, share
-from vaekit.data.rows.splits import divided
+from vaekit.data.rows.batches import Rows, natural, span
+from vaekit.data.rows.prepare import other_files
 from vaekit.data.user.ranges import checked, measured, spread, top_of
 
 _COLUMNS = ("x", "label", "context", "mask")
@@ -40,7 +45,8 @@ class Arrays(DataModule):
 
     Arguments:
         x: The data (N, *event).
-        label: Labels (N,) or (N, *), numbers or text.
+        label: Labels (N,) or (N, *), numbers or text. Each split has its share of each class (N,),
+            unless `split` or `group` says which rows stay together.
         context: Columns (N, C) to condition on.
         mask: Like x, True where an element is observed; what is not observed may be NaN.
         val: Share of the rows held out for validation, or a file that holds these rows.
@@ -161,6 +167,7 @@ class Arrays(DataModule):
             splits = self._standardized(splits)
         ready = splits["train"]
         self._find_ranges(ready.x, mask, entries_of(ready.top), declared)
+        self.only_held_out = self._only_held_out(ready, declared)
         for other in other_files(self, splits, self.shares, "x"):
             wide = [other.natural_range(), other.levels], [self._range, self.levels]
             if wide[0] != wide[1]:
@@ -173,8 +180,13 @@ class Arrays(DataModule):
 
     def _split(self, rows: Rows) -> dict[str, Rows]:
         names, groups = (None if by is None else _text(by, len(rows)) for by in self.by)
-        val, test = map(share, self.shares)
-        return divided(rows, names, groups, (val, test), self.seed)
+        label = rows.label
+        has_classes = label is not None and label.dim() == 1 and not label.is_floating_point()
+        classes = label.numpy() if label is not None and has_classes else None
+        splits = self._divided(rows, (names, groups), self.shares, classes)
+        if self.schema or self._stratified:  # else x is what was given, and nothing is to be said
+            self.schema = self._noting_split(self.schema or {}) or None
+        return splits
 
     def _columns(self) -> dict[str, Any]:
         """The tensors by column; labels that are text become classes, whose names are kept."""
@@ -250,11 +262,13 @@ class Arrays(DataModule):
             if not known and (single or x.is_floating_point()):
                 found = moments(x, masks[name], rows.index)
                 if not all(bool(moment.isfinite().all()) for moment in found):
+                    refuse_overflow(x, masks[name], name)
                     continue  # which is refused with its reason
                 scales[name] = [moment.tolist() for moment in found]
             if name in scales:
                 mean, std = (torch.tensor(m, dtype=torch.float64) for m in scales[name])
-                xs[name], tops[name] = standardized(x, mean, std), None
+                own = standardized(x, mean, std, masks[name], name)
+                xs[name], tops[name] = own, None
         self.schema = {**(self.schema or {}), "scales": scales}
         x, top = (xs["x"], tops["x"]) if single else (xs, tops)
         return {name: replace(own, x=x, top=top) for name, own in splits.items()}
@@ -271,6 +285,24 @@ class Arrays(DataModule):
             )
         names = zip(entries_of(x), flat("x", x), strict=True)
         return {entry: checked(name, declared.get(entry)) for entry, name in names}
+
+    def _only_held_out(self, train: Rows, declared: Any) -> dict[str, str]:
+        """Describes the values for which a range is wider than the training rows need.
+
+        The range holds all rows: a likelihood on a narrower one could not score the others.
+        """
+        found: dict[str, str] = {}
+        if train.index is None:
+            return found
+        ranges = entries_of(like(train.x, self._range))
+        for name, (x, mask, top) in train.entries().items():
+            if declared[name] is None and top is None and spread(x) is None:
+                own, whole = span(x, mask, train.index), span(x, mask)
+                if own is None or whole is None or natural(*own[:2]) == ranges[name]:
+                    continue
+                if ranges[name] == natural(*whole[:2]):
+                    found[name] = beyond(np.asarray(whole[:2]), *own[:2])
+        return found
 
     def _find_ranges(self, x: Tree, mask: Tree | None, top: Any, declared: Any) -> None:
         """Finds, or checks, the range and the number of levels of x."""

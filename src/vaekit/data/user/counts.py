@@ -23,14 +23,15 @@ from vaekit.data.columns.covariates import (
     known_of,
     labels,
     listed,
+    only_held_out,
     width,
 )
 from vaekit.data.readers.cells import Cells, read_cells
 from vaekit.data.readers.frames import write_frame
 from vaekit.data.rows.batches import Rows
-from vaekit.data.rows.prepare import other_files, share
+from vaekit.data.rows.prepare import other_files
 from vaekit.data.rows.sparse import Sparse
-from vaekit.data.rows.splits import divided
+from vaekit.data.rows.splits import is_in
 from vaekit.numerics.precision import at_least_float32
 
 if TYPE_CHECKING:
@@ -54,9 +55,11 @@ class Counts(DataModule):
         path: The data.
         layer: Of an AnnData, the layer that holds the counts; None for X.
         covariates: Columns of obs, or of a table, to condition on, in a list or with commas
-            between them: categories become a column each, numbers are standardised by the
-            training rows.
-        label: A column of classes, for pictures and metrics.
+            between them: each category of the training rows becomes a column, numbers are
+            standardised by the training rows. A category that only held-out rows have is 0 in all
+            columns.
+        label: A column of classes, for pictures and metrics. Each split has its share of each
+            class, unless `split` or `group` says which rows stay together.
         library: Whether the context begins with the logarithm of the row's total, of all its
             counts, those that `missing` hides included.
         split: A column that says train, val or test of each row; `val` and `test` say nothing
@@ -78,7 +81,7 @@ class Counts(DataModule):
     Example:
         >>> import pandas as pd
         >>> cells = pd.DataFrame({"batch": ["a", "b"] * 10, "CD4": range(20), "CD8": [3, 0] * 10})
-        >>> data = Counts(cells, covariates=["batch"], group="batch", val=0, test=0.5)
+        >>> data = Counts(cells, covariates=["batch"], val=0, test=0.5)
         >>> data.info.event_shape, data.info.context_features, data.schema["genes"]
         ((2,), 3, ['CD4', 'CD8'])
     """
@@ -124,9 +127,12 @@ class Counts(DataModule):
         totals = x.totals()
         library = model["library"] if model else self.library
         splits = self._splits_of(Rows(x), cells, totals if library else np.ones(len(x)))
-        self.schema = model or self._schema_of(cells, splits)
+        train = is_in([splits["train"]], len(x))
+        self.schema = model or self._noting_split(self._schema_of(cells, np.flatnonzero(train)))
         self.names = cells.names
-        context, label = self._context(cells, totals), self._labels(cells)
+        strict = train & (not self.is_held_out)
+        context, label = self._context(cells, totals, strict), self._labels(cells)
+        self.only_held_out = self._only_held_out(cells, splits)
         found = {n: replace(rows, context=context, label=label) for n, rows in splits.items()}
         other_files(self, found, self.shares)
         return found
@@ -156,12 +162,25 @@ class Counts(DataModule):
             None if name is None else column_of(cells.about, name, what).iloc[kept].tolist()
             for name, what in ((self.split, "split"), (self.group, "group"))
         )
-        val, test = map(share, self.shares)
-        return divided(rows, names, groups, (val, test), self.seed)
+        classes = None
+        label = self.label or self._of_model().get("label")
+        if cells.about is not None and label in cells.about:
+            classes = column_of(cells.about, str(label), "label").iloc[kept].factorize()[0]
+        return self._divided(rows, (names, groups), self.shares, classes)
 
-    def _schema_of(self, cells: Cells, splits: dict[str, Rows]) -> dict[str, Any]:
-        index = splits["train"].index
-        train = np.arange(cells.counts.shape[0]) if index is None else index.numpy()
+    def _only_held_out(self, cells: Cells, splits: dict[str, Rows]) -> dict[str, str]:
+        """Describes the covariates of which only held-out rows have some categories."""
+        assert self.schema is not None
+        train = is_in([splits["train"]], cells.counts.shape[0])
+        kept = is_in(splits.values(), len(train))
+        found = {}
+        for name, known in self.schema["covariates"].items():
+            column = column_of(cells.about, name, "covariate")[kept]
+            rows = None if self.is_held_out else train[kept]
+            found[name] = only_held_out(column, known, rows)
+        return {name: values for name, values in found.items() if values}
+
+    def _schema_of(self, cells: Cells, train: np.ndarray) -> dict[str, Any]:
         columns = {name: column_of(cells.about, name, "covariate") for name in self.covariates}
         label = None
         if self.label is not None:
@@ -178,14 +197,20 @@ class Counts(DataModule):
             "aside": [n for n in (self.label, self.split, self.group) if n is not None],
         }
 
-    def _context(self, cells: Cells, totals: np.ndarray) -> Tensor | None:
+    def _context(self, cells: Cells, totals: np.ndarray, strict: np.ndarray) -> Tensor | None:
+        """The library size and the covariates of each row.
+
+        Arguments:
+            strict: Whether a row must have known categories, (N,).
+        """
         assert self.schema is not None
         columns = []
         if self.schema["library"]:
             size = torch.from_numpy(np.maximum(totals, 1))  # those that are left out have none
             columns.append(size.log().float().unsqueeze(1))
         for name, known in self.schema["covariates"].items():
-            columns.append(encoded(column_of(cells.about, name, "covariate"), name, known))
+            column = column_of(cells.about, name, "covariate")
+            columns.append(encoded(column, name, known, strict))
         return torch.cat(columns, 1) if columns else None
 
     def _labels(self, cells: Cells) -> Tensor | None:

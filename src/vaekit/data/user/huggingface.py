@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from vaekit.contracts.trees import Ranges
+from vaekit.data.readers.arrays import classes_of
 from vaekit.data.readers.images import Array, Form, ImageReader, Source, decoded
 from vaekit.data.rows.batches import Rows
-from vaekit.data.rows.splits import split, split_by_name
 from vaekit.data.user.arrays import Arrays
 from vaekit.data.user.images import OfImages
 
@@ -123,14 +123,15 @@ class HuggingFace(OfImages):
         x = _x_of(table.features, given, label)
         labels = None if label is None else self._numbered(table, label)
         if _is_image(table.features[x]):
-            rows = self._images(table, x)
+            rows, schema = self._images(table, x)
         else:
-            rows = self._read_numbers(table, x)
+            rows, schema = self._read_numbers(table, x), dict(self.schema or {})
         rows.label = labels
-        self.schema = {**(self.schema or {}), "classes": self.classes}
-        if len(parts) == 1:
-            return split(rows, *self.shares, seed=self.seed)
-        return split_by_name(rows, list(chain(*([name] * len(p) for name, p in parts.items()))))
+        names = list(chain(*([name] * len(p) for name, p in parts.items())))
+        by = (None if len(parts) == 1 else names, None)
+        splits = self._divided(rows, by, self.shares, None if labels is None else labels.numpy())
+        self.schema = self._noting_split({**schema, "classes": self.classes})
+        return splits
 
     def _parts(self) -> dict[str, Any]:
         """The splits by their names; of a data set without any, that one."""
@@ -169,13 +170,14 @@ class HuggingFace(OfImages):
     def _numbered(self, table: Any, column: str) -> Tensor:
         """The numbers of the classes; where their names are known, in the order of a model's."""
         names = getattr(table.features[column], "names", None)
-        label = _tensor(table, column).long()
+        label = _tensor(table, column)
         if names is None:
+            label, self.classes = classes_of(label, (self.schema or {}).get("classes"))
             return label
         found = self._labels([names[n] if n >= 0 else None for n in label.tolist()], names)
         return label if found is None else found
 
-    def _images(self, table: Any, column: str) -> Rows:
+    def _images(self, table: Any, column: str) -> tuple[Rows, dict[str, Any]]:
         package = _package()
         table = table.select_columns([column]).cast_column(column, package.Image(decode=False))
         lock = Lock()
@@ -189,8 +191,7 @@ class HuggingFace(OfImages):
         x = decoded(read, len(table), decoder, self.cache)
         self.kinds = {"x": "image"}
         self.levels = decoder.top + 1
-        self.schema = decoder.schema
-        return Rows(x, top=decoder.top)
+        return Rows(x, top=decoder.top), decoder.schema
 
     def _source(self, row: int, file: dict[str, Any] | None) -> Source:
         called = f"image {row} of {self.path}"

@@ -15,7 +15,6 @@ from vaekit.contracts.trees import Tree
 from vaekit.data.base import DataModule
 from vaekit.data.readers.images import Form, ImageReader, decoded, saved
 from vaekit.data.rows.batches import Rows
-from vaekit.data.rows.splits import split, split_by_name
 
 _SUFFIXES = {
     ".png",
@@ -158,14 +157,15 @@ class ImageFolder(OfImages):
             return [(own, own) for own in (os.path.join(self.path, name) for name in paths[at])]
 
         x = decoded(read, len(paths), decoder, self.cache)
-        self.schema = {**decoder.schema, "classes": self.classes}
         self.levels = decoder.top + 1
         self._found = _found(paths, decoder)
         rows = Rows(x, label=label, top=decoder.top)
-        if splits is not None:
-            return split_by_name(rows, splits)
-        groups = [name.rpartition("/")[0] for name in paths] if self.group else None
-        return split(rows, *self.shares, seed=self.seed, groups=groups)
+        grouped = self.group is not None and splits is None
+        groups = [name.rpartition("/")[0] for name in paths] if grouped else None
+        classes = None if label is None else label.numpy()
+        found = self._divided(rows, (splits, groups), self.shares, classes)
+        self.schema = self._noting_split({**decoder.schema, "classes": self.classes})
+        return found
 
     def told(self) -> dict[str, str]:
         found = super().told()

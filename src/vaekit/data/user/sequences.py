@@ -14,14 +14,20 @@ import torch
 from torch import Tensor
 
 from vaekit.data.base import DataModule
-from vaekit.data.columns.covariates import classes, column_of, labels, listed
-from vaekit.data.columns.scale import moments
-from vaekit.data.columns.tokens import read_numbers, vocabulary_of
+from vaekit.data.columns.covariates import (
+    classes,
+    column_of,
+    labels,
+    listed,
+    values_only_held_out,
+)
+from vaekit.data.columns.scale import beyond, moments
+from vaekit.data.columns.tokens import as_tokens, read_numbers, vocabulary_of
 from vaekit.data.readers.frames import write_frame
 from vaekit.data.readers.sequences import SequenceFrame, read_steps
 from vaekit.data.rows.batches import Rows, natural, span
-from vaekit.data.rows.prepare import other_files, share
-from vaekit.data.rows.splits import divided
+from vaekit.data.rows.prepare import other_files
+from vaekit.data.rows.splits import is_in
 from vaekit.numerics.precision import at_least_float32
 
 if TYPE_CHECKING:
@@ -37,7 +43,8 @@ class Sequences(DataModule):
     Python, from a DataFrame in long form or a list of arrays (T,) or (T, C).
 
     Whole numbers or texts in one channel are tokens, x (N, T); other numbers are signals, x
-    (N, C, T). Missing values within a sequence are hidden by the mask too.
+    (N, C, T). Missing values within a sequence are hidden by the mask too, as are tokens that only
+    held-out sequences have.
 
     Arguments:
         path: The data.
@@ -45,7 +52,8 @@ class Sequences(DataModule):
         time: Of a long form, the column by which steps are sorted; None for their order.
         channels: Of a long form, the columns of values, in a list or with commas between them;
             None for all others.
-        label: A column, or an array, of classes, one for each sequence.
+        label: A column, or an array, of classes, one for each sequence. Each split has its share
+            of each class, unless `split` or `group` says which sequences stay together.
         tokens: Whether steps are tokens; None finds out.
         standardize: Whether each channel of a signal has the mean and the standard deviation of
             the training rows taken off; what is written has them again.
@@ -123,12 +131,15 @@ class Sequences(DataModule):
         label = self.label or ("label" if steps.form == ".npz" else None)
         if steps.about is None or label not in steps.about:
             label = self.label
-        schema = model or self._schema_of(steps, label)
         steps = self._cut(steps, model["length"] if model else self.max_length)
+        splits = self._splits_of(steps, label or model.get("label"))
+        train = is_in([splits["train"]], len(steps.lengths))
+        of_train = np.repeat(train, steps.lengths)
+        schema = model or self._schema_of(steps, label, of_train)
         schema.setdefault("length", int(steps.lengths.max()))
-        values = read_numbers(steps.values, schema)
+        values = read_numbers(steps.values, schema, of_train & (not self.is_held_out))
         x, mask = _padded(values, steps.lengths, schema["length"])
-        splits = self._splits_of(Rows(x, mask=mask), steps)
+        splits = {name: replace(rows, x=x, mask=mask) for name, rows in splits.items()}
         if not model and schema["vocabulary"] is None:
             self._measure(schema, splits["train"])
         if schema["vocabulary"] is None:
@@ -136,7 +147,9 @@ class Sequences(DataModule):
             splits = {name: replace(rows, x=x) for name, rows in splits.items()}
         else:
             self.levels = len(schema["vocabulary"])
-        self.schema, self.names, self._steps = schema, steps.names, steps
+        self.schema = self._noting_split(schema)
+        self.names, self._steps = steps.names, steps
+        self.only_held_out = self._only_held_out(splits["train"], of_train)
         y = None
         if label is not None and schema["classes"] is not None:
             found = labels(column_of(steps.about, label, "label"), schema["classes"])
@@ -155,13 +168,19 @@ class Sequences(DataModule):
             )
         return self.schema or {}
 
-    def _schema_of(self, steps: SequenceFrame, label: str | None) -> dict[str, Any]:
-        """What is known before the rows are split."""
+    def _schema_of(
+        self, steps: SequenceFrame, label: str | None, of_train: np.ndarray
+    ) -> dict[str, Any]:
+        """What is known but for moments.
+
+        Arguments:
+            of_train: Whether each step is one of a training row, (S,).
+        """
         known = None
         if label is not None:
             known = classes(column_of(steps.about, label, "label"))
         return {
-            "vocabulary": vocabulary_of(steps.values, self.tokens),
+            "vocabulary": vocabulary_of(steps.values[of_train], self.tokens),
             "channels": list(steps.values.columns),
             "label": label,
             "classes": known,
@@ -186,13 +205,42 @@ class Sequences(DataModule):
             steps, values=values, lengths=np.minimum(steps.lengths, length), times=times
         )
 
-    def _splits_of(self, rows: Rows, steps: SequenceFrame) -> dict[str, Rows]:
+    def _splits_of(self, steps: SequenceFrame, label: str | None) -> dict[str, Rows]:
+        """Which rows are in which split; x is there only to be counted."""
         names, groups = (
             None if name is None else column_of(steps.about, name, what).tolist()
             for name, what in ((self.split, "split"), (self.group, "group"))
         )
-        val, test = map(share, self.shares)
-        return divided(rows, names, groups, (val, test), self.seed)
+        has_classes = steps.about is not None and label in steps.about
+        classes = column_of(steps.about, str(label), "label") if has_classes else None
+        return self._divided(
+            Rows(torch.empty(len(steps.lengths), 0)),
+            (names, groups),
+            self.shares,
+            None if classes is None else classes.factorize()[0],
+        )
+
+    def _only_held_out(self, train: Rows, of_train: np.ndarray) -> dict[str, str]:
+        """Describes the tokens, or the numbers in units, that only held-out rows have."""
+        assert self.schema is not None
+        assert self._steps is not None
+        words, steps = self.schema["vocabulary"], self._steps.values
+        trained = None if self.is_held_out else of_train
+        found = {}
+        for name in self.schema["channels"]:
+            if words is not None:
+                column = as_tokens(steps[name])
+                found[name] = values_only_held_out(column, words, trained, "taken as missing")
+            elif trained is not None:
+                x = steps[name].to_numpy(np.float64, na_value=np.nan)
+                seen = x[trained & ~np.isnan(x)]
+                ends = (seen.min(), seen.max()) if len(seen) else (inf, -inf)
+                found[name] = beyond(x[~trained], *ends)
+        if trained is not None:
+            lengths = self._steps.lengths
+            own = lengths if train.index is None else lengths[train.index.numpy()]
+            found["length"] = beyond(lengths, 0, own.max())
+        return {name: values for name, values in found.items() if values}
 
     def _measure(self, schema: dict[str, Any], train: Rows) -> None:
         """Finds the moments of each channel, over the observed steps of the training rows."""
@@ -218,7 +266,7 @@ class Sequences(DataModule):
         if words is None:
             mean, std = (torch.tensor(self.schema[n], dtype=x.dtype) for n in ("mean", "std"))
             return x * std[:, None] + mean[:, None]
-        if not all(isinstance(word, int) for word in words):
+        if not all(isinstance(word, int) and abs(word) < 2**63 for word in words):
             return x
         return torch.tensor(words)[_index(x, len(words))]
 

@@ -24,12 +24,13 @@ from vaekit.data.columns.covariates import (
     known_of,
     labels,
     listed,
+    only_held_out,
     width,
 )
 from vaekit.data.readers.frames import frame_of, write_frame
 from vaekit.data.rows.batches import Rows
-from vaekit.data.rows.prepare import other_files, share
-from vaekit.data.rows.splits import divided
+from vaekit.data.rows.prepare import other_files
+from vaekit.data.rows.splits import is_in
 from vaekit.data.user.table_pictures import marginals, pairs
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ _GROUPED = ("numeric", "binary", "count")
 class Table(DataModule):
     """A table from a `.csv`, `.tsv` or `.parquet` file, or a frame of pandas or polars.
 
-    Each column is taken for numeric (also times), binary, a category or a count, by its values; a
-    missing value is one that the mask hides. x has the entries numeric (standardised by the
+    Each column is taken for numeric (also times), binary, a category or a count, by its values in
+    the training rows; a missing value is one that the mask hides, as is a category that only
+    held-out rows have. x has the entries numeric (standardised by the
     training rows), binary and count, whose columns stand side by side, and one entry for each
     category, by its name; where there is one entry alone, x is that. `frame` makes a frame of x
     again: the same columns, types, units and categories.
@@ -56,7 +58,8 @@ class Table(DataModule):
         path: The file, or a frame.
         kinds: What columns are to be taken for in the place of what their values suggest: numeric,
             binary, category, count or ignore, by name.
-        label: A column that is no part of x but the rows' label.
+        label: A column that is no part of x but the rows' label. Each split has its share of each
+            class, unless `split` or `group` says which rows stay together.
         context: Columns that are no part of x but conditioned on, in a list or with commas between
             them: categories become a column each, numbers are standardised.
         id: A column that names the rows; it goes through to what is written. None takes a first
@@ -70,8 +73,8 @@ class Table(DataModule):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read, a column cannot be what it is to be taken for, or holds a
-            category that the model was not trained with.
+        ValueError: If it cannot be read, a column cannot be what it is to be taken for, or new
+            rows for a model hold a category that it was not trained with.
 
     References:
         Modeling Tabular Data using Conditional GAN (Xu et al., 2019), with the TVAE,
@@ -121,11 +124,11 @@ class Table(DataModule):
         self._check_names(frame)
         self.names = self._names(frame)
         splits = self._splits_of(frame)
+        train = is_in([splits["train"]], len(frame))
         if self.schema is None or "columns" not in self.schema:
-            index = splits["train"].index
-            train = np.arange(len(frame)) if index is None else index.numpy()
-            self.schema = self._learned(frame, train)
-        rows = self._rows(frame)
+            self.schema = self._noting_split(self._learned(frame, np.flatnonzero(train)))
+        rows = self._rows(frame, train & (not self.is_held_out))
+        self.only_held_out = self._only_held_out(frame, train)
         found = {name: replace(rows, index=own.index) for name, own in splits.items()}
         other_files(self, found, self.held_out)
         self._declare(found)
@@ -135,8 +138,9 @@ class Table(DataModule):
         """Which rows are in which split; x is there only to be counted."""
         rows = Rows(torch.empty(len(frame), 0))
         names, groups = (None if name is None else frame[name].tolist() for name in self.by)
-        val, test = map(share, self.held_out)
-        return divided(rows, names, groups, (val, test), self.seed)
+        label = self.label or (self.schema or {}).get("label")
+        classes = frame[label].factorize()[0] if label in frame.columns else None
+        return self._divided(rows, (names, groups), self.held_out, classes)
 
     def _check_names(self, frame: DataFrame) -> None:
         named = [*self.by]
@@ -180,7 +184,7 @@ class Table(DataModule):
         for name in frame.columns:
             if name == own or name in aside or name in self.context:
                 continue
-            kind = self.chosen.get(name) or of.kind_of(frame[name], self.most)
+            kind = self.chosen.get(name) or of.kind_for(frame[name], self.most, train)
             column = (
                 {"name": name, "kind": kind}
                 if kind == "ignore"
@@ -190,9 +194,9 @@ class Table(DataModule):
         left = [c["name"] for c in found if c["kind"] == "ignore" and c["name"] not in self.chosen]
         if left:
             warnings.warn(
-                f"Left out: {', '.join(left)}, of one value alone, or text of more than "
-                f"{self.most} different ones. --data.kinds says what else a column is, --data.id "
-                "which one names the rows.",
+                f"Left out: {', '.join(left)}, of one value alone in the training rows, or "
+                f"text of more than {self.most} different ones. --data.kinds says what else a "
+                "column is, --data.id which one names the rows.",
                 stacklevel=2,
             )
         if not any(c["kind"] != "ignore" for c in found):
@@ -218,7 +222,12 @@ class Table(DataModule):
         found = {kind: columns for kind, columns in groups.items() if columns}
         return found | {_entry(c["name"]): [c] for c in own if c["kind"] == "category"}
 
-    def _rows(self, frame: DataFrame) -> Rows:
+    def _rows(self, frame: DataFrame, strict: np.ndarray) -> Rows:
+        """The rows as x.
+
+        Arguments:
+            strict: Whether a row must have known values, (N,).
+        """
         assert self.schema is not None
         wanted = [c["name"] for c in self._columns()] + list(self.schema["context"])
         if lacking := [name for name in wanted if name not in frame.columns]:
@@ -228,7 +237,7 @@ class Table(DataModule):
             )
         x, mask = {}, {}
         for entry, columns in self._entries().items():
-            values = [of.scaled(of.codes(frame[c["name"]], c), c) for c in columns]
+            values = [of.to_model(frame[c["name"]], c, strict) for c in columns]
             found = torch.from_numpy(np.stack(values, 1))
             mask[entry] = ~found.isnan()
             x[entry] = found.nan_to_num(0.0).float()
@@ -236,16 +245,27 @@ class Table(DataModule):
         single = len(x) == 1
         return Rows(
             first(x) if single else x,
-            self._context(frame),
+            self._context(frame, strict),
             (first(seen) if single else seen) if seen else None,
             self._label(frame),
         )
 
-    def _context(self, frame: DataFrame) -> Tensor | None:
+    def _context(self, frame: DataFrame, strict: np.ndarray) -> Tensor | None:
         assert self.schema is not None
-        given = self.schema["context"].items()
-        parts = [encoded(column_of(frame, name, "context"), name, known) for name, known in given]
+        parts = [
+            encoded(column_of(frame, name, "context"), name, known, strict)
+            for name, known in self.schema["context"].items()
+        ]
         return torch.cat(parts, 1) if parts else None
+
+    def _only_held_out(self, frame: DataFrame, train: np.ndarray) -> dict[str, str]:
+        """Describes the values of each column that only held-out rows have."""
+        assert self.schema is not None
+        rows = None if self.is_held_out else train
+        found = {c["name"]: of.only_held_out(frame[c["name"]], c, rows) for c in self._columns()}
+        for name, known in self.schema["context"].items():
+            found[name] = only_held_out(frame[name], known, rows)
+        return {name: values for name, values in found.items() if values}
 
     def _label(self, frame: DataFrame) -> Tensor | None:
         assert self.schema is not None
@@ -291,6 +311,8 @@ class Table(DataModule):
 
     def frame(self, x: Tree, context: Tensor | None = None) -> DataFrame:
         """Rows of the model, (n, *event), as a frame of the data's columns, types and units.
+
+        Numbers beyond those of the training rows are brought back to the nearest of these.
 
         Arguments:
             context: Of the rows, (n, C), whose columns are written too.
