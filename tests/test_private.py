@@ -33,6 +33,7 @@ PRIVATE = {
     "lightning.pytorch:LightningModule": {"_trainer"},
     "lightning.pytorch.loggers:WandbLogger": {"_experiment", "_wandb_init"},
     "torch.nn:Module": {"_apply", "_modules", "_parameters"},
+    "vaekit.numerics.random:torch": {"_sample_dirichlet", "_standard_gamma"},
     "jsonargparse:_typehints": {"resolve_class_path_by_name"},
     "jsonargparse:_common": {"parsing_settings"},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,9 +48,13 @@ def test_a_bare_fit_shows_the_bound_the_baseline_and_its_files(
     lines = {
         line.split("│")[1].strip(): line.split("│") for line in said.splitlines() if "│" in line
     }
-    elbo = float(lines["ELBO of best.ckpt"][2])
-    baseline = float(lines["baseline: no latents"][2])
+    elbo, error = map(float, lines["ELBO of best.ckpt"][2].split("±"))
+    baseline, _ = map(float, lines["baseline: no latents"][2].split("±"))
     assert elbo > baseline
+    gain = re.search(r"beats the baseline by ([\d.]+) ± ([\d.]+) nats a row", said)
+    assert gain is not None
+    assert float(gain[1]) == pytest.approx(elbo - baseline, abs=0.011)
+    assert 0 < float(gain[2]) < error  # both know which rows are hard
     bits = float(lines["ELBO of best.ckpt"][3])
     assert bits == pytest.approx(-elbo / 64 / np.log(2), abs=1e-3)
     # The baseline, computed another way: each pixel's frequency in the training rows.
@@ -67,7 +72,8 @@ def test_the_best_checkpoint_has_the_bound_that_was_said(
     capsys: pytest.CaptureFixture[str], trained: Path, cli: Cli
 ) -> None:
     said = capsys.readouterr().out
-    elbo = next(line for line in said.splitlines() if "ELBO of best.ckpt" in line).split("│")[2]
+    line = next(line for line in said.splitlines() if "ELBO of best.ckpt" in line)
+    elbo = line.split("│")[2].split("±")[0]
     cli("validate", "--ckpt_path", trained / "best.ckpt")
     again = capsys.readouterr().out
     line = next(line for line in again.splitlines() if "val/elbo" in line)
@@ -198,7 +204,8 @@ def test_the_bound_that_is_said_is_that_of_the_checkpoint_that_is_named(
     # The averaged weights of training were put into the checkpoint that was looked at.
     folder = cli("fit", "--trainer.max_epochs", 4, *more) / "runs" / "version_0"
     said = capsys.readouterr().out
-    elbo = next(line for line in said.splitlines() if "ELBO of best.ckpt" in line).split("│")[2]
+    line = next(line for line in said.splitlines() if "ELBO of best.ckpt" in line)
+    elbo = line.split("│")[2].split("±")[0]
     cli("validate", "--ckpt_path", folder / "best.ckpt")
     again = capsys.readouterr().out
     line = next(line for line in again.splitlines() if "val/elbo" in line)

@@ -153,12 +153,35 @@ def test_a_test_tells_the_likelihood_beside_the_bound() -> None:
     trainer = Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
     (plain,) = trainer.test(module, rows, verbose=False)
     (found,) = trainer.test(module, rows, samples=50, verbose=False)
-    assert found.keys() - plain.keys() == {"test/log_likelihood", "test/effective_samples"}
+    new = {"log_likelihood", "log_likelihood_error", "log_likelihood_error_draws"}
+    new |= {"effective_samples", "effective_samples_error"}
+    assert found.keys() - plain.keys() == {f"test/{name}" for name in new}
     assert found["test/elbo"] == pytest.approx(plain["test/elbo"])
     assert found["test/log_likelihood"] > found["test/elbo"]
     assert 1 < found["test/effective_samples"] < 50
     with pytest.raises(ValueError, match="Expected samples of at least 0 but got -1"):
         trainer.test(module, rows, samples=-1)
+
+
+def test_a_test_reports_standard_errors_over_rows_and_over_draws() -> None:
+    rows = data.Digits(binarize="static", batch_size=50)
+    module = VAEModule(Model(rows, latent_shape=2))
+    trainer = Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
+    (found,) = trainer.test(module, rows, samples=50, verbose=False)
+    (batch,) = rows.rows("test", batch_size=1000)
+    model = module.model
+    terms = model.evaluate(batch.keyed())
+    n = len(batch)
+    for name in ("elbo", "rate"):
+        assert found[f"test/{name}_error"] == pytest.approx(float(terms[name].std()) / n**0.5)
+    with model.using():
+        repeats = [log_likelihood(model.core, batch, 50)[0] for _ in range(200)]
+    every = torch.stack(repeats)
+    assert found["test/log_likelihood_error"] == pytest.approx(
+        float(every.std(1).mean()) / n**0.5, rel=0.1
+    )
+    draws = float(every.mean(1).std())
+    assert found["test/log_likelihood_error_draws"] == pytest.approx(draws, rel=0.3)
 
 
 @pytest.mark.slow

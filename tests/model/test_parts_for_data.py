@@ -17,9 +17,10 @@ import scipy.sparse
 import torch
 import yaml
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from conftest import fit
-from vaekit import Model, data
+from vaekit import Batch, Model, data
 from vaekit.cli.invocation import data_named, with_module
 from vaekit.data.module_for_path import module_for
 from vaekit.model.parts_for_data import epochs_for, parts_for
@@ -204,3 +205,22 @@ def test_the_likelihood_is_one_of_the_values() -> None:
     assert _of(torch.rand(60, 3, 16, 16)) == "Gaussian"
     assert _of(torch.randn(60, 5)) == "Gaussian"
     assert _of(torch.randint(0, 900, (60, 4))) == "NegativeBinomial"
+
+
+@pytest.mark.parametrize("normal", [1, 3, 8])
+def test_the_elbo_of_an_array_of_nearly_constant_pixels_finds_what_is_not_normal(
+    normal: int,
+) -> None:
+    """With a scale for each element a rare value of a constant one outweighs the rest of a row."""
+    x, y = load_digits(return_X_y=True)
+    x = torch.from_numpy(x).float()
+    rows = data.Arrays(x[y == normal][:120], val=0.1, test=0, batch_size=32)
+    torch.manual_seed(0)
+    model = Model(rows, **parts_for(rows))
+    fit(model, rows, max_epochs=30)
+    others = torch.cat([x[y == normal][120:], x[y != normal]])
+    with model.using():
+        scores = model.evaluate(Batch(others, start=0).keyed())["elbo"].neg()
+    usual = len(x[y == normal][120:])
+    later = (scores[usual:, None] > scores[:usual]).float().mean()  # the AUROC
+    assert later > 0.9

@@ -65,7 +65,10 @@ def _likelihood(info: DataInfo, kind: str, data: DataModule) -> Any:
         return "Categorical"
     if kind == "image" and isinstance(info.levels, int):
         return "DiscretizedLogistic"
-    return _spec("Gaussian", scale="learned" if kind == "image" else "elementwise")
+    # The columns of a table have units of their own. In an array a scale for each element would
+    # make a nearly constant one count far more than all others.
+    own = isinstance(data.info.event_shape, dict)
+    return _spec("Gaussian", scale="elementwise" if own else "learned")
 
 
 def _networks(info: DataInfo, kind: str) -> tuple[Any, Any, int]:
