@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.contracts.trees import Ranges, Shapes, Tree, each, first, leaves, like
+from vaekit.contracts.trees import Ranges, Shapes, Tree, each, entries_of, first, leaves, like
 from vaekit.numerics.random import row_keys
 
 
@@ -73,7 +73,7 @@ class Batch:
 class DataInfo:
     """What is known of the data before the first row is read; it is stored in every checkpoint.
 
-    Where `x` is a dict of tensors, the first four are dicts with its names.
+    Where `x` is a dict of tensors, the first four and `scale` are dicts with its names.
 
     Arguments:
         event_shape: Shape of one row of `x`.
@@ -87,6 +87,8 @@ class DataInfo:
         data_size: Number of training rows.
         schema: How the user's form became x, as plain data, for new rows to become it too and for
             the way back; None where x is what was given.
+        scale: By what the user's values were divided, such as standard deviations: one number for
+            each element or channel (the first axis of a row); None where x has the user's units.
 
     Example:
         >>> info = DataInfo({"image": (1, 8, 8), "age": (1,)}, {"image": (0, 1), "age": (0, 99)})
@@ -102,10 +104,11 @@ class DataInfo:
     context_features: int = 0
     data_size: int | None = None
     schema: dict[str, Any] | None = None
+    scale: list[float] | dict[str, list[float] | None] | None = None
 
     def __post_init__(self) -> None:
         self.event_shape = each(tuple, self.event_shape)
-        for name in ("data_range", "levels", "bin_width"):
+        for name in ("data_range", "levels", "bin_width", "scale"):
             setattr(self, name, like(self.event_shape, getattr(self, name)))
         self.data_range = each(tuple, self.data_range)
 
@@ -121,12 +124,38 @@ class DataInfo:
         if not isinstance(self.event_shape, dict):
             return {"x": self}
         columns = {
-            n: getattr(self, n) for n in ("event_shape", "data_range", "levels", "bin_width")
+            n: getattr(self, n)
+            for n in ("event_shape", "data_range", "levels", "bin_width", "scale")
         }
         return {
             name: replace(self, **{n: column[name] for n, column in columns.items()})
             for name in self.event_shape
         }
+
+    def log_units(self, x: Tree, mask: Tree | None = None) -> Tensor | None:
+        """What log p(x) of rows exceeds that of the user's values, in nats, (B,) or ().
+
+        The logarithm of the product of the scales of the elements that are observed: x and the
+        user's values differ by these factors. None where there are none.
+
+        Example:
+            >>> info = DataInfo((2,), scale=[10.0, 1.0])
+            >>> info.log_units(torch.zeros(5, 2))
+            tensor(2.3026)
+        """
+        total: Tensor | None = None
+        values, masks = entries_of(x), entries_of(like(x, mask))
+        for name, info in self.entries().items():
+            if info.scale is None:
+                continue
+            shape: Any = info.event_shape
+            own = torch.tensor(info.scale, dtype=torch.float64).log().to(values[name])
+            own = own.view(-1, *[1] * (len(shape) - 1)).expand(shape)
+            seen = masks[name]
+            own = own if seen is None else torch.where(seen, own, 0.0)
+            found = own.flatten(-len(shape)).sum(-1)
+            total = found if total is None else total + found
+        return total
 
     def bits_per_dimension(self, nats: float) -> float:
         """-log p(x) in bits per element of x, from `nats`, an (estimated) log p(x) of one row.

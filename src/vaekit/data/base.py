@@ -119,6 +119,11 @@ class DataModule(LightningDataModule):
         """Smallest and largest value of x, before binarisation and dequantisation."""
         return (0.0, 1.0)
 
+    def scale(self) -> Any:
+        """By what the values of each element or channel were divided; None where x has their
+        units. Of a dict-valued x by entry."""
+        return None
+
     def draw(self, x: Tree, y: Tree | None = None) -> Any:
         """A matplotlib figure of rows x (N, *event); None leaves the drawing to vaekit.
 
@@ -224,6 +229,7 @@ class DataModule(LightningDataModule):
             context_features=0 if train.context is None else train.context.shape[1],
             data_size=len(train),
             schema=self.schema and {"of": type(self).__name__, **self.schema},
+            scale=self.scale(),
         )
 
     def _classes(self) -> int | None:

@@ -99,7 +99,8 @@ def _log_probs(fitted: Baseline, model: Model, data: DataModule, split: str) -> 
     found = torch.empty(len(data.numbers(split)), dtype=exact(model.device), device=model.device)
     first = 0
     for batch in _rows(model, data, split):
-        found[first : first + len(batch)] = fitted.log_prob(batch)
+        terms = model.in_units({"elbo": fitted.log_prob(batch)}, batch)
+        found[first : first + len(batch)] = terms["elbo"]
         first += len(batch)
     return found
 

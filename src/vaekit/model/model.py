@@ -35,6 +35,9 @@ _NAMES_ALONE: dict[str, Any] = dict.fromkeys(("of", "classes", "label", "stratif
 """What a schema says of labels, splits, and of the data module: rows become the same x without
 it."""
 
+_UNITS = {"elbo": -1, "iwae": -1, "log_likelihood": -1, "distortion": 1}
+"""Terms that change with the units of x, and by which multiple of `DataInfo.log_units`."""
+
 Choice = str | Mapping[str, Any] | nn.Module
 
 
@@ -257,7 +260,17 @@ class Model(nn.Module):
         with self.using():
             terms = by(batch) if by else self.objective.evaluate(self.core, batch)
         terms = self.objective.hold_terms(terms, self.objective.best[0], len(batch))
-        return named(terms, self.core.likelihood)
+        return self.in_units(named(terms, self.core.likelihood), batch)
+
+    def in_units(self, terms: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Terms of rows in which a density of x is one of the user's values, before their scaling.
+
+        So models of differently scaled columns can be compared. The loss stays as it is.
+        """
+        units = self.info.log_units(batch.x, batch.mask)
+        if units is None or not self.core.likelihood.normalized:
+            return terms
+        return {n: t + _UNITS[n] * units if n in _UNITS else t for n, t in terms.items()}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """What the model says of each row: the terms of `evaluate`, z, reconstruction and label.

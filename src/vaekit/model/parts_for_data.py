@@ -67,8 +67,8 @@ def _likelihood(info: DataInfo, kind: str, data: DataModule) -> Any:
         return "DiscretizedLogistic"
     # The columns of a table have units of their own. In an array a scale for each element would
     # make a nearly constant one count far more than all others.
-    own = isinstance(data.info.event_shape, dict)
-    return _spec("Gaussian", scale="elementwise" if own else "learned")
+    units = isinstance(data.info.event_shape, dict)
+    return _spec("Gaussian", scale="elementwise" if units else "learned")
 
 
 def _networks(info: DataInfo, kind: str) -> tuple[Any, Any, int]:

@@ -231,6 +231,7 @@ class VAEModule(LightningModule):
             terms = self.compiled.terms(batch, self.global_step)
         else:
             terms = self.model.objective(self.model.core, batch, self.global_step)
+        terms = self.model.in_units(terms, batch)
         self._count("train", terms, batch)
         every = int(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
@@ -284,7 +285,7 @@ class VAEModule(LightningModule):
             by = None if self.compiled is None else self.compiled.evaluate
             terms = self.model.evaluate(batch, by)
             if split == "test" and self.samples:
-                terms = {**terms, **self._estimated(batch)}
+                terms = {**terms, **self.model.in_units(self._estimated(batch), batch)}
         self._count(split, terms, batch)
 
     def _estimated(self, batch: Batch) -> dict[str, Tensor]:

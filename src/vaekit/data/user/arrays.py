@@ -252,6 +252,17 @@ class Arrays(DataModule):
                 "moves them, --data.channels first takes the array as it stands."
             )
 
+    def scale(self) -> Any:
+        scales = (self.schema or {}).get("scales")
+        if not scales:
+            return None
+        found = {n: np.ravel(std).tolist() for n, (_, std) in scales.items()}
+        return (
+            found["x"]
+            if set(found) == {"x"} and not isinstance(self._range, Mapping)
+            else {name: found.get(name) for name in entries_of(self._range)}
+        )
+
     def _standardized(self, splits: dict[str, Rows]) -> dict[str, Rows]:
         """The rows with entries on one scale, that of the training rows or of a model's."""
         rows, known = splits["train"], (self.schema or {}).get("scales", {})

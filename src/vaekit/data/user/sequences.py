@@ -259,6 +259,10 @@ class Sequences(DataModule):
 
     # The way back
 
+    def scale(self) -> Any:
+        signal = self.schema is not None and self.schema["vocabulary"] is None
+        return self.schema["std"] if signal and self.schema is not None else None
+
     def restored(self, x: Any) -> Any:
         if self.schema is None:
             return x

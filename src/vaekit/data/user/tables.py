@@ -298,6 +298,13 @@ class Table(DataModule):
     def natural_range(self) -> Ranges:
         return self._range
 
+    def scale(self) -> Any:
+        found = {
+            entry: [column["std"] for column in columns] if entry == "numeric" else None
+            for entry, columns in self._entries().items()
+        }
+        return found if isinstance(self._range, Mapping) else next(iter(found.values()))
+
     def restored(self, x: Tree) -> Tree:
         entries = zip(entries_of(x).items(), self._entries().values(), strict=True)
         found = {
