@@ -7,6 +7,7 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,13 +170,17 @@ class CLI(Options):
         self.datamodule = self._known() or self._data(
             config.get("data"), checkpoint, self._data_are_named
         )
+        data: Any = self.datamodule
         if checkpoint is not None:
-            restored(checkpoint).check_data(self.datamodule.info)
+            data = data.info
+            restored(checkpoint).check_data(data)
+            stored = checkpoint["vaekit"]["model"]["data"]
+            data = replace(data, batch_effects=stored.get("batch_effects"))
         if self._read is not None and getattr(rank_zero_only, "rank", 0) == 0:
             summary.show_data(self.datamodule, {k: config["model"][k] for k in self._chosen})
         parts = {k: v for k, v in config["model"].items() if k not in resume.TRAINING}
         training = {k: v for k, v in config["model"].items() if k in resume.TRAINING}
-        self.model = VAEModule(Model(self.datamodule, **parts), **training)
+        self.model = VAEModule(Model(data, **parts), **training)
         if self.model.lr_scheduler:  # as it is in force
             config["model"]["lr_scheduler"] = self.model.lr_scheduler
 

@@ -77,6 +77,9 @@ class DataInfo:
         data_size: Number of training rows.
         schema: How the user's form became x, as plain data, for new rows to become it too and for
             the way back; None where x is what was given.
+        batch_effects: The context columns, by number, that hold a batch effect: a difference
+            between groups of rows that z should not encode. A core does not give them to a prior
+            by default. None if nothing is known of the columns.
 
     Example:
         >>> info = DataInfo({"image": (1, 8, 8), "age": (1,)}, {"image": (0, 1), "age": (0, 99)})
@@ -92,18 +95,22 @@ class DataInfo:
     context_features: int = 0
     data_size: int | None = None
     schema: dict[str, Any] | None = None
+    batch_effects: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         self.event_shape = each(tuple, self.event_shape)
         for name in ("data_range", "levels", "bin_width"):
             setattr(self, name, like(self.event_shape, getattr(self, name)))
         self.data_range = each(tuple, self.data_range)
+        self.batch_effects = None if self.batch_effects is None else tuple(self.batch_effects)
 
     def as_dict(self) -> dict[str, Any]:
         """This as plain data: `DataInfo(**info.as_dict()) == info`."""
         plain = asdict(self)
         for name in ("event_shape", "data_range"):
             plain[name] = each(list, plain[name])
+        if self.batch_effects is not None:
+            plain["batch_effects"] = list(self.batch_effects)
         return plain
 
     def entries(self) -> dict[str, DataInfo]:

@@ -180,7 +180,7 @@ def look(model: Model, data: Iterable[Batch]) -> Activity | None:
         for batch in (rows.to(model.device) for rows in data):
             q = core.infer(batch.x, batch.context, batch.mask)
             points.append(core.posterior.point(q))
-            p = None if prior is None else prior(batch.context, core.infer)
+            p = None if prior is None else prior(core.prior_context(batch.context), core.infer)
             if p is None or not _each_known(q, p):
                 prior = None  # nor is it of the other rows
             else:
