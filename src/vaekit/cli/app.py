@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -342,6 +343,16 @@ class CLI(Options):
             print(f"vaekit: error: {why(error)}{go_on}", file=sys.stderr)
         sys.exit(exit_code(self.trainer, 1))
 
+    def _fail_of_result(self, what: str) -> None:
+        """Ends a fit whose result is no number."""
+        print(
+            f"vaekit: error: Expected a finite result of the fit, but {what}: training diverged. "
+            "Try a lower learning rate (--model.optimizer.lr), clip the gradients "
+            "(--trainer.gradient_clip_val 1), or look for extreme values in the data.",
+            file=sys.stderr,
+        )
+        sys.exit(exit_code(self.trainer, 1))
+
     def _kept(self) -> str:
         kept = str(getattr(self.trainer.checkpoint_callback, "last_model_path", ""))
         return kept if Path(kept).is_file() else ""
@@ -383,6 +394,8 @@ class CLI(Options):
             drawn = [path for callback in pictures for path in callback.paths]
             files = [Path(kept), *drawn, Path(folder, "config.yaml")]
             best = None if best is None else float(best)
+            if best is not None and not isfinite(best):
+                self._fail_of_result(f"{name} of {kept} is {best}")
             summary.show(self.model.model, self.datamodule, best, files)
 
 
