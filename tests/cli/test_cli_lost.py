@@ -45,6 +45,23 @@ def test_numbers_that_are_not_finite_end_with_one_error(
     assert read_checkpoint(LAST)["global_step"] == 1
 
 
+ONE_STEP = ("--trainer.max_epochs", 1, "--trainer.limit_train_batches", 1)
+
+
+@pytest.mark.parametrize(
+    "end", [("--trainer.max_steps", 1), ONE_STEP, (*ONE_STEP, "--trainer.limit_val_batches", 0)]
+)
+def test_a_fit_whose_only_step_diverges_does_not_exit_with_0(
+    cli: Cli, capsys: pytest.CaptureFixture[str], end: tuple[Any, ...]
+) -> None:
+    rate = ("--model.optimizer", "SGD", "--model.optimizer.lr", "1e38")
+    code, errors = failed(cli, capsys, "fit", *rate, *end)
+    assert code == 1
+    assert len(errors) == 1
+    assert errors[0].startswith("vaekit: error: Expected a finite result of the fit, but val/elbo")
+    assert "--model.optimizer.lr" in errors[0]
+
+
 def test_a_full_disk_ends_with_one_error(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     cli("fit", *FAST, "--model.encoder.hidden", 8)
     old = LAST.read_bytes()

@@ -272,6 +272,37 @@ def test_a_beta_of_high_concentration_is_exact_in_float32() -> None:
         assert found[0] == pytest.approx(found[1], abs=0.02 if concentration < 15 else 2)
 
 
+@pytest.mark.parametrize("margin", [0.0, 1e-3])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_a_beta_is_exact_at_values_below_the_eps_of_float32(
+    margin: float, kind: torch.dtype
+) -> None:
+    # With margin 0, log p was that of eps: 11.483 at 1e-9 instead of 15.936 (alpha 0.5, beta 1).
+    x = torch.tensor([1e-40, 1e-30, 1e-9, 1e-8, 0.3, 1 - 2**-23, 1 - 2**-24], dtype=kind)
+    for alpha, beta in ((0.25, 0.5), (0.5, 1.0), (3.0, 0.7), (2.0, 9.0)):
+        ends = torch.tensor([alpha, beta], dtype=torch.float64).log()
+        y = torch.stack([ends[0] - ends[1], torch.tensor(alpha + beta).double().log()])
+        likelihood = likelihoods.Beta((1,), margin=margin)
+        p = likelihood(y.view(1, 1, 2, 1))
+        unit = p.base_dist.unit
+        exact = stats.beta(float(unit.concentration1), float(unit.concentration0))
+        width = 1 + 2 * margin
+        wanted = exact.logpdf((x.double().numpy() + margin) / width) - log(width)
+        found = p.log_prob(x.view(-1, 1, 1, 1)).flatten()
+        assert found.tolist() == pytest.approx(wanted.tolist(), rel=1e-6, abs=1e-6)
+
+
+def test_a_beta_is_finite_where_rounding_moved_a_value_to_an_end() -> None:
+    for margin in (0.0, 1e-3):
+        likelihood = likelihoods.Beta((1,), margin=margin)
+        y = torch.tensor([0.3, 4.0]).view(1, 1, 2, 1).requires_grad_()
+        x = torch.tensor([-margin - 1e-10, -margin, 1 + margin, 1 + margin + 1e-7])
+        x = x.view(-1, 1, 1, 1).requires_grad_()
+        log_p = likelihood(y).log_prob(x)
+        assert log_p.isfinite().all()
+        assert all(g.isfinite().all() for g in torch.autograd.grad(log_p.sum(), (x, y)))
+
+
 @pytest.mark.parametrize("df", [1.0, 2.0])
 def test_without_a_variance_a_students_scale_is_that_of_the_rows(df: float) -> None:
     likelihood = likelihoods.StudentT((1,), df=df, scale="elementwise")

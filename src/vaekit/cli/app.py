@@ -7,6 +7,8 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -169,13 +171,17 @@ class CLI(Options):
         self.datamodule = self._known() or self._data(
             config.get("data"), checkpoint, self._data_are_named
         )
+        data: Any = self.datamodule
         if checkpoint is not None:
-            restored(checkpoint).check_data(self.datamodule.info)
+            data = data.info
+            restored(checkpoint).check_data(data)
+            stored = checkpoint["vaekit"]["model"]["data"]
+            data = replace(data, batch_effects=stored.get("batch_effects"))
         if self._read is not None and getattr(rank_zero_only, "rank", 0) == 0:
             summary.show_data(self.datamodule, {k: config["model"][k] for k in self._chosen})
         parts = {k: v for k, v in config["model"].items() if k not in resume.TRAINING}
         training = {k: v for k, v in config["model"].items() if k in resume.TRAINING}
-        self.model = VAEModule(Model(self.datamodule, **parts), **training)
+        self.model = VAEModule(Model(data, **parts), **training)
         if self.model.lr_scheduler:  # as it is in force
             config["model"]["lr_scheduler"] = self.model.lr_scheduler
 
@@ -337,6 +343,16 @@ class CLI(Options):
             print(f"vaekit: error: {why(error)}{go_on}", file=sys.stderr)
         sys.exit(exit_code(self.trainer, 1))
 
+    def _fail_of_result(self, what: str) -> None:
+        """Ends a fit whose result is no number."""
+        print(
+            f"vaekit: error: Expected a finite result of the fit, but {what}: training diverged. "
+            "Try a lower learning rate (--model.optimizer.lr), clip the gradients "
+            "(--trainer.gradient_clip_val 1), or look for extreme values in the data.",
+            file=sys.stderr,
+        )
+        sys.exit(exit_code(self.trainer, 1))
+
     def _kept(self) -> str:
         kept = str(getattr(self.trainer.checkpoint_callback, "last_model_path", ""))
         return kept if Path(kept).is_file() else ""
@@ -376,7 +392,12 @@ class CLI(Options):
             drawn = [path for callback in pictures for path in callback.paths]
             files = [Path(kept), *drawn, Path(folder, "config.yaml")]
             # Not by the trainer, whose callbacks may change weights.
-            summary.show(load(kept, trainer.strategy.root_device), self.datamodule, best, files)
+            model = load(kept, trainer.strategy.root_device)
+            if best is None and "val" in self.datamodule.splits:
+                best = float(summary.bound(model, self.datamodule).mean())
+            if best is not None and not isfinite(best):
+                self._fail_of_result(f"{name} of {kept} is {best}")
+            summary.show(model, self.datamodule, best, files)
 
 
 def run(args: list[str]) -> None:

@@ -89,6 +89,9 @@ class DataInfo:
             the way back; None where x is what was given.
         scale: By what the user's values were divided, such as standard deviations: one number for
             each element or channel (the first axis of a row); None where x has the user's units.
+        batch_effects: The context columns, by number, that hold a batch effect: a difference
+            between groups of rows that z should not encode. A core does not give them to a prior
+            by default. None if nothing is known of the columns.
 
     Example:
         >>> info = DataInfo({"image": (1, 8, 8), "age": (1,)}, {"image": (0, 1), "age": (0, 99)})
@@ -105,18 +108,22 @@ class DataInfo:
     data_size: int | None = None
     schema: dict[str, Any] | None = None
     scale: list[float] | dict[str, list[float] | None] | None = None
+    batch_effects: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         self.event_shape = each(tuple, self.event_shape)
         for name in ("data_range", "levels", "bin_width", "scale"):
             setattr(self, name, like(self.event_shape, getattr(self, name)))
         self.data_range = each(tuple, self.data_range)
+        self.batch_effects = None if self.batch_effects is None else tuple(self.batch_effects)
 
     def as_dict(self) -> dict[str, Any]:
         """This as plain data: `DataInfo(**info.as_dict()) == info`."""
         plain = asdict(self)
         for name in ("event_shape", "data_range"):
             plain[name] = each(list, plain[name])
+        if self.batch_effects is not None:
+            plain["batch_effects"] = list(self.batch_effects)
         return plain
 
     def entries(self) -> dict[str, DataInfo]:

@@ -23,10 +23,12 @@ class Core(Part):
     Attributes:
         posterior: Makes the q that `infer` returns.
         likelihood: Makes the p(x|z) that `decode` returns.
+        prior_columns: The context columns, by number, that the prior gets; None for all.
     """
 
     posterior: Posterior
     likelihood: Likelihood
+    prior_columns: tuple[int, ...] | None = None
     keep_draw = False
     last_draw: Draw | None = None
 
@@ -38,6 +40,18 @@ class Core(Part):
         """A prior in it that has weights which training changes; None where there is none."""
         priors = (part for part in self.modules() if isinstance(part, Prior))
         return next((prior for prior in priors if learns(prior)), None)
+
+    def prior_context(self, context: Tensor | None) -> Tensor | None:
+        """Returns the columns of a context (B, C) that the prior gets; None if there are none."""
+        if context is None or self.prior_columns is None:
+            return context
+        return context[:, list(self.prior_columns)] if self.prior_columns else None
+
+    def given_to_prior(self) -> dict[str, Any]:
+        """Returns what `build("prior", ...)` needs to build a prior of `prior_columns`."""
+        columns = self.prior_columns
+        given = {"context_features": len(columns or ()), "context_columns": columns}
+        return {} if columns is None else given
 
     def kept(self, draw: Draw) -> Draw:
         """The draw that `draw` returns; remembered where a part's `after_step` will want it."""

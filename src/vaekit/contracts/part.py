@@ -38,8 +38,8 @@ class Part(nn.Module):
 
     `__init__` names what it wants from vaekit, then its own arguments. It may name `data`, the
     `DataInfo`; of it alone `event_shape`, `context_features` or `data_size`; `latent_shape`; a
-    posterior `features`, a decoder `output_shape`; and `build`, with which it makes the parts
-    inside it itself, and then receives their specs as plain data.
+    posterior `features`, a prior `context_columns`, a decoder `output_shape`; and `build`, with
+    which it makes the parts inside it itself, and then receives their specs as plain data.
     """
 
     title = ""

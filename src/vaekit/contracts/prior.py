@@ -46,8 +46,8 @@ class Prior(FullPrecisionPart):
         """p(z), or p(z|context).
 
         Arguments:
-            context: What a conditional model conditions on, (B, C); in a hierarchy the latents
-                above.
+            context: The context columns that the core gives to a prior, (B, C); in a hierarchy
+                the latents above. None if the core gives it none.
             infer: (x, context=None, mask=None) -> q(z|x) of rows of the prior's own.
 
         Returns:

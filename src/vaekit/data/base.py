@@ -227,10 +227,19 @@ class DataModule(LightningDataModule):
             bin_width=self._bin_widths() if self.dequantize else None,
             classes=self._classes(),
             context_features=0 if train.context is None else train.context.shape[1],
+            batch_effects=None if train.context is None else self.batch_effects(train.context),
             data_size=len(train),
             schema=self.schema and {"of": type(self).__name__, **self.schema},
             scale=self.scale(),
         )
+
+    def batch_effects(self, context: Tensor) -> tuple[int, ...]:
+        """Returns the numbers of the columns of a context (N, C) that hold a batch effect.
+
+        By default they are the columns of zeros and ones, such as one-hot categories.
+        """
+        binary = ((context == 0) | (context == 1)).all(0)
+        return tuple(binary.nonzero().flatten().tolist())
 
     def _classes(self) -> int | None:
         """Number of classes of the labels; None where they are no class of each row."""

@@ -121,6 +121,11 @@ class UniformSphere(_Drawn):
     def mean(self) -> Tensor:
         return self.loc
 
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each coordinate, 1 / n."""
+        return torch.full_like(self.loc, 1 / self.loc.shape[-1])
+
     def log_prob(self, value: Tensor) -> Tensor:
         return self.loc.new_full(value.shape[:-1], -_log_area(value.shape[-1]))
 

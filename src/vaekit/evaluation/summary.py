@@ -109,21 +109,20 @@ def show(model: Model, data: DataModule, best: float | None, files: list[Path]) 
 
     Arguments:
         model: The model of the checkpoint.
-        best: The number that chose it, the validation ELBO by default, in nats; None to compute
-            it.
+        best: The number that chose it, the validation ELBO by default, in nats; None where there
+            are no validation rows.
         files: What was written, the checkpoint first.
     """
     checkpoint = files[0]
     console = Console(soft_wrap=True)
     console.print("")
-    if "val" not in data.splits:
+    if best is None:
         console.print(f"There are no validation rows: {checkpoint.name} is the newest model.")
     else:
         # Of many rows a part is enough for the errors.
         n = len(data.numbers("val"))
-        every = 1 if best is None else ceil(n / _FOR_ERRORS)
+        every = ceil(n / _FOR_ERRORS)
         rows = bound(model, data, every=every)
-        best = float(rows.mean()) if best is None else best
         # Bits per dimension would have to count the observed elements of each row.
         counted = model.has_bits and next(data.rows("val", 1)).mask is None
         # Of what is least where it is best, such as an autoencoder's loss, it is no measure.

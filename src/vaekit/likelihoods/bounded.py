@@ -172,8 +172,19 @@ class StretchedBeta(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         # In float64: at high concentrations the terms are large and cancel.
         alpha, beta = widest(self.unit.concentration1), widest(self.unit.concentration0)
-        least = torch.finfo(self.unit.concentration1.dtype).eps  # rounding may end beyond 0 and 1
-        u = ((widest(value) - self.low) / self.width).clamp(least, 1 - least)
+        below, above = self._distances(value)
         constant = torch.lgamma(alpha + beta) - torch.lgamma(alpha) - torch.lgamma(beta)
-        kernel = torch.xlogy(alpha - 1, u) + torch.xlogy(beta - 1, 1 - u)
+        kernel = torch.xlogy(alpha - 1, below) + torch.xlogy(beta - 1, above)
         return (constant + kernel - log(self.width)).to(self.unit.concentration1.dtype)
+
+    def _distances(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The distances of a value from both ends, in units of the width.
+
+        A value that rounding moved to an end, or beyond it, counts as the closest value of its
+        type to that end.
+        """
+        x, kind = widest(value), torch.finfo(value.dtype)
+        high = self.low + self.width
+        closest = max(-self.low * kind.eps, kind.tiny * kind.eps), high * kind.eps / 2
+        below, above = (x - self.low).clamp(min=closest[0]), (high - x).clamp(min=closest[1])
+        return below / self.width, above / self.width

@@ -90,14 +90,14 @@ def _choice(model: Model) -> str:
 def _draws(
     model: Model, data: DataModule, split: str, samples: int = 1
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Draws of q(z|x) for each row, (K, B, *Z), and its context, batch by batch."""
+    """Yields draws of q(z|x) for each row, (K, B, *Z), and the prior's context, per batch."""
     for rows in data.rows(split, batch_size=data.batch_size):
         with model.using():
             batch = rows.to(model.device)
             q = model.core.infer(batch.x, batch.context, batch.mask)
             keys = None if split == "train" else batch.keyed().keys
             z, _ = sample_and_log_prob(q, samples, keys=keys)
-        yield z, batch.context
+        yield z, model.core.prior_context(batch.context)
 
 
 def log_priors(

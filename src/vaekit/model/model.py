@@ -175,8 +175,9 @@ class Model(nn.Module):
             ValueError: If its latents lie elsewhere than the posterior's.
         """
         with parameters_in_full_precision(), naming_alternatives():
-            prior = self._part("prior", spec)
-            prior.check(self._core_with_prior().posterior)
+            core = self._core_with_prior()
+            prior = self._part("prior", spec, **core.given_to_prior())
+            prior.check(core.posterior)
         return prior.to(next(self.parameters(), torch.empty(0)))
 
     def use_prior(self, prior: Prior) -> Prior:

@@ -85,7 +85,9 @@ class Flow(Distribution):
         return image, self.base.log_prob(z) - log_det
 
     def log_prob(self, value: Tensor) -> Tensor:
-        z, log_det = self.pull(value)
+        # Before the maps, since some of them expand what they add to the shape of z.
+        whole = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
+        z, log_det = self.pull(value.expand(whole))
         return self.base.log_prob(z) + log_det
 
 

@@ -29,6 +29,7 @@ _EVERYWHERE = {"event_shape", "latent_shape", "context_features", "data_size", "
 _RESERVED = {
     **dict.fromkeys(KINDS, _EVERYWHERE),
     "posterior": _EVERYWHERE | {"features"},
+    "prior": _EVERYWHERE | {"context_columns"},
     "decoder": _EVERYWHERE | {"output_shape"},
     "schedule": set(),
     "data": set(),

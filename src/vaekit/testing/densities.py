@@ -329,7 +329,7 @@ def _features(model: Model, batch: Batch) -> Any:
 
 def _p(model: Model, batch: Batch) -> Distribution:
     prior: Any = model.core.prior
-    return prior(batch.context, model.core.infer)
+    return prior(model.core.prior_context(batch.context), model.core.infer)
 
 
 def _q(model: Model, h: Any, batch: Batch) -> Distribution:

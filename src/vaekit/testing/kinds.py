@@ -173,14 +173,15 @@ def every_part_gets_its_rows_context(s: Subject) -> None:
     with torch.no_grad():
         s.weight(core, core.draw(batch, DRAWS))
     assert batch.context is not None
-    rows = {
+    rows: dict[str, Any] = {
         "decoder": batch.context.repeat(DRAWS, 1),
         "likelihood": batch.context.expand(DRAWS, -1, -1),
+        "prior": core.prior_context(batch.context),
     }
     for kind, contexts in given.items():
         wanted = rows.get(kind, batch.context)
         for context in contexts:
-            same = context is not None and torch.equal(context, wanted)
+            same = context is wanted or (context is not None and torch.equal(context, wanted))
             require(same, f"the {kind} gets {'none' if context is None else few(context)}")
 
 

@@ -23,7 +23,7 @@ def an_estimated_density_is_that_of_the_draws(s: Subject) -> None:
     if not s.estimates(model.core):
         raise Excused("it estimates no density")
     own: Any = model.core.prior
-    p = own(s.batch(model.info, 1).context)
+    p = own(model.core.prior_context(s.batch(model.info, 1).context))
     with torch.no_grad():
         drawn = p.sample(torch.Size((_SAMPLES,)))
         r = normal(drawn.mean(0), 1.5 * drawn.std(0), len(model.latent_shape))
@@ -54,7 +54,7 @@ def a_fit_brings_it_to_the_codes(s: Subject) -> None:
     z = s.codes(model, 2 * _ROWS)
     before = {name: x.shape for name, x in prior.state_dict().items()}
     trained = [name for name, p in prior.named_parameters() if p.requires_grad]
-    context = s.batch(model.info, _ROWS).context
+    context = model.core.prior_context(s.batch(model.info, _ROWS).context)
     for one in both:
         with fixed_noise(1):
             one.fit(z[:_ROWS], context)
@@ -96,7 +96,7 @@ def too_few_codes_are_refused(s: Subject) -> None:
     model = s.model()
     prior = _fitted_prior(model)
     before = {name: x.clone() for name, x in prior.state_dict().items()}
-    context = s.batch(model.info, 1).context
+    context = model.core.prior_context(s.batch(model.info, 1).context)
     try:
         prior.fit(s.codes(model, 1), context)
     except ValueError:

@@ -71,7 +71,8 @@ def _both(
         if s.evaluates(core):
             yield "log q(z|x)", many.log_prob(point)[at], one.log_prob(point[at])
         if (prior := getattr(core, "prior", None)) and not s.estimates(core):
-            of_all, of_one = (prior(b.context, core.infer) for b in (batch, own))
+            contexts = (core.prior_context(b.context) for b in (batch, own))
+            of_all, of_one = (prior(context, core.infer) for context in contexts)
             yield "log p(z)", of_all.log_prob(point)[at], of_one.log_prob(point[at])
         whole = core.likelihood.log_prob(core.decode(point[None], batch.context), batch.x)
         single = core.likelihood.log_prob(core.decode(point[at][None], own.context), own.x)

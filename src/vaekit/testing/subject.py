@@ -157,7 +157,8 @@ class Subject(_Named):
         prior = getattr(model.core, "prior", None)
         if self.kind == "prior" and isinstance(prior, FittedPrior):
             with fixed_noise(6):
-                prior.fit(self.codes(model), self.batch(info, _CODES).context)
+                context = model.core.prior_context(self.batch(info, _CODES).context)
+                prior.fit(self.codes(model), context)
         return model
 
     def codes(self, model: Model, n: int = _CODES) -> Tensor:

@@ -30,6 +30,7 @@ from vaekit.training.callbacks.collapse import (
 from vaekit.training.callbacks.guard import Guard
 
 INFO = DataInfo((3,))
+NARROW = {"class_path": "LaplacePrior", "init_args": {"scale": 0.01}}
 
 
 class Columns(nn.Module):
@@ -83,6 +84,82 @@ def test_counts_and_rates_are_those_of_the_posterior() -> None:
     kl = (mean_square + variance - 1 - variance.log()) / 2
     assert list(found) == ["kl/0", "kl/1", "kl/2"]
     assert torch.allclose(torch.tensor(list(found.values())).double(), kl, rtol=1e-5)
+
+
+def points_of(posterior: str, prior: Any, latents: int = 4, spread: float = 1.0) -> Activity:
+    """The activity of a posterior whose head multiplies standard Normal features."""
+    torch.manual_seed(0)
+    part = {"latent_shape": latents, "posterior": posterior, "prior": prior}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = Model(DataInfo((20,)), likelihood="Gaussian", **part)
+    with torch.no_grad():
+        for parameter in model.core.posterior.parameters():
+            parameter.mul_(spread)
+    seen = look(model, [Batch(5 * torch.randn(300, 20))])
+    assert seen is not None
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("posterior", "prior", "latents", "spread", "variance"),
+    [
+        ("VonMisesFisher", "UniformSphere", 128, 1.0, 1 / 128),
+        ("DirichletPosterior", "DirichletPrior", 40, 1.0, 39 / (40**2 * 41)),
+        ("LogisticNormal", "DirichletPrior", 40, 1.0, 39 / (40**2 * 41)),
+        ("RelaxedBernoulli", "UniformBernoulli", 4, 1.0, 0.25),
+        ("GammaPosterior", "GammaPrior", 4, 1.0, 1.0),
+        ("DiagonalNormal", "StandardNormal", 4, 1.0, 1.0),
+        ("DiagonalNormal", NARROW, 4, 0.02, 2e-4),
+    ],
+)
+def test_active_units_are_not_0_for_healthy_latents_whose_prior_is_narrow(
+    posterior: str, prior: Any, latents: int, spread: float, variance: float
+) -> None:
+    seen = points_of(posterior, prior, latents, spread)
+    wanted = torch.full((latents,), variance).double()
+    assert isinstance(seen.prior_variances, Tensor)
+    torch.testing.assert_close(seen.prior_variances, wanted)
+    assert seen.units == latents
+    if variance < 0.01:
+        assert int((seen.variances > 0.01).sum()) < latents  # as they were counted before
+
+
+@pytest.mark.parametrize(
+    ("posterior", "prior"),
+    [
+        ("LogisticNormal", "DirichletPrior"),
+        ("DiagonalNormal", "StandardNormal"),
+        ("WrappedNormal", "WrappedNormalPrior"),
+    ],
+)
+def test_latents_that_hardly_vary_under_their_prior_are_not_active(
+    posterior: str, prior: str
+) -> None:
+    assert points_of(posterior, prior, spread=0.01).units == 0
+    assert points_of(posterior, prior, spread=4.0).units == 4
+
+
+def test_the_variance_of_a_prior_without_a_closed_form_is_estimated_from_draws() -> None:
+    mixture = {"class_path": "NormalMixture", "init_args": {"components": 1}}
+    seen = points_of("DiagonalNormal", mixture, 3)
+    assert torch.allclose(torch.as_tensor(seen.prior_variances), torch.ones(3).double(), rtol=0.2)
+
+
+@torch.no_grad()
+def test_the_variance_of_a_conditional_prior_is_that_over_all_rows() -> None:
+    model = Model(
+        DataInfo((3,), context_features=1),
+        latent_shape=2,
+        prior="LearnedNormal",
+        likelihood="Gaussian",
+    )
+    numbers_of: Any = model.core.prior.numbers
+    numbers_of.slope[0] = torch.tensor([[3.0], [0.0]])  # means 3 c and 0
+    context = torch.tensor([[-1.0], [1.0]]).repeat(10, 1)
+    seen = look(model, [Batch(torch.randn(10, 3), c) for c in (context[:10], context[10:])])
+    assert seen is not None
+    assert torch.allclose(torch.as_tensor(seen.prior_variances), torch.tensor([10.0, 1]).double())
 
 
 def test_the_rates_add_up_to_the_rate() -> None:

@@ -115,6 +115,10 @@ class Counts(DataModule):
     def _refuse_rows(self, rows: Rows, split: str) -> None:
         """Nothing: all values have been looked at where they lie."""
 
+    def batch_effects(self, context: Tensor) -> tuple[int, ...]:
+        """Returns all columns: library size and covariates, as in scVI."""
+        return tuple(range(context.shape[1]))
+
     def load(self) -> dict[str, Rows]:
         model = self._of_model()
         named = [*(model["covariates"] if model else self.covariates)]

@@ -22,7 +22,8 @@ from vaekit.model.model import Model
 from vaekit.numerics.precision import widest
 from vaekit.numerics.random import fixed_noise
 
-_ACTIVE = 0.01  # the variance above which Burda et al. call a latent active
+_ACTIVE = 0.01  # of the prior's variance, above which Burda et al. call a latent active
+_DRAWS = 1000  # of a prior whose variance has no closed form
 _SILENT = 0.05  # nats, below which a latent says next to nothing
 _MOST = 256  # latents whose rates are logged
 _HELPS = (
@@ -41,9 +42,12 @@ class CollapseWatch(Callback):
     """Counts the latents that a model uses, in each validation of a fit; a fit has one by default.
 
     It encodes validation rows of a vaekit data module and logs `val/active_units`: how many
-    latents have a point (by default the mean) whose variance over the rows is above 0.01. Where q
-    and p factorise, and there are at most 256 latents, it logs the KL of each, in nats, as a mean
-    over the rows: `val/kl/0` and so on. Of a hierarchy it looks at what `infer` returns, without
+    latents have a point (by default the mean) whose variance over the rows is above 0.01 times the
+    prior's variance of that latent. Under a standard Normal prior that is the definition of Burda
+    et al. The prior's variance is estimated from 1000 draws if it has no closed form, and is taken
+    as 1 if it is not finite or the model has several priors. Where q and p factorise, and there
+    are at most 256 latents, it logs the KL of each, in nats, as a mean over the rows: `val/kl/0`
+    and so on. Of a hierarchy it looks at what `infer` returns, without
     KLs. It warns once, of a posterior of real numbers with a density: when in two successive
     validations at most a tenth of the latents was active, and none varies more than before, as
     they do while a model begins to learn. A latent with a KL of .05 nats or more is not called
@@ -143,21 +147,33 @@ class CollapseWatch(Callback):
 
 
 class Activity(NamedTuple):
-    """Variances of the latents' points over rows, (Z,), and, where known, KLs in nats, (Z,)."""
+    """How the latents vary over rows.
+
+    Attributes:
+        variances: Variances of the latents' points over rows, (Z,).
+        rates: The latents' KLs in nats, (Z,), if they are known.
+        prior_variances: The latents' variances under the prior, (Z,).
+    """
 
     variances: Tensor
     rates: Tensor | None
+    prior_variances: Tensor | float = 1.0
+
+    @property
+    def active(self) -> Tensor:
+        """Whether each latent is active, (Z,)."""
+        return self.variances > _ACTIVE * self.prior_variances
 
     @property
     def units(self) -> int:
         """How many latents are active."""
-        return int((self.variances > _ACTIVE).sum())
+        return int(self.active.sum())
 
     @property
     def speaking(self) -> int:
         """How many are active, or are known to carry some nats."""
         known = torch.zeros_like(self.variances) if self.rates is None else self.rates
-        return int(((self.variances > _ACTIVE) | (known >= _SILENT)).sum())
+        return int((self.active | (known >= _SILENT)).sum())
 
     def numbers(self) -> dict[str, float]:
         """What is logged: `active_units`, and `kl/0` and so on."""
@@ -175,21 +191,48 @@ def look(model: Model, data: Iterable[Batch]) -> Activity | None:
         return None
     points: list[Tensor] = []
     rates: list[Tensor] = []
+    moments: list[Tensor] = []
     prior = _only_prior(core)
     with model.using(), fixed_noise(0, model.device):
         for batch in (rows.to(model.device) for rows in data):
             q = core.infer(batch.x, batch.context, batch.mask)
             points.append(core.posterior.point(q))
-            p = None if prior is None else prior(batch.context, core.infer)
-            if p is None or not _each_known(q, p):
-                prior = None  # nor is it of the other rows
-            else:
+            if prior is None:
+                continue
+            p = prior(core.prior_context(batch.context), core.infer)
+            known = _each_known(q, p)
+            if known:
                 z = q.sample(torch.Size((1,)))  # (1, B, *Z)
                 rates.append(factor_rates(q, p, z)[0])
+            if not moments or p.batch_shape:
+                moments.append(_moments(p, len(batch)))
+            if not (known or p.batch_shape):
+                prior = None  # it says no more of the other rows
     if sum(map(len, points)) < 2:
         return None
     variances = _flat(points).var(0, correction=0)
-    return Activity(variances, _flat(rates).mean(0) if rates else None)
+    mean = _flat(rates).mean(0) if rates else None
+    return Activity(variances, mean, _variances(moments) if moments else 1.0)
+
+
+def _moments(p: Distribution, rows: int) -> Tensor:
+    """E[z] and E[z^2] of each latent under p, of each row, (rows, 2, Z)."""
+    try:
+        mean = widest(p.mean)
+        square = widest(p.variance) + mean.square()
+    except NotImplementedError:
+        draws = max(2, _DRAWS // rows) if p.batch_shape else _DRAWS
+        z = widest(p.sample(torch.Size((draws,))))
+        mean, square = z.mean(0), z.square().mean(0)
+    whole = (rows, *p.event_shape)
+    return torch.stack([x.expand(whole).flatten(1) for x in (mean, square)], 1)
+
+
+def _variances(moments: list[Tensor]) -> Tensor:
+    """The variance of each latent under the prior, over all rows, (Z,)."""
+    mean, square = torch.cat(moments).mean(0)
+    found = square - mean.square()
+    return torch.where(found.isfinite() & (found > 0), found, torch.ones_like(found))
 
 
 def _flat(parts: list[Tensor]) -> Tensor:
