@@ -284,8 +284,8 @@ class CLI(Options):
         trainer = self._get(self.config_init, "trainer")
         if "val" not in self.datamodule.splits or trainer.get("limit_val_batches") in (0, 0.0):
             del terms["val"]
-        best = model.best[0]
-        bits = {f"{split}/bpd" for split in terms if model.has_bits and best in terms[split]}
+        bound = model.bound_name
+        bits = {f"{split}/bpd" for split in terms if model.has_bits and bound in terms[split]}
         found = {f"{split}/{name}" for split in terms for name in terms[split]}
         if "val" in terms:
             found |= self._get(self.config_init, "collapse").names(model, self.datamodule)
@@ -378,7 +378,15 @@ class CLI(Options):
             drawn = [path for callback in pictures for path in callback.paths]
             files = [Path(kept), *drawn, Path(folder, "config.yaml")]
             best = None if best is None else float(best)
-            summary.show(self.model.model, self.datamodule, best, files)
+            summary.show(self.model.model, self.datamodule, best, files, self._bound_of(kept))
+
+    def _bound_of(self, kept: str) -> float | None:
+        """The validation bound of a checkpoint that another number chose."""
+        model, name = self.model.model, self.model.model.bound_name
+        if name is None or name == model.best[0] or "val" not in self.datamodule.splits:
+            return None
+        chosen = load(kept, self.trainer.strategy.root_device)
+        return summary.bound(chosen, self.datamodule, name=name)
 
 
 def run(args: list[str]) -> None:

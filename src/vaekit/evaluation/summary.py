@@ -46,13 +46,17 @@ def baseline(model: Model, data: DataModule, split: str = "val") -> float | None
     return float(torch.cat(terms).mean())
 
 
-def bound(model: Model, data: DataModule, split: str = "val") -> float:
-    """Mean over a split's rows of what chooses the best checkpoint, as `validate` reports it."""
+def bound(model: Model, data: DataModule, split: str = "val", name: str | None = None) -> float:
+    """Computes the mean over a split's rows of a number that `validate` reports.
+
+    Arguments:
+        name: The number; by default the one that chooses the best checkpoint.
+    """
     means = RowMeans(alone=True)
     for batch in data.rows(split, batch_size=data.batch_size):
         with fixed_noise(batch.start or 0, model.device):
             means.update(model.evaluate(batch.to(model.device)), len(batch))
-    return means.compute()[model.best[0]]
+    return means.compute()[name or model.best[0]]
 
 
 def _compared(gain: float) -> str:
@@ -65,9 +69,9 @@ def _compared(gain: float) -> str:
     )
 
 
-def _label(model: Model, checkpoint: str) -> str:
-    name, _ = model.best
-    return f"{name.upper()} of {checkpoint}" if model.has_bound else f"{name}, which is no bound"
+def _label(model: Model, name: str, checkpoint: str) -> str:
+    is_bound = model.has_bound and name == model.bound_name
+    return f"{name.upper()} of {checkpoint}" if is_bound else f"{name}, which is no bound"
 
 
 def show_data(data: DataModule, parts: Mapping[str, Any]) -> None:
@@ -97,13 +101,20 @@ def _in_words(part: Any) -> str:
     return f"{part['class_path']}({', '.join(found)})" if found else str(part["class_path"])
 
 
-def show(model: Model, data: DataModule, best: float | None, files: list[Path]) -> None:
+def show(
+    model: Model,
+    data: DataModule,
+    best: float | None,
+    files: list[Path],
+    elbo: float | None = None,
+) -> None:
     """Prints what the checkpoint was chosen by beside the baseline, the files, and what is next.
 
     Arguments:
         best: The number that chose the checkpoint, the validation ELBO by default, in nats; None
             where there are no validation rows.
         files: What was written, the checkpoint first.
+        elbo: The reported bound of the checkpoint, in nats, if another number chose it.
     """
     checkpoint = files[0]
     console = Console(soft_wrap=True)
@@ -113,22 +124,31 @@ def show(model: Model, data: DataModule, best: float | None, files: list[Path]) 
     else:
         # Bits per dimension would have to count the observed elements of each row.
         counted = model.has_bits and next(data.rows("val", 1)).mask is None
+        name, direction = model.best
+        if model.bound_name == name:
+            elbo = best
         # Of what is least where it is best, such as an autoencoder's loss, it is no measure.
-        base = baseline(model, data) if model.best[1] == "max" else None
+        base = baseline(model, data) if direction == "max" or elbo is not None else None
         caption = None if base is None else _CAPTION
         table = Table("validation", "nats", "bits per dimension", caption=caption)
-        rows = {
-            _label(model, checkpoint.name): best,
-            "baseline: independent elements": base,
-        }
-        for name, nats in rows.items():
-            if nats is not None:
-                bits = f"{model.info.bits_per_dimension(nats):.4f}" if counted else "-"
-                table.add_row(name, f"{nats:.2f}", bits)
+        rows = {_label(model, name, checkpoint.name): best}
+        if elbo is not None and model.bound_name is not None:
+            rows[_label(model, model.bound_name, checkpoint.name)] = elbo
+        if base is not None:
+            rows["baseline: independent elements"] = base
+        for label, nats in rows.items():
+            is_bound = nats in (elbo, base)
+            bits = model.info.bits_per_dimension(nats) if counted and is_bound else None
+            table.add_row(label, f"{nats:.2f}", "-" if bits is None else f"{bits:.4f}")
         console.print(table)
-        bound = model.objective.bound  # of what the baseline is, a likelihood's or a score
-        if base is not None and bound:
-            console.print(_compared(best - base))
+        if base is not None and elbo is not None:
+            console.print(_compared(elbo - base))
+        if model.objective.keeps_newest:
+            console.print(
+                f"{checkpoint.name} is the newest model: the target of "
+                f"{type(model.objective).__name__} moves until the fit ends, so no validation "
+                "number compares earlier models with it."
+            )
     for file in files:
         console.print(f"  {file}")
     console.print(f"Next: vaekit sample --ckpt_path {checkpoint}")
@@ -144,9 +164,9 @@ def show_prior(model: Model, prior: Prior, data: DataModule) -> None:
     priors: list[Prior] = [own.prior, prior]
     columns = {"log p(z)": log_priors(model, data, priors)}
     gain = columns["log p(z)"][1] - columns["log p(z)"][0]
-    if model.has_bound and model.best[0] == "elbo":
+    if model.has_bound and model.bound_name == "elbo":
         # Of which log p(z) is a term; the same draws of z give the difference with less noise.
-        before = bound(model, data)
+        before = bound(model, data, name="elbo")
         columns = {"ELBO": [before, before + gain], **columns}
     table = Table("validation, in nats", *columns)
     names = [

@@ -38,7 +38,7 @@ class VAEModule(LightningModule):
     """Trains and evaluates a model.
 
     Losses are in nats: sums over dimensions, means over rows. Validation and test report the bound
-    itself (beta 1, full KL), whatever is minimised in training, or what else the objective says.
+    itself (beta 1, full KL), whatever is minimised in training, and what else the objective says.
 
     Arguments:
         model: The model.
@@ -367,9 +367,9 @@ class VAEModule(LightningModule):
 
     def _log_means(self, split: str) -> None:
         values = self.means.pop(split).compute()
-        best = self.model.best[0]
-        if best in values and self._bits and not self._masked:
-            values["bpd"] = self.model.info.bits_per_dimension(values[best])
+        best, bound = self.model.best[0], self.model.bound_name
+        if bound in values and self._bits and not self._masked:
+            values["bpd"] = self.model.info.bits_per_dimension(values[bound])
         for name, value in values.items():
             # The value is that of all ranks already: the mean over them is itself.
             self.log(f"{split}/{name}", value, prog_bar=name == best, sync_dist=True)
