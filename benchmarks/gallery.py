@@ -75,7 +75,7 @@ def evaluate(model: Model, rows: data.DataModule) -> dict[str, Any]:
     found: dict[str, list[torch.Tensor]] = {"best": [], "square": [], "codes": []}
     with fixed_noise(0):
         for batch in rows.rows("val", 10_000, batch_size=500):
-            found["best"].append(model.evaluate(batch)[best])
+            found["best"].append(model.evaluate(batch)[best].expand(len(batch)))
             away = model.reconstruct(batch.x) - batch.x
             found["square"].append(away.flatten(1).square().sum(1))
             found["codes"].append(model.encode(batch.x).flatten(1))
@@ -83,7 +83,7 @@ def evaluate(model: Model, rows: data.DataModule) -> dict[str, Any]:
     active = int((whole["codes"].var(0) > 0.01).sum())
     return {
         "name": best,
-        "bound": model.has_bound,
+        "bound": model.has_bound and best == model.bound_name,
         "best": float(whole["best"].double().mean()),
         "square": float(whole["square"].mean()),
         "active": f"{active} of {whole['codes'].shape[1]}",

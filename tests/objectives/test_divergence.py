@@ -205,22 +205,59 @@ def test_the_order_of_rows_does_not_matter(objective: Any) -> None:
     assert torch.allclose(found[0][order], found[1], rtol=1e-12)
 
 
-def test_wae_reports_the_distortion_which_depends_on_no_other_row() -> None:
+def test_wae_chosen_by_the_distortion_alone_is_not_here() -> None:
+    # Validation reported no distance: a code far from the prior was the best.
     core, batch = known("Delta")
     of_all, of_one = (WAE().evaluate(core, rows) for rows in (batch, batch[2:3]))
-    assert list(of_all) == ["distortion"]
+    assert set(of_all) == {"distortion", "mmd", "loss"}
     assert torch.allclose(of_all["distortion"][2:3], of_one["distortion"])
-    assert torch.allclose(of_all["distortion"], by_hand(core, batch).distortion)
+    hand = by_hand(core, batch)
+    assert torch.allclose(of_all["distortion"], hand.distortion)
+    expected = by_loops(hand.z, hand.prior_draws, "imq", SCALES)
+    assert torch.allclose(of_all["mmd"], expected)
+    for weight in (7.0, Linear(10, end=7.0)):
+        terms = WAE(weight).evaluate(core, batch)
+        assert torch.allclose(terms["loss"], hand.distortion.mean() + 7 * expected)
     model = Model(DataInfo((3,), (0.0, 1.0)), posterior="Delta", objective="WAE")
-    assert model.best == ("distortion", "min")
+    assert model.best == ("loss", "min")
     assert not model.has_bound
+    assert set(model.predict(Batch(torch.rand(5, 3)))) == {"distortion", "z", "reconstruction"}
 
 
-def test_info_vae_reports_the_elbo() -> None:
+def test_info_vae_reports_the_elbo_and_is_chosen_by_its_loss() -> None:
     core, batch = known()
-    assert torch.allclose(
-        InfoVAE().evaluate(core, batch)["elbo"], core.draw(batch).bound()["elbo"]
-    )
+    terms = InfoVAE(Linear(10), 5.0).evaluate(core, batch)
+    assert torch.allclose(terms["elbo"], core.draw(batch).bound()["elbo"])
+    assert torch.allclose(terms["loss"], terms["distortion"].mean() + 5 * terms["mmd"])
+    model = Model(DataInfo((3,), (0.0, 1.0), levels=2), objective="InfoVAE")
+    assert (model.best, model.bound_name, model.has_bits) == (("loss", "min"), "elbo", True)
+
+
+def test_mmd_of_validation_batches_has_one_mean_whatever_their_size() -> None:
+    core, batch = known("Delta")
+    found = {}
+    for size in (2, 3, 6):
+        values = []
+        for seed in range(50):
+            rows = batch[torch.randperm(6, generator=torch.Generator().manual_seed(seed))]
+            parts = [rows[at : at + size] for at in range(0, 6, size)]
+            values.append(sum(WAE().evaluate(core, part)["mmd"] for part in parts) / len(parts))
+        found[size] = torch.stack(values)
+    exact = found[6].mean()
+    for values in found.values():
+        error = values.std() / len(values) ** 0.5
+        assert (values.mean() - exact).abs() < 4 * error + 1e-9
+
+
+@pytest.mark.parametrize("objective", [WAE(), WAE(penalty="sliced"), InfoVAE()], ids=str)
+def test_validation_by_one_rank_waits_for_no_other(
+    objective: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waits(*args: Any) -> None:
+        raise AssertionError("waits for the other ranks")
+
+    monkeypatch.setattr("vaekit.objectives.divergence.gather_over_ranks", waits)
+    assert objective.evaluate(*known())["loss"].isfinite()
 
 
 def test_the_prior_is_drawn_from_once_for_each_row() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch import Tensor
 import known
 from conftest import fit
 from known import INFO, NOISE, SPLITS, X, distortion, first_step, made, part, same_gradients
-from vaekit import Model, data
-from vaekit.contracts.batch import Batch
+from vaekit import Model, VAEModule, callbacks, data
+from vaekit.contracts.batch import Batch, DataInfo
 from vaekit.numerics.random import fixed_noise
 from vaekit.objectives.elbo import ELBO
 from vaekit.objectives.geco import GECO
@@ -130,6 +131,92 @@ def test_free_bits_and_a_capacity_may_be_schedules(objective: str) -> None:
         fixed = ELBO(**{objective: 2.0 * step})
         a, b = (o(core, Batch(X, start=0), step)["loss"] for o in (scheduled, fixed))
         assert torch.allclose(a, b)
+
+
+# What chooses the checkpoint
+
+
+def test_a_rising_capacity_that_keeps_the_model_of_the_natural_rate_is_not_here(
+    tmp_path: Path,
+) -> None:
+    # The ELBO chose the checkpoint of the step at which the capacity passed the natural rate.
+    rows = data.Digits(batch_size=256, binarize="static")
+    capacity = part("Linear", steps=60, end=25.0)  # ten epochs
+    model = Model(rows, 4, objective=part("ELBO", beta=10, capacity=capacity))
+    keep = callbacks.BestCheckpoint()
+    seen: list[tuple[float, float]] = []
+
+    class Notes(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            found = trainer.callback_metrics
+            seen.append((float(found["val/elbo"]), float(found["val/loss"])))
+
+    settings: dict[str, Any] = {"default_root_dir": tmp_path, "enable_checkpointing": True}
+    module = VAEModule(model, part("Adam", lr=0.01))
+    trainer = fit(module, rows, max_epochs=14, callbacks=[keep, Notes()], **settings)
+    elbo, loss = zip(*seen, strict=True)
+    assert max(range(14), key=elbo.__getitem__) < 9
+    assert min(range(14), key=loss.__getitem__) >= 9
+    assert keep.monitor == "val/loss"
+    step = torch.load(keep.best_model_path, weights_only=True)["global_step"]
+    assert step >= 10 * trainer.num_training_batches
+
+
+@pytest.mark.parametrize("name", ["beta", "free_bits", "capacity"])
+def test_a_schedule_and_its_end_choose_the_checkpoint_alike(name: str) -> None:
+    core = made()
+    found = []
+    for value in (9.0, Linear(steps=10, end=9.0)):
+        objective = ELBO(**{name: value})
+        assert objective.best == ("loss", "min")
+        found.append(objective.evaluate(core, Batch(X, start=0)))
+    assert {"elbo", "distortion", "rate", "loss"} <= set(found[0])
+    for term, value in found[0].items():
+        assert torch.equal(value, found[1][term])
+    trained = ELBO(**{name: 9.0})(core, Batch(X, start=0), 0)["loss"]
+    assert torch.allclose(found[0]["loss"].mean(), trained.mean())
+
+
+@pytest.mark.parametrize(
+    "init_args", [{}, {"beta": Linear(steps=10)}, {"free_bits": Linear(10, 1.0, 0.0)}]
+)
+def test_a_warm_up_that_ends_in_the_elbo_is_chosen_by_the_elbo(init_args: dict[str, Any]) -> None:
+    objective = ELBO(**init_args)
+    assert objective.best == ("elbo", "max")
+    assert "loss" not in objective.evaluate(made(), Batch(X, start=0))
+
+
+def test_validation_by_one_rank_waits_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def waits(*args: Any) -> None:
+        raise AssertionError("waits for the other ranks")
+
+    monkeypatch.setattr("vaekit.objectives.elbo.mean_over_ranks", waits)
+    assert ELBO(free_bits=0.5).evaluate(made(), Batch(X, start=0))["loss"].isfinite()
+
+
+# A capacity of the data
+
+
+def test_a_capacity_in_log_rows_is_that_of_the_training_rows() -> None:
+    core = made()
+    fixed = ELBO(capacity=2 * log(500))
+    relative = ELBO(capacity=2.0, capacity_unit="log_rows", data_size=500)
+    rising = ELBO(capacity=Linear(steps=10, end=4.0), capacity_unit="log_rows", data_size=500)
+    a, b, c = (o(core, Batch(X, start=0), 5)["loss"] for o in (fixed, relative, rising))
+    assert torch.allclose(a, b)
+    assert torch.allclose(a, c)
+    spec = part("ELBO", capacity=1.0, capacity_unit="log_rows")
+    rows = data.Digits()
+    objective: Any = Model(rows, 2, objective=spec).objective
+    assert objective.nats == log(rows.info.data_size or 0)
+
+
+def test_a_capacity_in_log_rows_without_their_number_says_what_to_do() -> None:
+    spec = part("ELBO", capacity=1.0, capacity_unit="log_rows")
+    with pytest.raises(ValueError, match=r"number of training rows.*data_size=\.\.\."):
+        Model(DataInfo((3,), (0, 1), levels=2), 2, objective=spec)
+    with pytest.raises(ValueError, match="capacity_unit to be nats or log_rows but got 'bits'"):
+        ELBO(capacity=1.0, capacity_unit="bits")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("samples", [1, 4])

@@ -15,8 +15,9 @@ from torch import Tensor
 import known
 from conftest import fit
 from known import NOISE, X, distortion, first_step, made, part, same_gradients
-from vaekit import Model, VAEModule, data
+from vaekit import Model, VAEModule, callbacks, data
 from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.evaluation import summary
 from vaekit.objectives.elbo import ELBO
 from vaekit.objectives.geco import GECO
 from vaekit.registry import plugins
@@ -248,3 +249,21 @@ def test_validation_reports_the_elbo_and_training_the_multiplier() -> None:
     total = found["val/distortion"] + found["val/rate"]
     assert torch.allclose(found["val/elbo"], -total, rtol=1e-4)
     assert model.best == ("elbo", "max")
+
+
+def test_a_checkpoint_chosen_before_the_target_is_reached_is_not_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The ELBO, which does not know the constraint, chose it.
+    rows = data.Digits(binarize="static")
+    model = Model(rows, latent_shape=2, objective=part("GECO", target=5.0))
+    keep = callbacks.BestCheckpoint()
+    settings: dict[str, Any] = {"default_root_dir": tmp_path, "enable_checkpointing": True}
+    trainer = fit(model, rows, max_epochs=3, callbacks=[keep], **settings)
+    assert keep.monitor is None
+    found = torch.load(keep.best_model_path, weights_only=True)
+    assert found["global_step"] == trainer.global_step
+    summary.show(model, rows, -30.0, [Path("best.ckpt")])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "best.ckpt is the newest model: the target of GECO moves until the fit ends" in said
+    assert "ELBO of best.ckpt" in said

@@ -179,19 +179,27 @@ def test_an_adversary_given_a_context_sees_it_beside_z() -> None:
     assert all(torch.equal(rows[:, 4:], context) for rows in seen)
 
 
-def test_the_adversarial_autoencoder_is_chosen_by_what_its_critic_does_not_move() -> None:
-    model = Model(INFO, latent_shape=2, posterior="Delta", objective="AdversarialAE")
+@pytest.mark.parametrize("saturating", [False, True])
+def test_the_adversarial_autoencoder_chosen_by_the_distortion_alone_is_not_here(
+    saturating: bool,
+) -> None:
+    # Validation did not report the penalty: codes far from the prior were the best.
+    init_args = {"weight": 3.0, "saturating": saturating}
+    objective = {"class_path": "AdversarialAE", "init_args": init_args}
+    model = Model(INFO, latent_shape=2, posterior="Delta", objective=objective)
     batch = Batch((torch.rand(6, 3) > 0.5).float())
-    before = model.evaluate(batch)
-    with torch.no_grad():
-        for p in model.objective.parameters():
-            p += 1
-    after = model.evaluate(batch)
-    assert (model.best, model.has_bound) == (("distortion", "min"), False)
-    assert list(before) == ["distortion"]
-    assert torch.equal(before["distortion"], after["distortion"])
-    p = model.core.decode(model.encode(batch.x)[None])
-    assert torch.allclose(before["distortion"], -p.log_prob(batch.x)[0])
+    terms = model.evaluate(batch)
+    assert (model.best, model.has_bound) == (("loss", "min"), False)
+    assert set(terms) == {"distortion", "adversary", "loss"}
+    z = model.encode(batch.x)
+    p = model.core.decode(z[None])
+    assert torch.allclose(terms["distortion"], -p.log_prob(batch.x)[0])
+    critic: Any = model.objective.critic
+    d = torch.sigmoid(critic(z).squeeze(1))
+    assert torch.allclose(terms["adversary"], (1 - d).log() if saturating else -d.log())
+    assert torch.allclose(terms["loss"], terms["distortion"] + 3 * terms["adversary"])
+    one = model.evaluate(batch[2:3])
+    assert all(torch.allclose(one[name], term[2:3]) for name, term in terms.items())
 
 
 def test_a_prior_that_draws_would_not_train_is_refused() -> None:
@@ -234,12 +242,31 @@ def test_bad_arguments_say_what_was_expected() -> None:
         FactorVAE((2,), lr=0)
     with pytest.raises(ValueError, match=r"clip to be positive or None but got -1"):
         AdversarialAE((2,), clip=-1)
+    with pytest.raises(ValueError, match=r"betas to be two numbers from 0 to below 1, .* \[0.5\]"):
+        FactorVAE((2,), betas=[0.5])
 
 
 def test_what_is_not_said_of_the_critics_group_is_the_models() -> None:
     group = AdversarialAE((2,), lr=None).adversary()
     assert set(group) == {"params"}
-    assert FactorVAE((2,), lr=0.5, clip=2.0).adversary().keys() == {"params", "lr", "clip"}
+    group = FactorVAE((2,), lr=0.5, clip=2.0, betas=None).adversary()
+    assert group.keys() == {"params", "lr", "clip"}
+
+
+def test_a_critic_whose_adam_has_the_models_betas_is_not_here() -> None:
+    # Kim and Mnih's discriminator has Adam with .5 and .9, their VAE .9 and .999.
+    for betas, expected in ((None, (0.9, 0.999)), ([0.3, 0.8], (0.3, 0.8))):
+        init_args = {} if betas is None else {"betas": betas}
+        for name in ("AdversarialAE", "VAEGAN"):
+            objective = {"class_path": name, "init_args": init_args}
+            model = Model(INFO, latent_shape=2, objective=objective)
+            optimizer = VAEModule(model).configure_optimizers()
+            assert [g["betas"] for g in optimizer.param_groups] == [(0.9, 0.999), expected]
+    model = Model(INFO, latent_shape=2, objective="FactorVAE")
+    optimizer = VAEModule(model).configure_optimizers()
+    assert [g["betas"] for g in optimizer.param_groups] == [(0.9, 0.999), (0.5, 0.9)]
+    plain = VAEModule(model, {"class_path": "SGD", "init_args": {"lr": 0.1}})
+    plain.configure_optimizers().step()
 
 
 @pytest.mark.parametrize("name", ["OneCycleLR", "CyclicLR"])

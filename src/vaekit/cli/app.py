@@ -290,8 +290,8 @@ class CLI(Options):
         trainer = self._get(self.config_init, "trainer")
         if "val" not in self.datamodule.splits or trainer.get("limit_val_batches") in (0, 0.0):
             del terms["val"]
-        best = model.best[0]
-        bits = {f"{split}/bpd" for split in terms if model.has_bits and best in terms[split]}
+        bound = model.bound_name
+        bits = {f"{split}/bpd" for split in terms if model.has_bits and bound in terms[split]}
         found = {f"{split}/{name}" for split in terms for name in terms[split]}
         if "val" in terms:
             found |= self._get(self.config_init, "collapse").names(model, self.datamodule)

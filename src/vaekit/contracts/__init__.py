@@ -22,7 +22,7 @@ from vaekit.contracts.part import (
 )
 from vaekit.contracts.posterior import Posterior
 from vaekit.contracts.prior import FittedPrior, OtherSupport, Prior
-from vaekit.contracts.schedule import Schedule, weight_at
+from vaekit.contracts.schedule import Schedule, final_weight, weight_at
 from vaekit.contracts.temperature import Tempered
 from vaekit.contracts.trees import Shape, Shapes, Sizes, Tree, each, first, leaves
 from vaekit.distributions.base import Joint, normal, rate, sample_and_log_prob, soft_clamp
@@ -63,6 +63,7 @@ __all__ = [
     "at_least_float32",
     "each",
     "factor_rates",
+    "final_weight",
     "first",
     "frozen",
     "full_precision",

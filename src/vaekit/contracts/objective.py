@@ -19,12 +19,18 @@ class Objective(Part):
 
     Attributes:
         best: The number of `evaluate` that chooses the best checkpoint, and whether "max" or "min"
-            is best.
-        bound: Whether that number is a lower bound of log p(x), in nats.
+            is best. An objective whose schedules end in the ELBO keeps the ELBO. Every other one
+            names a number that has the objective's final form, usually `loss` with schedules at
+            their end. Otherwise a target that moves past the model would choose the checkpoint.
+        bound: Whether `evaluate` reports a lower bound of log p(x), in nats: the number that
+            `best` names if "max" is best, otherwise `elbo`.
+        keeps_newest: Whether no number of `evaluate` compares two checkpoints, since a target
+            moves until the fit ends. The newest model is then the best one.
     """
 
-    best: ClassVar[tuple[str, str]] = ("elbo", "max")
+    best: tuple[str, str] = ("elbo", "max")
     bound: ClassVar[bool] = True
+    keeps_newest: ClassVar[bool] = False
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
         """The terms of a training step, in nats.
@@ -63,7 +69,17 @@ class Objective(Part):
         return terms
 
     def evaluate(self, model: Core, batch: Batch) -> dict[str, Tensor]:
-        """What validation and test report of rows, each (B,): by default the ELBO, beta 1."""
+        """Computes what validation and test report of rows, by default the ELBO, beta 1.
+
+        It must not wait for other ranks, since one rank may call it alone.
+
+        Arguments:
+            model: The core.
+            batch: The rows.
+
+        Returns:
+            Terms by name, each (B,), or a scalar if the term depends on all rows of the batch.
+        """
         return model.draw(batch).bound()
 
     def check(self, model: Core) -> None:
@@ -94,8 +110,8 @@ class Objective(Part):
     def adversary(self) -> dict[str, Any] | None:
         """Parameters that are trained against the model, as a group of torch's optimizers.
 
-        `{"params": ..., "lr": ..., "clip": ...}`: what it leaves out is as for the others; `clip`
-        is the largest norm of these parameters' gradient, by default the trainer's.
+        `{"params": ..., "lr": ..., "betas": ..., "clip": ...}`: what it leaves out is as for the
+        others; `clip` is the largest norm of these parameters' gradient, by default the trainer's.
         """
         return None
 

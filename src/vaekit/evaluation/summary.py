@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil, isnan, nan, sqrt
+from math import ceil, nan, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +28,29 @@ _CAPTION = (
 )
 
 
-def bound(model: Model, data: DataModule, split: str = "val", every: int = 1) -> Tensor:
-    """What chooses the best checkpoint, as `validate` reports it, of each row of a split, (n,).
+def bound(
+    model: Model,
+    data: DataModule,
+    split: str = "val",
+    every: int = 1,
+    name: str | None = None,
+) -> Tensor:
+    """A number that `validate` reports, of each row of a split, (n,).
 
-    A number that is a mean over the rows of a batch stands for each of them.
+    Where it is a number of a whole batch, their mean stands for each row.
 
     Arguments:
         every: Every so many-th row only.
+        name: The number; by default the one that chooses the best checkpoint.
     """
     found = []
+    name = name or model.best[0]
     for batch in data.rows(split, batch_size=data.batch_size, every=every):
         with fixed_noise(batch.start or 0, model.device):
-            own = model.evaluate(batch.to(model.device).keyed())[model.best[0]]
+            own = model.evaluate(batch.to(model.device).keyed())[name]
         found.append(own.expand(len(batch)).to(exact(model.device)))
-    return torch.cat(found)
+    rows = torch.cat(found)
+    return rows if own.dim() else rows.mean().expand(len(rows))
 
 
 def _mean_and_error(rows: Tensor) -> tuple[float, float]:
@@ -51,7 +60,8 @@ def _mean_and_error(rows: Tensor) -> tuple[float, float]:
 
 
 def _shown(value: float, error: float) -> str:
-    return f"{value:.2f}" if isnan(error) else f"{value:.2f} ± {error:.2f}"
+    """A mean and its error, where that is known: not of one row, nor of numbers of batches."""
+    return f"{value:.2f} ± {error:.2f}" if error > 0 else f"{value:.2f}"
 
 
 def _compared(gain: float, error: float) -> str:
@@ -69,9 +79,9 @@ def _compared(gain: float, error: float) -> str:
     )
 
 
-def _label(model: Model, checkpoint: str) -> str:
-    name, _ = model.best
-    return f"{name.upper()} of {checkpoint}" if model.has_bound else f"{name}, which is no bound"
+def _label(model: Model, name: str, checkpoint: str) -> str:
+    is_bound = model.has_bound and name == model.bound_name
+    return f"{name.upper()} of {checkpoint}" if is_bound else f"{name}, which is no bound"
 
 
 def show_data(data: DataModule, parts: Mapping[str, Any]) -> None:
@@ -122,24 +132,37 @@ def show(model: Model, data: DataModule, best: float | None, files: list[Path]) 
         # Of many rows a part is enough for the errors.
         n = len(data.numbers("val"))
         every = ceil(n / _FOR_ERRORS)
-        rows = bound(model, data, every=every)
         # Bits per dimension would have to count the observed elements of each row.
         counted = model.has_bits and next(data.rows("val", 1)).mask is None
+        name, direction = model.best
+        reported, elbo = model.bound_name, None
+        chosen = (best, bound(model, data, every=every))
+        shown = [(_label(model, name, checkpoint.name), *chosen, reported == name)]
+        if reported == name:
+            elbo = chosen
+        elif reported is not None:
+            rows = bound(model, data, name=reported)
+            elbo = (float(rows.mean()), rows[::every])
+            shown.append((_label(model, reported, checkpoint.name), *elbo, True))
         # Of what is least where it is best, such as an autoencoder's loss, it is no measure.
-        base = baseline(model, data) if model.best[1] == "max" else None
+        base = baseline(model, data) if direction == "max" or elbo is not None else None
+        if base is not None:
+            shown.append(("baseline: no latents", float(base.mean()), base[::every], True))
         caption = "± is the standard error over rows." + ("" if base is None else f" {_CAPTION}")
         table = Table("validation", "nats", "bits per dimension", caption=caption)
-        shown = {_label(model, checkpoint.name): (best, rows)}
-        if base is not None:
-            shown["baseline: no latents"] = (float(base.mean()), base[::every])
-        for name, (nats, some) in shown.items():
-            bits = f"{model.info.bits_per_dimension(nats):.4f}" if counted else "-"
-            table.add_row(name, _shown(nats, float(some.std()) / sqrt(n)), bits)
+        for label, nats, some, is_density in shown:
+            bits = f"{model.info.bits_per_dimension(nats):.4f}" if counted and is_density else "-"
+            table.add_row(label, _shown(nats, float(some.std()) / sqrt(n)), bits)
         console.print(table)
-        bound_of_both = model.objective.bound  # of what the baseline is, a likelihood's or a score
-        if base is not None and bound_of_both:
-            error = float((rows - base[::every]).std()) / sqrt(n)
-            console.print(_compared(best - float(base.mean()), error))
+        if base is not None and elbo is not None:
+            error = float((elbo[1] - base[::every]).std()) / sqrt(n)
+            console.print(_compared(elbo[0] - float(base.mean()), error))
+        if model.objective.keeps_newest:
+            console.print(
+                f"{checkpoint.name} is the newest model: the target of "
+                f"{type(model.objective).__name__} moves until the fit ends, so no validation "
+                "number compares earlier models with it."
+            )
     for file in files:
         console.print(f"  {file}")
     console.print(f"Next: vaekit sample --ckpt_path {checkpoint}")
@@ -158,9 +181,9 @@ def show_prior(model: Model, prior: Prior, data: DataModule) -> None:
     under = log_priors(model, data, [own.prior, prior])
     gain, error = _mean_and_error(under[1] - under[0])
     columns = {"log p(z)": [_shown(*_mean_and_error(rows)) for rows in under]}
-    if model.has_bound and model.best[0] == "elbo":
+    if model.has_bound and model.bound_name == "elbo":
         # Of which log p(z) is a term; the same draws of z give the difference with less noise.
-        before = bound(model, data)
+        before = bound(model, data, name="elbo")
         elbos = (before, before + under[1] - under[0])
         columns = {"ELBO": [_shown(*_mean_and_error(rows)) for rows in elbos], **columns}
     caption = "± is the standard error over rows."

@@ -144,13 +144,21 @@ class Model(nn.Module):
 
     @property
     def has_bits(self) -> bool:
-        """Whether what chooses the best checkpoint counts bits, of rows that no mask hides."""
+        """Whether the reported bound counts bits, for rows without a mask."""
         return self.has_bound and self.core.likelihood.gives_bits(self.info)
 
     @property
     def has_bound(self) -> bool:
-        """Whether what chooses the best checkpoint is a lower bound of log p(x)."""
+        """Whether validation reports a lower bound of log p(x)."""
         return self.objective.bound and self.core.likelihood.normalized
+
+    @property
+    def bound_name(self) -> str | None:
+        """The name of the reported bound, or of the score in place of a bound; None without."""
+        if not self.objective.bound:
+            return None
+        name, direction = self.best
+        return name if direction == "max" else name_of("elbo", self.core.likelihood)
 
     @property
     def best(self) -> tuple[str, str]:

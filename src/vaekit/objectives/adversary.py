@@ -21,22 +21,31 @@ class WithCritic(FullPrecisionPart, Objective):
     Arguments:
         lr: The critic's learning rate; None for the model's.
         clip: The largest norm of the critic's gradient; None for the trainer's.
+        betas: The critic's decay rates, for an optimizer that has betas, such as Adam; None for
+            the model's.
 
     Attributes:
         critic: The network.
 
     Raises:
-        ValueError: If the learning rate or the norm is not positive.
+        ValueError: If the learning rate or the norm is not positive, or betas are not two numbers
+            from 0 to below 1.
     """
 
     critic: nn.Module
 
-    def __init__(self, lr: float | None, clip: float | None) -> None:
+    def __init__(
+        self, lr: float | None, clip: float | None, betas: list[float] | None = None
+    ) -> None:
         super().__init__()
-        self.own = {"lr": lr, "clip": clip}
-        for name, value in self.own.items():
+        for name, value in (("lr", lr), ("clip", clip)):
             if value is not None and not 0 < value < inf:
                 raise ValueError(f"Expected {name} to be positive or None but got {value!r}.")
+        if betas is not None and not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
+            raise ValueError(
+                f"Expected betas to be two numbers from 0 to below 1, or None, but got {betas!r}."
+            )
+        self.own: dict[str, Any] = {"lr": lr, "clip": clip, "betas": betas and tuple(betas)}
 
     def adversary(self) -> dict[str, Any]:
         own = {name: value for name, value in self.own.items() if value is not None}

@@ -90,12 +90,14 @@ class VAEGAN(OnData):
         discriminator: An encoder, by name or spec: its features are f, and D is linear in them.
         lr: The discriminator's learning rate; None for the model's.
         clip: The largest norm of its gradient; None for the trainer's.
+        betas: Its decay rates, for an optimizer with betas, such as Adam; None for the model's.
 
     Raises:
-        ValueError: If gamma is negative, the learning rate or the norm not positive, or rows have
-            several entries; when the model is built, if the posterior has no density, or if the
-            likelihood has weights, or takes numbers beside the point, which nothing would train;
-            when called, if its point cannot be differentiated.
+        ValueError: If gamma is negative, the learning rate or the norm not positive, betas are not
+            two numbers from 0 to below 1, or rows have several entries; when the model is built,
+            if the posterior has no density, or if the likelihood has weights, or takes numbers
+            beside the point, which nothing would train; when called, if its point cannot be
+            differentiated.
 
     References:
         Autoencoding beyond pixels using a learned similarity metric (Larsen et al., 2016),
@@ -112,8 +114,9 @@ class VAEGAN(OnData):
         discriminator: Spec = "MLPEncoder",
         lr: float | None = None,
         clip: float | None = None,
+        betas: list[float] | None = None,
     ) -> None:
-        super().__init__(lr, clip)
+        super().__init__(lr, clip, betas)
         if isinstance(event_shape, dict):
             raise ValueError(f"Expected rows of one entry but got {', '.join(event_shape)}.")
         check_weights(gamma=gamma)
@@ -218,12 +221,14 @@ class PatchGAN(OnData):
         layers: How many of them halve the image; None for three, or as many as it allows.
         lr: Its learning rate; None for the model's.
         clip: The largest norm of its gradient; None for the trainer's.
+        betas: Its decay rates, for an optimizer with betas, such as Adam; None for the model's.
 
     Raises:
         ValueError: If a weight or start is negative, the learning rate or the norm not positive,
-            or the event no image (C, H, W), or too small for so many layers; when the model is
-            built, if its core has no decoder to train, or the posterior has no density and beta
-            is not 0; when called, if the likelihood's point cannot be differentiated.
+            betas are not two numbers from 0 to below 1, or the event no image (C, H, W), or too
+            small for so many layers; when the model is built, if its core has no decoder to train,
+            or the posterior has no density and beta is not 0; when called, if the likelihood's
+            point cannot be differentiated.
 
     References:
         Taming Transformers for High-Resolution Image Synthesis (Esser et al., 2021),
@@ -252,8 +257,9 @@ class PatchGAN(OnData):
         layers: int | None = None,
         lr: float | None = None,
         clip: float | None = None,
+        betas: list[float] | None = None,
     ) -> None:
-        super().__init__(lr, clip)
+        super().__init__(lr, clip, betas)
         if not self.accepts(event_shape):
             raise ValueError(f"Expected images of shape (C, H, W) but got {event_shape}.")
         for name, value in (

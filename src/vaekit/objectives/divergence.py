@@ -121,8 +121,15 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
 class _Matching(Objective):
     """Base of objectives that compare draws of q(z) with draws of p(z)."""
 
-    def draws(self, model: Core, draw: Draw) -> tuple[Tensor, Tensor]:
-        """Draws of q(z) and of p(z), one of each for each row of all ranks, (N, Z).
+    best = ("loss", "min")
+
+    def draws(self, model: Core, draw: Draw, all_ranks: bool = True) -> tuple[Tensor, Tensor]:
+        """Returns draws of q(z) and of p(z), one of each for each row, (N, Z).
+
+        Arguments:
+            model: The core.
+            draw: The draw of this rank's rows.
+            all_ranks: Whether N counts the rows of all ranks, or only this rank's.
 
         Raises:
             ValueError: If there are several levels, or draws of p(z) would not train the prior.
@@ -135,8 +142,10 @@ class _Matching(Objective):
                 f"one that gives a {type(p).__name__}",
             )
         prior = p.rsample(shape) if p.has_rsample else p.sample(shape)
-        rows = draw.batch.counted
-        return gather_over_ranks(z.flatten(1), rows), gather_over_ranks(prior.flatten(1), rows)
+        z, prior, rows = z.flatten(1), prior.flatten(1), draw.batch.counted
+        if not all_ranks:
+            return z[:rows], prior[:rows]
+        return gather_over_ranks(z, rows), gather_over_ranks(prior, rows)
 
 
 class InfoVAE(_Matching):
@@ -147,6 +156,9 @@ class InfoVAE(_Matching):
 
     q(z) has one draw for each row of the batch, of all ranks, and so has p(z). The discrepancy,
     `mmd`, is told without its weight.
+
+    Validation reports the ELBO, the discrepancy of each validation batch on one rank, an unbiased
+    estimate whatever the batch size, and the loss, which chooses the best checkpoint.
 
     Arguments:
         alpha: What the rate counts less, without unit; 0 keeps the ELBO whole, 1 leaves the rate
@@ -190,11 +202,25 @@ class InfoVAE(_Matching):
         return 1 - alpha, alpha + at(self.weight) - 1
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
+        return self._terms(model, batch, lambda weight: weight_at(weight, step))
+
+    def evaluate(self, model: Core, batch: Batch) -> dict[str, Tensor]:
+        terms = self._terms(model, batch, final_weight, all_ranks=False)
+        return {**terms, "loss": terms["loss"].mean()}
+
+    def _terms(
+        self,
+        model: Core,
+        batch: Batch,
+        at: Callable[[float | Schedule], Any],
+        all_ranks: bool = True,
+    ) -> dict[str, Tensor]:
+        """The terms with weights as they are `at` a step."""
         draw = model.draw(batch)
         terms = draw.bound()
         with full_precision(draw.z):
-            discrepancy = mmd(*self.draws(model, draw), self.kernel, self.scales)
-        of_rate, of_mmd = self._weights(lambda w: weight_at(w, step))
+            discrepancy = mmd(*self.draws(model, draw, all_ranks), self.kernel, self.scales)
+        of_rate, of_mmd = self._weights(at)
         loss = terms["distortion"] + of_rate * terms["rate"] + of_mmd * discrepancy
         return {**terms, "mmd": discrepancy, "loss": sum(draw.losses.values(), loss)}
 
@@ -207,8 +233,10 @@ class WAE(_Matching):
     q(z) has one draw for each row of the batch, of all ranks, and so has p(z). The distance, `mmd`
     or `sliced`, is told without its weight. No density of q is needed: it serves `Delta` too.
 
-    The distance belongs to all rows together. What evaluation reports, and what chooses the best
-    checkpoint, must not depend on how many there are: it is the distortion alone, no bound.
+    Validation reports the distortion, the distance and their weighted sum, `loss`, which chooses
+    the best checkpoint and is no bound. The distance is the mean over the validation batches, each
+    of one rank, weighted by their rows. "mmd" is an unbiased estimate whatever the batch size.
+    "sliced" is larger in smaller batches, so only values of one batch size compare.
 
     Arguments:
         weight: Lambda, without unit. The authors' code takes 10 where a squared error counts 0.05,
@@ -230,7 +258,6 @@ class WAE(_Matching):
         Sliced-Wasserstein Autoencoder (Kolouri et al., 2018), https://arxiv.org/abs/1804.01947
     """
 
-    best = ("distortion", "min")
     bound = False
 
     def __init__(
@@ -252,23 +279,24 @@ class WAE(_Matching):
         self.kernel, self.scales = kernel, scales
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
+        return self._terms(model, batch, weight_at(self.weight, step))
+
+    def evaluate(self, model: Core, batch: Batch) -> dict[str, Tensor]:
+        terms = self._terms(model, batch, final_weight(self.weight), all_ranks=False)
+        return {**terms, "loss": terms["loss"].mean()}
+
+    def _terms(
+        self, model: Core, batch: Batch, weight: float | Tensor, all_ranks: bool = True
+    ) -> dict[str, Tensor]:
         draw = model.draw(batch)
-        terms = _without_rate(draw)
         with full_precision(draw.z):
-            distance = self._distance(*self.draws(model, draw))
-        loss = terms["distortion"] + weight_at(self.weight, step) * distance
-        return {**terms, self.penalty: distance, "loss": sum(draw.losses.values(), loss)}
+            distance = self._distance(*self.draws(model, draw, all_ranks))
+        loss = sum(draw.losses.values(), draw.distortion + weight * distance)
+        terms = {**draw.losses, "distortion": draw.distortion, self.penalty: distance}
+        return {**terms, "loss": loss}
 
     def _distance(self, z: Tensor, prior: Tensor) -> Tensor:
         if self.penalty == "mmd":
             return mmd(z, prior, self.kernel, self.scales)
         directions = torch.randn(self.directions, z.shape[1], dtype=z.dtype, device=z.device)
         return sliced_wasserstein(z, prior, normalize(directions))
-
-    def evaluate(self, model: Core, batch: Batch) -> dict[str, Tensor]:
-        """The distortion of each row, and q's own losses, (B,)."""
-        return _without_rate(model.draw(batch))
-
-
-def _without_rate(draw: Draw) -> dict[str, Tensor]:
-    return {**draw.losses, "distortion": draw.distortion}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from math import log
 from typing import Literal
 
 import torch
@@ -18,10 +19,13 @@ from vaekit.contracts.likelihood import Likelihood
 from vaekit.contracts.objective import Objective
 from vaekit.contracts.posterior import Posterior
 from vaekit.contracts.prior import Prior
-from vaekit.contracts.schedule import Schedule, check_weights, weight_at
+from vaekit.contracts.schedule import Schedule, check_weights, final_weight, weight_at
 from vaekit.distributions.factors import factor_rates, factorises, marginals
 from vaekit.numerics.distributed import mean_over_ranks
 from vaekit.numerics.precision import full_precision
+
+Weigh = Callable[[float | Schedule], float | Tensor]
+Terms = dict[str, Tensor]
 
 
 class ELBO(Objective):
@@ -41,6 +45,12 @@ class ELBO(Objective):
     KL_j is the mean over its rows on all ranks; a latent whose mean is above \lambda has its
     gradient from every row, and one below from none. Of several draws the mean is compared.
 
+    Validation reports elbo, distortion and rate. Unless the schedules end in the ELBO itself (beta
+    1, no free bits, no capacity), it also reports the loss with schedules at their end, and this
+    loss chooses the best checkpoint. The ELBO would choose the model of the step at which the rate
+    passes the one that the ELBO prefers, long before a capacity has risen to its end. Free bits
+    over the batch are compared with the mean over the rows of each validation batch on one rank.
+
     Lagging is of the inference network: of each n + 1 optimizer steps, the first n move encoder
     and posterior alone, and the last moves everything. What a part changes after a step, such as
     an optimal scale, goes on meanwhile. Different from the paper, n is given, where that goes on
@@ -56,16 +66,19 @@ class ELBO(Objective):
         free_bits_over: Whether the mean of the "batch" is compared, as in the paper, or each
             "row". Where a rate is estimated from draws, the batch is the better choice: one row's
             estimate is often above \lambda, or below, by chance.
-        capacity: C, in nats per row; None for none. Beta is then the paper's \gamma, such as 1000.
-            A rate that is estimated from draws is off by its noise from any C, which presses it
+        capacity: C, per row in `capacity_unit`; None for none. Beta is then the paper's \gamma. A
+            rate that is estimated from draws is off by its noise from any C, which presses it
             below C: take a q and a prior of closed form.
+        capacity_unit: "nats", or "log_rows" for multiples of log N, N training rows. On average a
+            code cannot contain more than log N nats about which training row it encodes; a larger
+            rate only moves q(z) away from the prior.
         lagging: n, in optimizer steps; of a schedule rounded to a whole number.
 
     Raises:
         ValueError: If a number is negative, samples is below one, a choice is another, or capacity
-            and free bits come together; with lagging, if the core has nothing beside its encoders
-            and posteriors, or none of these; at the first step, if q or the prior has no rates of
-            single latents.
+            and free bits come together; with "log_rows", if the number of training rows is not
+            known; with lagging, if the core has nothing beside its encoders and posteriors, or
+            none of these; at the first step, if q or the prior has no rates of single latents.
 
     References:
         Auto-Encoding Variational Bayes (Kingma and Welling, 2014),
@@ -91,6 +104,8 @@ class ELBO(Objective):
         free_bits_over: Literal["batch", "row"] = "batch",
         capacity: float | Schedule | None = None,
         lagging: int | Schedule = 0,
+        capacity_unit: Literal["nats", "log_rows"] = "nats",
+        data_size: int | None = None,
     ) -> None:
         super().__init__()
         check_weights(beta=beta, free_bits=free_bits, capacity=capacity or 0, lagging=lagging)
@@ -110,29 +125,60 @@ class ELBO(Objective):
             raise ValueError(
                 f"Expected free_bits or a capacity but got both: {free_bits!r} and {capacity!r}."
             )
+        if capacity_unit not in ("nats", "log_rows"):
+            raise ValueError(
+                f"Expected capacity_unit to be nats or log_rows but got {capacity_unit!r}."
+            )
+        if capacity_unit == "log_rows" and data_size is None:
+            raise ValueError(
+                "Expected the number of training rows, which a vaekit data module knows, for "
+                "capacity_unit log_rows but got none: pass DataInfo(..., data_size=...), or "
+                "choose nats."
+            )
+        self.nats = log(data_size) if capacity_unit == "log_rows" and data_size else 1.0
         self.beta, self.samples = beta, samples
         self.free_bits, self.per, self.over = free_bits, free_bits_per, free_bits_over
         self.capacity, self.lagging = capacity, lagging
+        if final_weight(beta) != 1 or final_weight(free_bits) or capacity is not None:
+            self.best = ("loss", "min")
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
         draw = model.draw(batch, self.samples)
+        return self._terms(draw, lambda weight: weight_at(weight, step), mean_over_ranks)
+
+    def evaluate(self, model: Core, batch: Batch) -> dict[str, Tensor]:
+        draw = model.draw(batch)
+        if self.best[0] == "elbo":
+            return draw.bound()
+        terms = self._terms(draw, final_weight, lambda kl, rows: kl[:rows].mean(0))
+        depends_on_batch = self.free_bits and self.over == "batch"
+        return {**terms, "loss": terms["loss"].mean() if depends_on_batch else terms["loss"]}
+
+    def _terms(self, draw: Draw, at: Weigh, mean: Callable[[Tensor, int], Tensor]) -> Terms:
+        """The terms with weights as they are `at` a step.
+
+        Arguments:
+            mean: Computes the mean rates (J,) from rates (B, J), of which the first n rows count.
+        """
         terms = draw.bound()  # each (B,)
         rate = terms["rate"]
         if self.capacity is not None:
-            rate = (rate - weight_at(self.capacity, step)).abs()
+            rate = (rate - self.nats * at(self.capacity)).abs()
         elif self.free_bits:
-            rate = self._held_up(draw, weight_at(self.free_bits, step))
-        loss = terms["distortion"] + weight_at(self.beta, step) * rate
+            rate = self._held_up(draw, at(self.free_bits), mean)
+        loss = terms["distortion"] + at(self.beta) * rate
         return {**terms, "loss": sum(draw.losses.values(), loss)}
 
-    def _held_up(self, draw: Draw, free: float | Tensor) -> Tensor:
+    def _held_up(
+        self, draw: Draw, free: float | Tensor, mean: Callable[[Tensor, int], Tensor]
+    ) -> Tensor:
         """The sum of the rates, (B,), those that are at most `free` in its place."""
         with full_precision(draw.z):
             found = [level.rate().unsqueeze(-1) for level in draw.levels]
             if self.per == "latent":
                 found = [self._of_latents(level) for level in draw.levels]
             kl = torch.cat([rates.mean(0) for rates in found], 1)  # (B, J)
-            compared = kl if self.over == "row" else mean_over_ranks(kl, draw.batch.counted)
+            compared = kl if self.over == "row" else mean(kl, draw.batch.counted)
             above = (compared > free) | (free == 0)  # free of nothing, estimates may be negative
             return torch.where(above, kl, free).sum(1)
 

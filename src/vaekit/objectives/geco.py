@@ -34,8 +34,9 @@ class GECO(FullPrecisionPart, Objective):
     into the loss too, with the gradient of the batch's own violation: that is the same gradient.
     The average is corrected for its beginning, as Adam's are.
 
-    Validation reports the ELBO, which also chooses the best checkpoint, whether or not the
-    constraint holds there: compare `val/distortion` with the target.
+    Validation reports the ELBO: compare `val/distortion` with the target. The multiplier moves
+    until the fit ends, and the ELBO does not know the constraint. Therefore no validation number
+    chooses a checkpoint: the newest model counts as the best.
 
     Arguments:
         target: D*, in nats per row: the largest distortion that is wanted.
@@ -51,6 +52,8 @@ class GECO(FullPrecisionPart, Objective):
     References:
         Taming VAEs (Rezende and Viola, 2018), https://arxiv.org/abs/1810.00597
     """
+
+    keeps_newest = True
 
     log_multiplier: Tensor
     violation: Tensor

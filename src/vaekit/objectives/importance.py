@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import log
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ class IWAE(Objective):
         ['iwae', 'elbo', 'effective_samples', 'loss']
     """
 
-    best: ClassVar[tuple[str, str]] = ("iwae", "max")
+    best = ("iwae", "max")
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, softplus
 from vaekit.contracts.batch import Batch
 from vaekit.contracts.core import Core
 from vaekit.contracts.part import frozen
-from vaekit.contracts.schedule import Schedule, check_weights, weight_at
+from vaekit.contracts.schedule import Schedule, check_weights, final_weight, weight_at
 from vaekit.networks.blocks import mlp, widths, with_context
 from vaekit.numerics.precision import full_precision
 from vaekit.objectives.adversary import WithCritic, from_prior
@@ -36,9 +36,12 @@ class FactorVAE(WithCritic):
         hidden: Widths of the critic's hidden layers, a number for one; the paper has six of 1000.
         lr: The critic's learning rate; None for the model's.
         clip: The largest norm of the critic's gradient; None for the trainer's.
+        betas: The critic's decay rates, for an optimizer that has betas, such as Adam; None for
+            the model's.
 
     Raises:
-        ValueError: If gamma is negative, or the learning rate or the norm not positive.
+        ValueError: If gamma is negative, the learning rate or the norm not positive, or betas are
+            not two numbers from 0 to below 1.
 
     References:
         Disentangling by Factorising (Kim and Mnih, 2018), https://arxiv.org/abs/1802.05983, which
@@ -52,8 +55,9 @@ class FactorVAE(WithCritic):
         hidden: int | list[int] = [256, 256, 256],  # noqa: B006 - read only
         lr: float | None = 1e-4,
         clip: float | None = None,
+        betas: list[float] | None = [0.5, 0.9],  # noqa: B006 - read only
     ) -> None:
-        super().__init__(lr, clip)
+        super().__init__(lr, clip, betas)
         check_weights(gamma=gamma)
         self.gamma = gamma
         self.critic = mlp([prod(latent_shape), *widths(hidden), 2], "LeakyReLU")
@@ -84,8 +88,12 @@ class AdversarialAE(WithCritic):
 
     D, given the context too where there is one, is the probability that z came from the prior. q
     needs no density: `Delta` gives the paper's deterministic encoder, `DiagonalNormal` its
-    Gaussian one. What the adversary makes of q changes in training; so evaluation reports the
-    distortion alone, which is no bound.
+    Gaussian one.
+
+    Validation reports the distortion, the `adversary` term of the model, which is log 2 when D
+    cannot tell q(z) from the prior, and their weighted sum, `loss`, which chooses the best
+    checkpoint and is no bound. All are of each row, whatever the batch. D changes in training, so
+    `adversary` is too small as long as D has not learned.
 
     Arguments:
         weight: w, without unit.
@@ -94,16 +102,18 @@ class AdversarialAE(WithCritic):
         hidden: Widths of D's hidden layers, a number for one.
         lr: D's learning rate; None for the model's. A D that falls behind lets the codes drift.
         clip: The largest norm of D's gradient; None for the trainer's.
+        betas: D's decay rates, for an optimizer with betas, such as Adam; None for the model's.
 
     Raises:
-        ValueError: If the weight is negative, or the learning rate or the norm not positive; when
-            the model is built, if its prior has weights to learn, which draws do not train.
+        ValueError: If the weight is negative, the learning rate or the norm not positive, or betas
+            are not two numbers from 0 to below 1; when the model is built, if its prior has
+            weights to learn, which draws do not train.
 
     References:
         Adversarial Autoencoders (Makhzani et al., 2015), https://arxiv.org/abs/1511.05644
     """
 
-    best = ("distortion", "min")
+    best = ("loss", "min")
     bound = False
 
     def __init__(
@@ -115,8 +125,9 @@ class AdversarialAE(WithCritic):
         hidden: int | list[int] = [256, 256],  # noqa: B006 - read only
         lr: float | None = 5e-3,
         clip: float | None = None,
+        betas: list[float] | None = None,
     ) -> None:
-        super().__init__(lr, clip)
+        super().__init__(lr, clip, betas)
         check_weights(weight=weight)
         self.weight, self.saturating = weight, saturating
         self.critic = mlp([prod(latent_shape) + context_features, *widths(hidden), 1], "ReLU")
@@ -125,12 +136,11 @@ class AdversarialAE(WithCritic):
         draw = model.draw(batch)
         distortion, z = draw.distortion, draw.z[0].flatten(1)
         with full_precision(z):
-            drawn, own, free = (
+            drawn, free = (
                 with_context(rows, batch.context)
-                for rows in (from_prior(draw).flatten(1), z, z.detach())
+                for rows in (from_prior(draw).flatten(1), z.detach())
             )
-            logit = frozen(self.critic)(own).squeeze(1)
-            adversary = -softplus(logit) if self.saturating else softplus(-logit)
+            adversary = self._heard(z, batch)
             critic = softplus(-self.critic(drawn)) + softplus(self.critic(free))  # (B, 1)
         terms = {"distortion": distortion, "adversary": adversary, "critic": critic.squeeze(1)}
         loss = distortion + weight_at(self.weight, step) * adversary + terms["critic"]
@@ -138,7 +148,17 @@ class AdversarialAE(WithCritic):
 
     def evaluate(self, model: Core, batch: Batch) -> dict[str, Tensor]:
         draw = model.draw(batch)
-        return {**draw.losses, "distortion": draw.distortion}
+        z = draw.z[0].flatten(1)
+        with full_precision(z):
+            adversary = self._heard(z, batch)
+        loss = draw.distortion + final_weight(self.weight) * adversary
+        terms = {**draw.losses, "distortion": draw.distortion, "adversary": adversary}
+        return {**terms, "loss": sum(draw.losses.values(), loss)}
+
+    def _heard(self, z: Tensor, batch: Batch) -> Tensor:
+        """The term of the model (B,) for codes z (B, Z), which leaves D as it is."""
+        logit = frozen(self.critic)(with_context(z, batch.context)).squeeze(1)
+        return -softplus(logit) if self.saturating else softplus(-logit)
 
     def check(self, model: Core) -> None:
         super().check(model)

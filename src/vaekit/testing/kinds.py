@@ -40,7 +40,8 @@ def what_it_calls_a_bound_is_one(s: Subject) -> None:
     model = s.model().eval()
     if not model.has_bound:
         raise Excused("it reports no bound")
-    batch, name = s.batch(), model.best[0]
+    batch, name = s.batch(), model.bound_name
+    assert name is not None
     with model.using():
         found = torch.stack([model.evaluate(batch)[name] for _ in range(400)]).double()
         estimate = log_likelihood(model.core, batch, 20_000)

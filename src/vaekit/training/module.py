@@ -39,7 +39,7 @@ class VAEModule(LightningModule):
     """Trains and evaluates a model.
 
     Losses are in nats: sums over dimensions, means over rows. Validation and test report the bound
-    itself (beta 1, full KL), whatever is minimised in training, or what else the objective says.
+    itself (beta 1, full KL), whatever is minimised in training, and what else the objective says.
 
     Arguments:
         model: The model.
@@ -383,9 +383,9 @@ class VAEModule(LightningModule):
         errors = {f"{name}_error": e for name, e in means.errors.items() if name != _VARIANCE}
         if _VARIANCE in values:
             errors["log_likelihood_error_draws"] = sqrt(values.pop(_VARIANCE) / means.counted)
-        best = self.model.best[0]
-        if best in values and self._bits and not self._masked.get(split):
-            values["bpd"] = self.model.info.bits_per_dimension(values[best])
+        best, bound = self.model.best[0], self.model.bound_name
+        if bound in values and self._bits and not self._masked.get(split):
+            values["bpd"] = self.model.info.bits_per_dimension(values[bound])
         values |= errors
         for name, value in values.items():
             # The value is that of all ranks already: the mean over them is itself.

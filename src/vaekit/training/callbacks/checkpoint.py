@@ -26,7 +26,8 @@ class BestCheckpoint(ModelCheckpoint):
 
     Arguments:
         monitor: What is compared; by default what the objective names, such as the validation
-            ELBO. Without validation rows the newest model counts as the best.
+            ELBO. Without validation rows, or with an objective whose target moves until the fit
+            ends (`Objective.keeps_newest`), the newest model counts as the best.
         mode: Whether "max" or "min" is best, of a `monitor` that is named here.
         every_n_epochs: How often to look, and to write `last.ckpt`; the last epoch always counts.
         every_n_train_steps: How often to write `last.ckpt` within an epoch too; 0 for never.
@@ -78,7 +79,7 @@ class BestCheckpoint(ModelCheckpoint):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module: Any = pl_module
         if isinstance(getattr(module, "model", None), Model):
-            if self.monitor is None:
+            if self.monitor is None and not module.model.objective.keeps_newest:
                 name, self.mode = module.model.best
                 self.monitor = f"val/{name}"
                 self.kth_value = torch.tensor(-torch.inf if self.mode == "max" else torch.inf)
