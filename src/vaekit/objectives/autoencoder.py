@@ -16,7 +16,7 @@ from vaekit.contracts.core import Core
 from vaekit.contracts.draw import Draw
 from vaekit.contracts.objective import Objective
 from vaekit.contracts.part import learns, still
-from vaekit.contracts.schedule import Schedule, check_weights, final_weight, weight_at
+from vaekit.contracts.schedule import Schedule, check_weights, weight_at
 from vaekit.contracts.trees import Tree, each, leaves
 from vaekit.numerics.precision import at_least_float32
 
@@ -112,21 +112,19 @@ class AE(Objective):
             )
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
-        return self._terms(model, batch, lambda weight: weight_at(weight, step))
+        return self._terms(model, batch, step)
 
     def evaluate(self, model: Core, batch: Batch) -> dict[str, Tensor]:
-        terms = self._terms(model, batch, final_weight)
+        terms = self._terms(model, batch, None)
         return {name: term.expand(len(batch)) for name, term in terms.items()}
 
-    def _terms(
-        self, model: Core, batch: Batch, at: Callable[[float | Schedule], float | Tensor]
-    ) -> dict[str, Tensor]:
-        """The terms, with weights as they are `at` a step."""
+    def _terms(self, model: Core, batch: Batch, step: int | None) -> dict[str, Tensor]:
+        """The terms with weights as they are at a step; at the end of all schedules without."""
         draw = self._draw(model, batch)
         found = {name: _PENALTIES[name](model, draw) for name in self.penalties}
         distortion = loss = draw.distortion  # (B,)
         for name, term in found.items():
-            loss = loss + at(getattr(self, name)) * term
+            loss = loss + weight_at(getattr(self, name), step) * term
         loss = sum(draw.losses.values(), loss)
         return {**draw.losses, **found, "distortion": distortion, "loss": loss}
 

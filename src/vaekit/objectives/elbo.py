@@ -24,7 +24,6 @@ from vaekit.distributions.factors import factor_rates, factorises, marginals
 from vaekit.numerics.distributed import mean_over_ranks
 from vaekit.numerics.precision import full_precision
 
-Weigh = Callable[[float | Schedule], float | Tensor]
 Terms = dict[str, Tensor]
 
 
@@ -144,29 +143,30 @@ class ELBO(Objective):
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
         draw = model.draw(batch, self.samples)
-        return self._terms(draw, lambda weight: weight_at(weight, step), mean_over_ranks)
+        return self._terms(draw, step, mean_over_ranks)
 
     def evaluate(self, model: Core, batch: Batch) -> dict[str, Tensor]:
         draw = model.draw(batch)
         if self.best[0] == "elbo":
             return draw.bound()
-        terms = self._terms(draw, final_weight, lambda kl, rows: kl[:rows].mean(0))
+        terms = self._terms(draw, None, lambda kl, rows: kl[:rows].mean(0))
         depends_on_batch = self.free_bits and self.over == "batch"
         return {**terms, "loss": terms["loss"].mean() if depends_on_batch else terms["loss"]}
 
-    def _terms(self, draw: Draw, at: Weigh, mean: Callable[[Tensor, int], Tensor]) -> Terms:
-        """The terms with weights as they are `at` a step.
+    def _terms(self, draw: Draw, step: int | None, mean: Callable[[Tensor, int], Tensor]) -> Terms:
+        """The terms with weights as they are at a step.
 
         Arguments:
+            step: None for the end of all schedules.
             mean: Computes the mean rates (J,) from rates (B, J), of which the first n rows count.
         """
         terms = draw.bound()  # each (B,)
         rate = terms["rate"]
         if self.capacity is not None:
-            rate = (rate - self.nats * at(self.capacity)).abs()
+            rate = (rate - self.nats * weight_at(self.capacity, step)).abs()
         elif self.free_bits:
-            rate = self._held_up(draw, at(self.free_bits), mean)
-        loss = terms["distortion"] + at(self.beta) * rate
+            rate = self._held_up(draw, weight_at(self.free_bits, step), mean)
+        loss = terms["distortion"] + weight_at(self.beta, step) * rate
         return {**terms, "loss": sum(draw.losses.values(), loss)}
 
     def _held_up(

@@ -97,7 +97,8 @@ class VampPrior(Prior):
         """Takes pseudo-inputs from the rows, at random; what a mask hides is 0."""
         kept, keys = [], torch.empty(0)
         for batch in data:  # those with the largest keys, so that few rows are held at a time
-            rows = dict(enumerate(entries_of(fill(batch.x, batch.mask)).values()))
+            found = entries_of(fill(batch.x, batch.mask))
+            rows = {place: found[name] for place, name in enumerate(self.entries)}
             if self.contexts is not None and batch.context is not None:
                 rows[_CONTEXT] = batch.context
             kept.append(rows)
