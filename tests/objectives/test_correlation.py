@@ -59,6 +59,42 @@ def test_beta_tc_has_the_gradient_of_the_papers_loss(estimator: Any) -> None:
 
 
 @pytest.mark.parametrize("estimator", ["mss", "mws"])
+@torch.no_grad()
+def test_beta_tc_tells_bounds_next_to_its_biased_estimates(estimator: Any) -> None:
+    # q(z|x) = N(m(x), 1/4) of means from N(0, S), in closed form: A = S + 1/4.
+    torch.manual_seed(0)
+    rows, size, noise = 20_000, 100, 0.25
+    s = torch.tensor([[1.0, 0.8], [0.8, 1.0]], dtype=torch.float64)
+    a = s + noise * torch.eye(2)
+    mi = float(a.logdet() - 2 * log(noise)) / 2
+    tc = float(a.diagonal().log().sum() - a.logdet()) / 2
+    kl_of_aggregate = tc + float((a.diagonal() - 1 - a.diagonal().log()).sum()) / 2
+    model = Model(
+        DataInfo((2,), data_size=rows),
+        latent_shape=2,
+        encoder={"class_path": "MLPEncoder", "init_args": {"hidden": [2]}},
+        likelihood="Gaussian",
+        objective={"class_path": "BetaTCVAE", "init_args": {"estimator": estimator}},
+    ).double()
+    posterior: Any = model.core.posterior
+    model.core.encoder = _Identity()  # type: ignore[assignment]
+    posterior.linear.weight.copy_(torch.cat([torch.eye(2), torch.zeros(2, 2)]))
+    posterior.linear.bias.copy_(torch.tensor([0.0, 0.0, log(noise), log(noise)]))
+    x = torch.randn(rows, 2, dtype=torch.float64) @ torch.linalg.cholesky(s).T
+    found = [model.objective(model.core, Batch(part), 0) for part in x.split(size)]
+    mean = {name: float(torch.stack([t[name] for t in found]).mean()) for name in found[0]}
+    assert mean["rate"] == pytest.approx(mi + kl_of_aggregate, abs=0.05)
+    assert mi - 0.1 < mean["mi_lower"] < mi + 0.01
+    assert tc < kl_of_aggregate - 0.01 < mean["tc_upper"] < kl_of_aggregate + 0.15
+    assert all(float(t["mi_lower"].max()) <= log(size) for t in found)
+
+
+class _Identity(torch.nn.Module):
+    def forward(self, x: Tensor, *args: Any) -> Tensor:
+        return x
+
+
+@pytest.mark.parametrize("estimator", ["mss", "mws"])
 def test_beta_tc_with_weights_of_one_is_the_elbo_of_one_draw(estimator: Any) -> None:
     core, batch = known()
     terms = BetaTCVAE(40, 1.0, 1.0, 1.0, estimator)(core, batch, 0)
