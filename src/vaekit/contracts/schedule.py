@@ -31,13 +31,10 @@ class Schedule:
         return self(10**9)
 
 
-def weight_at(weight: float | Schedule, step: int | None) -> float | Tensor:
-    """The weight at an optimizer step; a tensor of no dimension where the model is compiled.
-
-    Without a step, in evaluation, it is the `final_weight`.
-    """
-    if not isinstance(weight, Schedule) or step is None:
-        return final_weight(weight)
+def weight_at(weight: float | Schedule, step: int) -> float | Tensor:
+    """The weight at an optimizer step; a tensor of no dimension where the model is compiled."""
+    if not isinstance(weight, Schedule):
+        return weight
     if torch.compiler.is_compiling() and weight.placed is not None:
         return weight.placed
     return weight(step)

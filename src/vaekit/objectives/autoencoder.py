@@ -16,7 +16,7 @@ from vaekit.contracts.core import Core
 from vaekit.contracts.draw import Draw
 from vaekit.contracts.objective import Objective
 from vaekit.contracts.part import learns, still
-from vaekit.contracts.schedule import Schedule, check_weights, weight_at
+from vaekit.contracts.schedule import Schedule, check_weights, final_weight, weight_at
 from vaekit.contracts.trees import Tree, each, leaves
 from vaekit.numerics.precision import at_least_float32
 
@@ -112,19 +112,25 @@ class AE(Objective):
             )
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
-        return self._terms(model, batch, step)
+        weights = []
+        for weight in self._weights():  # no comprehension, which torch.compile would not follow
+            weights.append(weight_at(weight, step))
+        return self._terms(model, batch, weights)
 
     def evaluate(self, model: Core, batch: Batch) -> dict[str, Tensor]:
-        terms = self._terms(model, batch, None)
+        terms = self._terms(model, batch, list(map(final_weight, self._weights())))
         return {name: term.expand(len(batch)) for name, term in terms.items()}
 
-    def _terms(self, model: Core, batch: Batch, step: int | None) -> dict[str, Tensor]:
-        """The terms with weights as they are at a step; at the end of all schedules without."""
+    def _weights(self) -> list[float | Schedule]:
+        return [getattr(self, name) for name in self.penalties]
+
+    def _terms(self, model: Core, batch: Batch, weights: list[Any]) -> dict[str, Tensor]:
+        """The terms with these weights of the penalties."""
         draw = self._draw(model, batch)
         found = {name: _PENALTIES[name](model, draw) for name in self.penalties}
         distortion = loss = draw.distortion  # (B,)
-        for name, term in found.items():
-            loss = loss + weight_at(getattr(self, name), step) * term
+        for weight, term in zip(weights, found.values(), strict=True):
+            loss = loss + weight * term
         loss = sum(draw.losses.values(), loss)
         return {**draw.losses, **found, "distortion": distortion, "loss": loss}
 

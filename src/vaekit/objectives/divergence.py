@@ -188,41 +188,43 @@ class InfoVAE(_Matching):
         check_kernel(kernel, scales)
         self.alpha, self.weight = alpha, weight
         self.kernel, self.scales = kernel, scales
-        for step in (0, None):
-            of_rate, of_mmd = self._weights(step)
+        for at in (lambda w: weight_at(w, 0), final_weight):
+            of_rate, of_mmd = _weights(at(alpha), at(weight))
             if not (0 <= of_rate < inf and 0 <= of_mmd < inf):
                 raise ValueError(
                     "Expected alpha to be at most 1, and alpha + weight at least 1, but the rate "
                     f"would have the weight {of_rate:g} and the discrepancy {of_mmd:g}."
                 )
 
-    def _weights(self, step: int | None) -> tuple[Any, Any]:
-        """The weights of the rate and of the discrepancy at a step."""
-        alpha = weight_at(self.alpha, step)
-        return 1 - alpha, alpha + weight_at(self.weight, step) - 1
-
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
-        return self._terms(model, batch, step)
+        return self._terms(model, batch, weight_at(self.alpha, step), weight_at(self.weight, step))
 
     def evaluate(self, model: Core, batch: Batch) -> dict[str, Tensor]:
-        terms = self._terms(model, batch, None, all_ranks=False)
+        terms = self._terms(
+            model, batch, final_weight(self.alpha), final_weight(self.weight), all_ranks=False
+        )
         return {**terms, "loss": terms["loss"].mean()}
 
     def _terms(
         self,
         model: Core,
         batch: Batch,
-        step: int | None,
+        alpha: Any,
+        weight: Any,
         all_ranks: bool = True,
     ) -> dict[str, Tensor]:
-        """The terms with weights as they are at a step; at the end of all schedules without."""
         draw = model.draw(batch)
         terms = draw.bound()
         with full_precision(draw.z):
             discrepancy = mmd(*self.draws(model, draw, all_ranks), self.kernel, self.scales)
-        of_rate, of_mmd = self._weights(step)
+        of_rate, of_mmd = _weights(alpha, weight)
         loss = terms["distortion"] + of_rate * terms["rate"] + of_mmd * discrepancy
         return {**terms, "mmd": discrepancy, "loss": sum(draw.losses.values(), loss)}
+
+
+def _weights(alpha: Any, weight: Any) -> tuple[Any, Any]:
+    """The weights of the rate and of the discrepancy."""
+    return 1 - alpha, alpha + weight - 1
 
 
 class WAE(_Matching):

@@ -142,31 +142,42 @@ class ELBO(Objective):
             self.best = ("loss", "min")
 
     def forward(self, model: Core, batch: Batch, step: int) -> dict[str, Tensor]:
+        # No comprehension, in which torch.compile would compile the region for one step alone.
+        beta, free = weight_at(self.beta, step), weight_at(self.free_bits, step)
+        capacity = None if self.capacity is None else weight_at(self.capacity, step)
         draw = model.draw(batch, self.samples)
-        return self._terms(draw, step, mean_over_ranks)
+        return self._terms(draw, beta, free, capacity, mean_over_ranks)
 
     def evaluate(self, model: Core, batch: Batch) -> dict[str, Tensor]:
         draw = model.draw(batch)
         if self.best[0] == "elbo":
             return draw.bound()
-        terms = self._terms(draw, None, lambda kl, rows: kl[:rows].mean(0))
+        beta, free = final_weight(self.beta), final_weight(self.free_bits)
+        capacity = None if self.capacity is None else final_weight(self.capacity)
+        terms = self._terms(draw, beta, free, capacity, lambda kl, rows: kl[:rows].mean(0))
         depends_on_batch = self.free_bits and self.over == "batch"
         return {**terms, "loss": terms["loss"].mean() if depends_on_batch else terms["loss"]}
 
-    def _terms(self, draw: Draw, step: int | None, mean: Callable[[Tensor, int], Tensor]) -> Terms:
-        """The terms with weights as they are at a step.
+    def _terms(
+        self,
+        draw: Draw,
+        beta: float | Tensor,
+        free: float | Tensor,
+        capacity: float | Tensor | None,
+        mean: Callable[[Tensor, int], Tensor],
+    ) -> Terms:
+        """The terms with these weights.
 
         Arguments:
-            step: None for the end of all schedules.
             mean: Computes the mean rates (J,) from rates (B, J), of which the first n rows count.
         """
         terms = draw.bound()  # each (B,)
         rate = terms["rate"]
-        if self.capacity is not None:
-            rate = (rate - self.nats * weight_at(self.capacity, step)).abs()
+        if capacity is not None:
+            rate = (rate - self.nats * capacity).abs()
         elif self.free_bits:
-            rate = self._held_up(draw, weight_at(self.free_bits, step), mean)
-        loss = terms["distortion"] + weight_at(self.beta, step) * rate
+            rate = self._held_up(draw, free, mean)
+        loss = terms["distortion"] + beta * rate
         return {**terms, "loss": sum(draw.losses.values(), loss)}
 
     def _held_up(
