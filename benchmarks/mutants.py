@@ -33,7 +33,8 @@ FIRST += [
 ]
 FIRST += ["autoencoder"]
 
-ENTRIES = ["src", "tests", "configs", "benchmarks", "pyproject.toml", "README.md", "PLUGINS.md"]
+ENTRIES = ["src", "tests", "configs", "docs", "benchmarks", "pyproject.toml"]
+ENTRIES += ["README.md", "PLUGINS.md"]
 
 FAULTS = {
     "the decoder gets no context": (
@@ -143,6 +144,102 @@ FAULTS = {
         "objectives/autoencoder.py",
         "_square_norm(core, decoded, draw.z[0])",
         "_square_norm(core, decoded, draw.z[0].detach())",
+    ),
+    "a mean of batch means in the baseline": (
+        "evaluation/baseline.py",
+        "return None if fitted is None else _log_probs(fitted, model, data, split)",
+        "rows = None if fitted is None else _log_probs(fitted, model, data, split).split(40)\n"
+        "        return rows and torch.stack([some.mean() for some in rows])",
+    ),
+    "the mask of the baseline not passed": (
+        "evaluation/baseline.py",
+        "self.likelihood.log_prob(p, batch.x, batch.mask)[0]",
+        "self.likelihood.log_prob(p, batch.x)[0]",
+    ),
+    "hidden values counted in the baseline": (
+        "evaluation/baseline.py",
+        "torch.ones_like(x) if mask is None else mask.to(x)",
+        "torch.ones_like(x)",
+    ),
+    "the likelihood's own weights not fitted in the baseline": (
+        "evaluation/baseline.py",
+        "self.weights += [w for w in fitted.likelihood.parameters() if w.requires_grad]",
+        "self.weights += []",
+    ),
+    "a part of the rows taken for all in the baseline": (
+        "evaluation/baseline.py",
+        "if found > _log_probs(",
+        "if True or found > _log_probs(",
+    ),
+    "the baseline in the units of x": (
+        "evaluation/baseline.py",
+        'found[first : first + len(batch)] = terms["elbo"]',
+        "found[first : first + len(batch)] = fitted.log_prob(batch)",
+    ),
+    "moments over rows that do not show an element": (
+        "contracts/likelihood.py",
+        "seen.to(x).sum(0), x.sum(0)",
+        "torch.ones_like(x).sum(0), x.sum(0)",
+    ),
+    "a group split that ignores the seed": (
+        "data/rows/splits.py",
+        'torch.randperm(len(names), generator=generator("split", seed))',
+        'torch.randperm(len(names), generator=generator("split", 0))',
+    ),
+    "labels of other rows after binarising": (
+        "data/rows/prepare.py",
+        "None if c is None else each(lambda leaf: leaf[own], c) for c in columns",
+        "None if c is None else each(lambda leaf: leaf[: len(rows)], c) for c in columns",
+    ),
+    "codes without the mask in fit-prior": (
+        "model/fitted_priors.py",
+        "model.core.infer(batch.x, batch.context, batch.mask)",
+        "model.core.infer(batch.x, batch.context)",
+    ),
+    "a mean of 0 assumed in FittedNormal": (
+        "priors/fitted.py",
+        "self.loc.copy_(mean)\n",
+        "self.loc.zero_()\n",
+    ),
+    "a mixture fitted around 0": (
+        "priors/fitted.py",
+        "self.loc.copy_(mean + scale * torch",
+        "self.loc.copy_(scale * torch",
+    ),
+    "what the context explains is fitted twice": (
+        "priors/fitted.py",
+        "            z = z - c @ found\n",
+        "",
+    ),
+    "TwoStagePrior without `log_volume`": (
+        "priors/two_stage.py",
+        "log(self.prior.draws) - log_volume",
+        "log(self.prior.draws)",
+    ),
+    "ZINB's variance without the share of zeros": (
+        "likelihoods/counts.py",
+        "return kept * (variance + (1 - kept) * mean.square())",
+        "return kept * variance",
+    ),
+    "gathered rows with this rank's gradient alone": (
+        "numerics/distributed.py",
+        "return sum_over_ranks(grads[0])[dist.get_rank()]",
+        "return grads[0][dist.get_rank()]",
+    ),
+    "`batch_idx` for `global_step` in schedules": (
+        "training/module.py",
+        "self.model.objective(self.model.core, batch, self.global_step)",
+        "self.model.objective(self.model.core, batch, batch_idx)",
+    ),
+    "best.ckpt taken regardless of its score": (
+        "training/callbacks/checkpoint.py",
+        "return super().check_monitor_top_k(trainer, current)",
+        "return True",
+    ),
+    "the draws of a chunk repeat those of the first": (
+        "evaluation/importance_sampling.py",
+        "replace(batch, keys=later_draws(keys, start))",
+        "batch",
     ),
     "GECO's multiplier falls where it should grow": (
         "objectives/geco.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+import numpy as np
 import pytest
 import torch
 
@@ -223,3 +224,23 @@ def test_pytorch_vaes_validation_on_the_test_set_is_not_here() -> None:
     seen = {tuple(x) for b in module.val_dataloader() for x in b.x.flatten(1).tolist()}
     assert seen == rows["val"]
     assert not seen & rows["test"]
+
+
+def test_a_split_by_groups_follows_the_seed() -> None:
+    groups = np.arange(60) // 3
+    found = [
+        data.Arrays(torch.rand(60, 2), group=groups, val=0.2, test=0, seed=seed).numbers("val")
+        for seed in (0, 0, 1, 2)
+    ]
+    assert found[0].tolist() == found[1].tolist()
+    assert found[0].tolist() != found[2].tolist() != found[3].tolist()
+
+
+def test_labels_stay_with_their_rows_where_these_are_binarised() -> None:
+    label = torch.arange(200) % 3
+    x = (label[:, None] == torch.arange(3)).float()  # 0 and 1 alone: no draw changes them
+    x[0, 0] = 0.99
+    rows = data.Arrays(x, label=label, binarize="static", val=0.3, test=0.2)
+    for split in ("train", "val", "test"):
+        for batch in rows.rows(split):
+            assert torch.equal(batch.x.argmax(1), batch.label)

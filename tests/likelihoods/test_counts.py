@@ -227,3 +227,15 @@ def test_rows_of_a_foreign_loader_are_begun_at_and_refused_too() -> None:
     other = VAEModule(Model(info, 2, likelihood="Poisson"))
     with pytest.raises(ValueError, match=r"hold 0\.5"):
         fit(other, torch.utils.data.DataLoader(x, batch_size=10), max_epochs=1)
+
+
+def test_the_variance_of_zero_inflated_counts_is_that_of_their_probabilities() -> None:
+    p = likelihoods.counts.GammaPoisson(
+        torch.tensor([1.5]).double(), torch.tensor([0.4]).double(), torch.tensor([-0.7]).double()
+    )
+    x = torch.arange(2000).double()
+    mass = p.log_prob(x).exp()
+    mean = (mass * x).sum()
+    assert float(mass.sum()) == pytest.approx(1.0)
+    assert float(p.mean) == pytest.approx(float(mean))
+    assert float(p.variance) == pytest.approx(float((mass * (x - mean).square()).sum()))

@@ -316,3 +316,20 @@ def test_damaged_files_are_told(model: Model, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=words):
             load_prior(path, model)
     assert isinstance(model.core.prior, Prior)
+
+
+def test_codes_are_computed_with_the_mask() -> None:
+    torch.manual_seed(0)
+    x, mask = torch.rand(300, 6), torch.rand(300, 6) < 0.5
+    rows = [
+        data.Arrays(torch.where(mask, x, hidden), mask=mask, data_range=(-9, 9), val=0.3, test=0)
+        for hidden in (0.0, 8.0)
+    ]
+    model = Model(rows[0], 2, likelihood="Gaussian").eval()
+    priors, found = [], []
+    for own in rows:
+        torch.manual_seed(0)
+        priors.append(fit_prior(model, own, "FittedNormal"))
+        found.append(log_priors(model, own, [priors[0]]))
+    assert torch.equal(priors[0]().mean, priors[1]().mean)
+    assert torch.equal(*found)

@@ -290,3 +290,14 @@ def test_a_model_may_be_trained_with_one_and_then_fit_it() -> None:
     again.load_state_dict(model.state_dict())
     found: Any = again.core.prior
     assert torch.equal(found().mean, prior().mean)
+
+
+def test_the_density_of_a_two_stage_prior_integrates_to_one() -> None:
+    torch.manual_seed(0)
+    prior = TwoStagePrior((1,), epochs=3).double()
+    prior.fit(3 + 5 * torch.randn(400, 1).double())
+    prior.draws = 400
+    z = torch.linspace(-60, 66, 800).double().unsqueeze(1)
+    with torch.no_grad():
+        density = prior().log_prob(z).exp()
+    assert float(torch.trapezoid(density, z[:, 0])) == pytest.approx(1.0, abs=0.03)
