@@ -38,6 +38,12 @@ it."""
 _UNITS = {"elbo": -1, "iwae": -1, "log_likelihood": -1, "distortion": 1}
 """Terms that change with the units of x, and by which multiple of `DataInfo.log_units`."""
 
+_DIRECTIONS = {
+    **dict.fromkeys(("elbo", "iwae", "score", "log_likelihood"), "max"),
+    **dict.fromkeys(("loss", "distortion", "bpd"), "min"),
+}
+"""Whether "max" or "min" is best of a number."""
+
 Choice = str | Mapping[str, Any] | nn.Module
 
 
@@ -165,6 +171,16 @@ class Model(nn.Module):
         """The number that chooses the best checkpoint, and whether "max" or "min" is best."""
         name, direction = self.objective.best
         return name_of(name, self.core.likelihood), direction
+
+    def direction(self, monitor: str) -> str | None:
+        """Whether "max" or "min" is best of a number that is logged, such as val/elbo.
+
+        None of a number that has no best, such as val/rate.
+        """
+        split, _, name = monitor.rpartition("/")
+        best, direction = self.best
+        known = {**_DIRECTIONS, best: direction}
+        return known.get(name) if split in ("train", "val", "test", "step") else None
 
     def overriding(self, method: str) -> list[Part]:
         """The parts with a method of their own, such as `start` or `after_step`, each once.

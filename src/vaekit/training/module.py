@@ -29,6 +29,7 @@ from vaekit.numerics.random import fixed_noise
 from vaekit.training import compile as compiled
 from vaekit.training import optimizers
 from vaekit.training.callbacks.collapse import CollapseWatch
+from vaekit.training.callbacks.directions import set_modes
 from vaekit.training.callbacks.guard import Guard
 from vaekit.training.lightning_messages import Unwatched, quieten
 
@@ -116,6 +117,8 @@ class VAEModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         self._look_for_parts()
+        if stage == "fit":
+            set_modes(self.trainer.callbacks, self.model)  # type: ignore[attr-defined]
         if isinstance(self.trainer.precision_plugin, HalfPrecision):
             # It would round rows, tokens above 256 for instance, before any part sees them; parts
             # bring them to their own type.

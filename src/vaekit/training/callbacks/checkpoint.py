@@ -28,18 +28,20 @@ class BestCheckpoint(ModelCheckpoint):
         monitor: What is compared; by default what the objective names, such as the validation
             ELBO. Without validation rows, or with an objective whose target moves until the fit
             ends (`Objective.keeps_newest`), the newest model counts as the best.
-        mode: Whether "max" or "min" is best, of a `monitor` that is named here.
+        mode: Whether "max" or "min" is best, of a `monitor` that is named here; None for what is
+            known of that number, and "max" if nothing is.
         every_n_epochs: How often to look, and to write `last.ckpt`; the last epoch always counts.
         every_n_train_steps: How often to write `last.ckpt` within an epoch too; 0 for never.
 
     Raises:
         CheckpointError: In a fit, if a file cannot be written.
+        ValueError: In a fit, if the mode is not that of the number.
     """
 
     def __init__(
         self,
         monitor: str | None = None,
-        mode: Literal["max", "min"] = "max",
+        mode: Literal["max", "min"] | None = None,
         every_n_epochs: int = 1,
         every_n_train_steps: int = 0,
     ) -> None:
@@ -52,11 +54,11 @@ class BestCheckpoint(ModelCheckpoint):
         super().__init__(
             filename="best",
             monitor=monitor,
-            mode=mode,
+            mode=mode or "max",
             every_n_epochs=every_n_epochs,
             enable_version_counter=False,
         )
-        self.every_n_train_steps = every_n_train_steps
+        self.every_n_train_steps, self.given_mode = every_n_train_steps, mode
         self._resumed: dict[str, Any] | None = None
         self._saved_at: int | None = None  # the step of last.ckpt
 
@@ -82,7 +84,15 @@ class BestCheckpoint(ModelCheckpoint):
             if self.monitor is None and not module.model.objective.keeps_newest:
                 name, self.mode = module.model.best
                 self.monitor = f"val/{name}"
-                self.kth_value = torch.tensor(-torch.inf if self.mode == "max" else torch.inf)
+            elif self.monitor is not None:
+                known = module.model.direction(self.monitor)
+                if known and self.given_mode not in (None, known):
+                    raise ValueError(
+                        f"BestCheckpoint watches {self.monitor} with mode {self.given_mode}, but "
+                        f"{known} is best of it: leave the mode out."
+                    )
+                self.mode = known or self.mode
+            self.kth_value = torch.tensor(-torch.inf if self.mode == "max" else torch.inf)
             if not module.validates:
                 self.monitor = None
         state, self._resumed = self._resumed, None
