@@ -11,7 +11,7 @@ from typing import IO, Any, Self
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelSummary
-from lightning.pytorch.plugins import HalfPrecision, MixedPrecision
+from lightning.pytorch.plugins import DoublePrecision, HalfPrecision, MixedPrecision
 from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor
 
@@ -30,7 +30,7 @@ from vaekit.training import compile as compiled
 from vaekit.training import optimizers
 from vaekit.training.callbacks.collapse import CollapseWatch
 from vaekit.training.callbacks.directions import set_modes
-from vaekit.training.callbacks.guard import Guard
+from vaekit.training.callbacks.guard import Guard, guard_of
 from vaekit.training.lightning_messages import Unwatched, quieten
 
 quieten()
@@ -109,6 +109,10 @@ class VAEModule(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         if type(self.trainer.profiler) is PassThroughProfiler:  # type: ignore[attr-defined]
             self.trainer.profiler = Unwatched()  # type: ignore[attr-defined]
+        if isinstance(self.trainer.precision_plugin, DoublePrecision):
+            # Before a callback copies the weights, and before those of a checkpoint are loaded:
+            # Lightning does it after that, when they have been rounded.
+            self.double()
         present: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         watching = (Guard, CollapseWatch)
         missing = [c() for c in watching if not any(isinstance(own, c) for own in present)]
@@ -249,6 +253,14 @@ class VAEModule(LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
+        if self._left_out:
+            # Lightning counts the step once this returns.
+            loop: Any = self.trainer.fit_loop.epoch_loop
+            progress = loop.automatic_optimization.optim_progress.optimizer.step
+            for counted in (progress.total, progress.current):
+                counted.ready -= 1
+                counted.completed -= 1
+            return
         optimizers.flush(self.trainer.optimizers[0], self.global_step)
         core = self.model.core
         draw, core.last_draw = core.last_draw, None
@@ -256,6 +268,15 @@ class VAEModule(LightningModule):
             with torch.no_grad():
                 for part in self._stepped:
                     part.after_step(draw)
+
+    @property
+    def _left_out(self) -> bool:
+        """Whether the newest step was left out, since its numbers are not finite."""
+        return guard_of(self.trainer).left_out
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if self.lr_interval == "epoch" or not self._left_out:
+            super().lr_scheduler_step(scheduler, metric)
 
     def on_train_batch_end(self, *args: Any) -> None:
         if self.compiled:
@@ -382,6 +403,8 @@ class VAEModule(LightningModule):
 
     def _log_means(self, split: str) -> None:
         means = self.means.pop(split)
+        if not means.names:  # of an epoch all of whose steps were left out
+            return
         values = means.compute()
         errors = {f"{name}_error": e for name, e in means.errors.items() if name != _VARIANCE}
         if _VARIANCE in values:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
@@ -78,6 +79,8 @@ class Guard(Callback):
         self.exact = False
         """Whether a fit can go on exactly from the newest settled place."""
         self._agreed = 0  # the signal that all ranks know of
+        self.left_out = False
+        """Whether the newest step was left out, here or by the gradient scaler."""
         self._failures = self._overflows = 0  # in a row
         self._window: list[tuple[int, Any, dict[str, Tensor]]] = []  # batches since the last step
         self._losses: list[Tensor] = []
@@ -109,6 +112,7 @@ class Guard(Callback):
     def _forget(self) -> None:
         """Forgets what ended another fit of this trainer, such as a signal."""
         self.signal = self._agreed = self._failures = self._overflows = 0
+        self.left_out = False
         self._window.clear()
         self._losses.clear()
 
@@ -135,7 +139,8 @@ class Guard(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.settled is None or trainer.global_step != self.settled.step:
+        if self.settled is None or trainer.global_step != self.settled.step or self.left_out:
+            self.left_out = False
             self._window.clear()
             self._losses.clear()
             self._settle(trainer, pl_module, batch_idx + 1, logged=1)
@@ -205,6 +210,12 @@ class Guard(Callback):
     ) -> None:
         if trainer.state.fn != "fit" or "run" not in checkpoint:
             return
+        if any(isinstance(c, StochasticWeightAveraging) for c in trainer.callbacks):  # type: ignore[attr-defined]
+            raise ValueError(
+                "Expected no StochasticWeightAveraging in a fit that goes on from a checkpoint, "
+                "since Lightning does not restore its average and its learning rate. Train from "
+                "the start, or average with -c ema (vaekit.callbacks.EMA), which goes on exactly."
+            )
         self._run = checkpoint["run"]
         if len(self._run["ranks"]) != trainer.world_size:
             raise ValueError(
@@ -243,16 +254,21 @@ class Guard(Callback):
         finite = losses and gradients_are_finite([g for g in groups if g is not None])
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         self._overflows = self._overflows + 1 if scaled and losses and not finite else 0
-        if 0 < self._overflows < _OVERFLOWS:
-            finite = True  # the scaler leaves the step out, and scales by less
-        failed, self._agreed = self._agree(trainer, pl_module, not finite)
-        if not failed:
+        overflows = 0 < self._overflows < _OVERFLOWS
+        failed, self._agreed = self._agree(trainer, pl_module, not (finite or overflows))
+        self.left_out = failed or overflows
+        if self.left_out:
+            self._forget_step(pl_module)
+        if not failed:  # in an overflow the scaler leaves the step out, and scales by less
             self._failures = 0
             return
         self._failures += 1
         if self._failures > self.skip:
             raise NonFiniteError(self._explain(trainer, pl_module))
-        self._leave_out(pl_module, optimizer)
+        self.skipped += 1
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                p.grad = None  # for a parameter without gradient the optimizer does nothing
 
     def _agree(self, trainer: Trainer, pl_module: Any, failed: bool) -> tuple[bool, int]:
         """Whether a rank's step failed, and a signal to a rank, the same on all ranks."""
@@ -262,12 +278,8 @@ class Guard(Callback):
         dist.all_reduce(flags, dist.ReduceOp.MAX)
         return bool(flags[0]), int(flags[1])
 
-    def _leave_out(self, pl_module: Any, optimizer: Any) -> None:
-        """Makes the step of the optimizer nothing: of parameters without gradient it does none."""
-        self.skipped += 1
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                p.grad = None
+    def _forget_step(self, pl_module: Any) -> None:
+        """Forgets what a step that is left out has computed: its draw, and its terms."""
         pl_module.model.core.last_draw = None
         means, before = pl_module.means["train"], self.settled
         if before is not None and before.means is not None:
