@@ -12,6 +12,7 @@ from scipy import stats
 from latent_cases import LATENTS, part
 from vaekit import DataInfo, Model, data, log_likelihood
 from vaekit.contracts.batch import Batch
+from vaekit.data.rows.batches import Batches
 from vaekit.numerics.random import later_draws, row_keys, row_normal, row_uniform
 from vaekit.registry import plugins
 
@@ -108,3 +109,22 @@ def test_validation_of_a_fit_does_not_depend_on_the_batch_size() -> None:
         found += trainer.validate(VAEModule(own), rows, verbose=False)
     assert found[0]["val/elbo"] == pytest.approx(found[1]["val/elbo"], rel=1e-12)
     assert found[0]["val/elbo"] == pytest.approx(found[2]["val/elbo"], rel=1e-12)
+
+
+def test_two_ranks_have_the_terms_of_one() -> None:
+    rows = data.Digits(binarize="none", dequantize=True)
+    torch.manual_seed(0)
+    own = Model(rows, 3, likelihood="Gaussian").double()
+    found: dict[int, list[torch.Tensor]] = {}
+    for ranks in (1, 2):
+        rows.setup()
+        terms: list[torch.Tensor] = []
+        loaders = [
+            Batches(rows._splits["val"], 32, False, 0, rank, ranks) for rank in range(ranks)
+        ]
+        for step in zip(*loaders, strict=True):
+            for batch in step:
+                converted = rows._converted(batch, "val", torch.float64)
+                terms.append(own.evaluate(converted.keyed())["elbo"])
+        found[ranks] = terms
+    assert torch.allclose(torch.cat(found[1]), torch.cat(found[2]), atol=1e-12)

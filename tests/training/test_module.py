@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from conftest import fit
 from vaekit import Model, VAEModule, data, register
 from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.data.rows.batches import Rows
 from vaekit.likelihoods import Gaussian
 from vaekit.numerics.random import fixed_noise
 from vaekit.registry import plugins
@@ -312,3 +313,26 @@ def test_rows_are_not_rounded_under_bf16_true() -> None:
         own = batch.x if isinstance(batch, Batch) else batch
         assert torch.equal(own, x[: len(own)])
         assert own.dtype == torch.float32
+
+
+class MissingInTraining(data.DataModule):
+    """Tokens, some of which are missing in training rows."""
+
+    levels = 4
+
+    def load(self) -> dict[str, Rows]:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randint(4, (200, 3), generator=generator)
+        mask = torch.rand(150, 3, generator=generator) < 0.5
+        return {"train": Rows(x[:150], mask=mask), "val": Rows(x[150:])}
+
+    def natural_range(self) -> tuple[float, float]:
+        return (0.0, 3.0)
+
+
+def test_bits_are_logged_of_the_splits_without_missing_values_alone() -> None:
+    """Of training rows with missing values they were .9486, where an element costs 2.00."""
+    rows = MissingInTraining()
+    logged = fit(Model(rows, 2, likelihood="Categorical"), rows, max_epochs=1).callback_metrics
+    assert "val/bpd" in logged
+    assert "train/bpd" not in logged
