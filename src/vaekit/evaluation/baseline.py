@@ -83,8 +83,10 @@ def fit_baseline(model: Model, data: DataModule) -> Baseline | None:
     part = _Part(fitted, model, data)
     before = [w.detach().clone() for w in part.weights]
     with torch.enable_grad():
-        part.fit()
-    if part.step > 1:
+        better = part.fit()
+    if not better:
+        part.put(before)
+    elif part.step > 1:
         after = [w.clone() for w in part.weights]
         found = _log_probs(fitted, model, data, "train").mean()
         part.put(before)
@@ -137,12 +139,13 @@ class _Part:
         batches = list(_rows(model, data, "train", self.step))
         self.loss = lambda: self._of_rows(batches)
 
-    def fit(self) -> None:
-        start = abs(float(self.loss()))
+    def fit(self) -> bool:
+        """Fits the weights, and returns whether they are better than before."""
+        start = float(self.loss())
         optimizer = torch.optim.LBFGS(
             self.weights,
             max_iter=100,
-            tolerance_change=1e-6 * max(1.0, start),
+            tolerance_change=1e-6 * max(1.0, abs(start)),
             line_search_fn="strong_wolfe",
         )
 
@@ -151,6 +154,7 @@ class _Part:
             return self.loss()
 
         optimizer.step(closure)
+        return float(self.loss()) <= start
 
     def put(self, values: list[Tensor]) -> None:
         with torch.no_grad():
@@ -158,10 +162,11 @@ class _Part:
                 weight.copy_(value)
 
     def _factorises(self) -> bool:
-        if not isinstance(self.fitted.output, Tensor):
+        output, event = self.fitted.output, self.fitted.likelihood.event_shape
+        if not (isinstance(output, Tensor) and isinstance(event, tuple)):
             return False
         try:
-            self.fitted.elements(torch.zeros(1, *self.fitted.likelihood.event_shape))
+            self.fitted.elements(output.new_zeros(1, *event))
         except ValueError:
             return False
         return True

@@ -146,12 +146,13 @@ class RowByRow(TorchFunctionMode):
     def __init__(self, keys: Tensor, samples: int) -> None:
         super().__init__()
         self.keys, self.shape, self.calls = keys.tolist(), (samples, len(keys)), 0
+        self.device = keys.device
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _FACTORIES:
+        if func in _FACTORIES and args:
             *_, size = (tuple(a) if isinstance(a, Sequence) else args for a in args)
             return self._drawn(size, lambda cut: func(cut(size), **kwargs))
         if func in _FUNCTIONS:
@@ -179,7 +180,7 @@ class RowByRow(TorchFunctionMode):
                     return whole.narrow(dim, row, 1)
                 return (*whole[:dim], 1, *whole[dim + 1 :])
 
-            with fixed_noise((key + self.calls * _STEP) % 2**63):
+            with fixed_noise((key + self.calls * _STEP) % 2**63, self.device):
                 rows.append(draw(cut))
         return torch.cat(rows, dim)
 
