@@ -96,6 +96,6 @@ def test_the_gallery_trains_the_models_of_readme(
     assert told["steps"] == 3
     assert drawn.shape == (16, 28, 28)
     page = gallery.page({"vae": {**told, "bound": True, "name": "elbo"}, "wae_mmd": told}, 1)
-    assert "| `wae_mmd` | distortion, no bound |" in page
+    assert "| `wae_mmd` | loss, no bound |" in page
     gallery.sheet({"wae_mmd": drawn})
     assert (tmp_path / "gallery.png").is_file()

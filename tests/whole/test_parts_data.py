@@ -11,7 +11,7 @@ import torch
 from test_parts import PARTS, FewLabels, _registered, two_modalities
 
 from conftest import fit
-from vaekit import Model
+from vaekit import Model, VAEModule
 from vaekit.contracts.batch import Batch, DataInfo
 from vaekit.contracts.trees import each
 from vaekit.numerics.random import fixed_noise
@@ -108,12 +108,15 @@ def test_an_entry_s_likelihood_keeps_its_running_state(tmp_path: Path) -> None:
     assert model.core.likelihood.couples_rows
     trainer = fit(model, module, max_epochs=30)
     gaussian = model.core.likelihood.parts["code"]
+    assert gaussian.seen.item() == pytest.approx(1 - 0.99**trainer.global_step)
+    # A running value lags behind while the error falls: the weights stay while it catches up.
+    still = {"class_path": "SGD", "init_args": {"lr": 1e-12}}
+    fit(VAEModule(model, still), module, max_epochs=100)
     batch = next(module.rows("train"))
     with torch.no_grad():
         draw = model.core.draw(batch, 20)
     error = (draw.p.parts["code"].mean - batch.x["code"])[:, batch.mask["code"]].square().mean()
-    assert gaussian.seen.item() == pytest.approx(1 - 0.99**trainer.global_step)
-    assert gaussian.variance.item() == pytest.approx(error.item(), rel=0.3)
+    assert gaussian.variance.item() == pytest.approx(error.item(), rel=0.15)
     assert error < 0.9 * batch.x["code"][batch.mask["code"]].var()
 
 
