@@ -66,15 +66,18 @@ def test_a_number_that_has_no_best_keeps_its_mode() -> None:
     ("objective", "monitor", "mode"),
     [("ELBO", "val/distortion", "min"), ("ELBO", "val/elbo", "max"), ("AE", "val/loss", "min")],
 )
-def test_the_best_checkpoint_fills_in_its_mode(objective: str, monitor: str, mode: str) -> None:
+def test_the_best_checkpoint_fills_in_its_mode(
+    tmp_path: Path, objective: str, monitor: str, mode: str
+) -> None:
     posterior = "Delta" if objective == "AE" else "DiagonalNormal"
     model = Model(data.Digits(), 2, objective=objective, posterior=posterior)
     keep = callbacks.BestCheckpoint(monitor)
-    fit(model, data.Digits(), max_epochs=1, callbacks=[keep], enable_checkpointing=True)
+    settings: dict[str, Any] = {"enable_checkpointing": True, "default_root_dir": tmp_path}
+    fit(model, data.Digits(), max_epochs=1, callbacks=[keep], **settings)
     assert keep.mode == mode
     other = callbacks.BestCheckpoint(monitor, mode="min" if mode == "max" else "max")
     with pytest.raises(ValueError, match="is best of it: leave the mode out"):
-        fit(model, data.Digits(), max_epochs=1, callbacks=[other], enable_checkpointing=True)
+        fit(model, data.Digits(), max_epochs=1, callbacks=[other], **settings)
 
 
 def test_the_command_line_knows_the_direction_too(cli: Cli) -> None:
