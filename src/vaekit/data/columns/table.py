@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
+from vaekit.data.columns import exact
 from vaekit.data.columns.covariates import places_of, plain, values_only_held_out
 from vaekit.data.columns.scale import beyond, deviation
 from vaekit.data.rows.limits import NumberError, refuse_large, refuse_wide
@@ -20,18 +22,11 @@ if TYPE_CHECKING:
 KINDS = ("numeric", "binary", "category", "count", "ignore")
 """What a column may be taken for; of one to be ignored nothing is learned."""
 
-_MOST_COUNT, _DECIMALS, _FAR, _SHOWN = 1e6, 6, 50, 60
-_FORMS = (
-    "%Y-%m-%d",
-    *(f"%Y-%m-%d{between}{clock}" for between in "T " for clock in ("%H:%M:%S", "%H:%M")),
-    "%Y-%m",
-    "%Y/%m/%d",
-)
-"""In which times are written as text."""
+_MOST_COUNT, _FAR, _SHOWN = 1e6, 50, 60
 
 Column = dict[str, Any]
-"""What is known of a column, as plain data: its name, kind and dtype, and by kind its mean, std,
-decimals, low and high, or its values."""
+"""What is known of a column, as plain data: its name, kind and dtype, and by kind its values, or
+its mean, std, low and high, relative to an origin, and its resolution (see `exact`)."""
 
 
 # What it is
@@ -62,7 +57,7 @@ def kind_of(column: Series, most: int) -> str:
         return "category"
     if pd.api.types.is_numeric_dtype(column):
         return "count" if _looks_counted(values.to_numpy(dtype=np.float64)) else "numeric"
-    if _times(column):
+    if exact.times_of(column):
         return "numeric"
     return "category" if number <= most else "ignore"
 
@@ -70,13 +65,18 @@ def kind_of(column: Series, most: int) -> str:
 def kind_for(column: Series, most: int, rows: np.ndarray) -> str:
     """Infers what a column is from the training rows.
 
-    Counts are numeric if another row has a number that is no count, so that it can be read.
+    Counts, and numbers of two values, are numeric if another row has a number that is none of
+    these, so that it can be read.
 
     Arguments:
         rows: Which rows are for training.
     """
+    from pandas.api.types import is_numeric_dtype
+
     kind = kind_of(column.iloc[rows], most)
     values = column.dropna()
+    if kind == "binary" and is_numeric_dtype(column.dtype):
+        return kind if values.nunique() == 2 else "numeric"
     counted = kind != "count" or bool(((values >= 0) & (values % 1 == 0)).all())
     return kind if counted else "numeric"
 
@@ -86,32 +86,15 @@ def _looks_counted(x: np.ndarray) -> bool:
     return whole and x.min() in (0, 1) and x.max() < _MOST_COUNT and x.var() > 0.8 * x.mean()
 
 
-def _times(column: Any) -> str | None:
-    """How the times of a column are written: "datetime" where they are that, else as text.
-
-    None where it holds no times, or text that no one form gives back as it is.
-    """
-    import pandas as pd
-
-    if pd.api.types.is_datetime64_any_dtype(column):
-        return "datetime"
-    values = column.dropna()
-    if pd.api.types.is_numeric_dtype(column) or isinstance(column.dtype, pd.CategoricalDtype):
-        return None
-    if not values.map(lambda value: isinstance(value, str) and value[:4].isdigit()).all():
-        return None
-    for form in _FORMS:
-        when = pd.to_datetime(values, format=form, errors="coerce")
-        if when.notna().all() and (when.dt.strftime(form) == values).all():
-            return form
-    return None
-
-
-def learned(column: Series, kind: str, rows: np.ndarray) -> Column:
+def learned(
+    column: Series, kind: str, rows: np.ndarray, shown: np.ndarray | None = None
+) -> Column:
     """What is known of a column, from the training rows.
 
     Arguments:
-        rows: Which rows are for training; the others are not looked at.
+        rows: The numbers of the training rows; the others are not looked at.
+        shown: Whether each row is observed, (N,): numbers that are hidden on purpose do not count
+            in the moments. None if nothing is hidden.
 
     Raises:
         ValueError: If the column cannot be of that kind.
@@ -122,17 +105,17 @@ def learned(column: Series, kind: str, rows: np.ndarray) -> Column:
     if kind in ("binary", "category"):
         found |= _values(column, kind)
     if kind in ("numeric", "count"):
-        found["times"] = _times(column)
+        found |= exact.resolution_of(column)
         x = _numbers(column, found)
         _refuse(column, kind, x, counted)
-        x = x[~np.isnan(x)]
+        x = x[~np.isnan(x) & (True if shown is None else shown[rows])]
         x = x if len(x) else np.zeros(1)
         found |= {
             "mean": float(x.mean()),
             "std": deviation(x),
             "low": float(x.min()),
             "high": float(x.max()),
-            "decimals": _decimals(x),
+            **exact.digits_of(x),
         }
     found["shown"] = _marginal(found, codes(column, found))
     return found
@@ -177,14 +160,6 @@ def _refuse(column: Series, kind: str, x: np.ndarray, counted: bool) -> None:
     refuse_large(x, f"the column {name}", column.index, counted)
 
 
-def _decimals(x: np.ndarray) -> int | None:
-    """With how many decimals numbers are written; None for more than six."""
-    for decimals in range(_DECIMALS + 1):
-        if np.allclose(np.round(x, decimals), x, rtol=1e-9, atol=0):
-            return decimals
-    return None
-
-
 def _marginal(column: Column, x: np.ndarray) -> Column:
     """How often what is seen, for a picture: shares of values or whole numbers, or quantiles."""
     x = x[~np.isnan(x)]
@@ -219,7 +194,8 @@ def codes(column: Series, known: Column, strict: np.ndarray | None = None) -> np
     place = places_of(known["values"])
     found = np.full(len(column), np.nan)
     seen = column.notna().to_numpy()
-    found[seen] = [place(value) for value in column[seen]]
+    number, different = column[seen].astype(object).factorize()
+    found[seen] = np.asarray([place(value) for value in different], dtype=np.float64)[number]
     unknown = found == -1
     wrong = unknown if strict is None else unknown & strict
     if wrong.any():
@@ -243,22 +219,18 @@ def only_held_out(column: Series, known: Column, train: np.ndarray | None) -> st
     if known["kind"] in ("binary", "category"):
         return values_only_held_out(column, known["values"], train, "taken as missing")
     x = _numbers(column if train is None else column[~train], known)
-    return beyond(x, known["low"], known["high"])
+    low, high = known["low"], known["high"]
+    if not known["times"]:
+        return beyond(exact.shown(x, known), *exact.shown(np.asarray([low, high]), known))
+    ends = [("from", np.nanmin(x, initial=low), low), ("to", np.nanmax(x, initial=high), high)]
+    return " ".join(f"{word} {written(end, known)}" for word, end, own in ends if end != own)
 
 
 def _numbers(column: Series, known: Column) -> np.ndarray:
-    import pandas as pd
-
     times = known.get("times")
     try:
-        if times:
-            when = pd.to_datetime(column, **({} if times == "datetime" else {"format": times}))
-            if when.dt.tz is not None:
-                when = when.dt.tz_convert(None)
-            seconds = when.astype("datetime64[ns]").astype("int64") / 1e9
-            return np.where(when.isna(), np.nan, seconds)
         refuse_wide(column, f"the {known['kind']} column {known['name']}")
-        return pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)
+        return exact.numbers(column, known)
     except NumberError:
         raise
     except (ValueError, TypeError) as error:
@@ -268,31 +240,35 @@ def _numbers(column: Series, known: Column) -> np.ndarray:
         ) from error
 
 
-def restored(x: np.ndarray, known: Column) -> Any:
-    """Numbers (N,) as the column that they stand for: in its type, its decimals and its values.
+def restored(x: np.ndarray, known: Column, values: exact.Values | None = None) -> Series:
+    """Returns x (N,) as the column that it stands for: in its type, resolution and values.
 
-    Numbers beyond those that were seen in training are brought back to the nearest.
+    Numbers beyond those of the training rows, and of `values`, are brought back to the nearest.
+
+    Arguments:
+        x: As a model has it.
+        values: The numbers of the loaded rows; None if they are not known.
     """
     import pandas as pd
 
     name, dtype = known["name"], known["dtype"]
     if known["kind"] in ("binary", "category"):
-        values = known["values"]
-        at = np.clip(np.round(x), 0, len(values) - 1).astype(int)
+        categories = known["values"]
+        at = np.clip(np.round(x), 0, len(categories) - 1).astype(int)
         if dtype == "category":
-            kind = pd.CategoricalDtype(values, known["ordered"])
+            kind = pd.CategoricalDtype(categories, known["ordered"])
             return pd.Series(pd.Categorical.from_codes(at, dtype=kind), name=name)
-        return pd.Series([values[place] for place in at], name=name).astype(dtype)
-    x = np.clip(x, known["low"], known["high"])
-    if known["decimals"] is not None:
-        x = np.round(x, known["decimals"])
-    if known["times"]:
-        when = pd.Series(pd.to_datetime((x * 1e9).astype("int64")), name=name)
-        if known["times"] != "datetime":
-            return when.dt.strftime(known["times"]).astype(dtype)
-        zone = pd.Series([], dtype=dtype).dt.tz
-        return when.dt.tz_localize("UTC").astype(dtype) if zone else when.astype(dtype)
-    return pd.Series(x, name=name).astype(dtype)
+        return pd.Series([categories[place] for place in at], name=name).astype(dtype)
+    return exact.column(x, known, values)
+
+
+def with_gaps(column: Series, shown: np.ndarray) -> Series:
+    """Returns a column that is missing where it is not shown; whole numbers stay whole."""
+    if shown.all():
+        return column
+    types = {"i": "Int64", "u": "Int64", "b": "boolean"}
+    kind = types.get(column.dtype.kind) if isinstance(column.dtype, np.dtype) else None
+    return (column.astype(kind) if kind else column).where(shown)
 
 
 def told(known: Mapping[str, Any]) -> str:
@@ -303,17 +279,25 @@ def told(known: Mapping[str, Any]) -> str:
         return f"{known['kind']}: {shown}{f' and {len(values) - 4} more' if values[4:] else ''}"
     if known["kind"] == "ignore":
         return "left out"
-    span = f"from {known['low']:g} to {known['high']:g}"
-    return f"{'times, ' if known['times'] else ''}{known['kind']} {span}"
+    low, high = (written(known[end], known) for end in ("low", "high"))
+    return f"{'times, ' if known['times'] else ''}{known['kind']} from {low} to {high}"
 
 
-def scaled(x: np.ndarray, known: Column) -> np.ndarray:
-    """Numbers of a numeric column on the scale of its training rows; others as they are."""
-    return (x - known["mean"]) / known["std"] if known["kind"] == "numeric" else x
+def written(number: float, known: Mapping[str, Any]) -> str:
+    """A number of a column, less its origin, as a user writes it."""
+    x = np.asarray([number])
+    if known["times"]:
+        within = {**known, "low": -np.inf, "high": np.inf}
+        return str(exact.column(exact.scaled(x, known), within)[0])
+    if known["decimals"] == 0:
+        return str(int(number) + known.get("origin", 0))
+    return f"{number:.10g}"
 
 
-def to_model(column: Series, known: Column, strict: np.ndarray) -> np.ndarray:
-    """A column as a model sees it, (N,), NaN where it is missing.
+def to_model(
+    column: Series, known: Column, strict: np.ndarray
+) -> tuple[np.ndarray, exact.Values | None]:
+    """A column as a model sees it, (N,), NaN where it is missing; and its numbers, if it has any.
 
     Arguments:
         strict: As of `codes`.
@@ -321,25 +305,100 @@ def to_model(column: Series, known: Column, strict: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: As by `codes`, or if a number is too far from those of the training rows.
     """
-    x = scaled(codes(column, known, strict), known)
+    x = codes(column, known, strict)
+    values = None if "values" in known else exact.Values.of(x, known)
+    x = x if values is None else values.scaled(x, known)
     where = f"the column {known['name']}"
     refuse_large(x, where, column.index, _is_counted(column), scaled=True)
-    return x
+    return x, values
 
 
-def unscaled(x: np.ndarray, known: Column) -> np.ndarray:
-    """The reverse of `scaled`."""
-    return x * known["std"] + known["mean"] if known["kind"] == "numeric" else x
+def not_numbers(column: Series) -> str:
+    """Describes the values of a column of text that are not numbers; "" if most are not."""
+    import pandas as pd
+
+    text = column.dropna()
+    if not pd.api.types.infer_dtype(text) == "string":
+        return ""
+    is_number = pd.to_numeric(text, errors="coerce").notna()
+    if 2 * is_number.sum() < len(text):
+        return ""
+    others = text[~is_number].value_counts().index[:5].tolist()
+    return (
+        f"{is_number.sum():,} of {len(text):,} values are numbers, the others are "
+        f"{', '.join(map(repr, others))}: --data.na {','.join(others)!r} reads these as missing."
+    )
 
 
-def warn_of_outliers(x: Tensor, columns: Sequence[Column]) -> None:
-    """Warns of a scaled number (N, D) so far from the others that it drowns them."""
-    far = x.abs().amax(0)
-    at = int(far.argmax())
-    if far[at] > _FAR:
+def outlier(x: np.ndarray, known: Column, rows: Any, counted: bool) -> Outlier | None:
+    """Finds a number that is so far from the quartiles that it drowns the others.
+
+    The mean and the standard deviation would hide it: one of n numbers is at most sqrt(n - 1)
+    standard deviations from the mean.
+
+    Arguments:
+        x: The numbers of the training rows, (N,), NaN where one is missing.
+        rows: What the rows are called, (N,).
+        counted: Whether these are numbers from 0.
+    """
+    seen = x[~np.isnan(x)]
+    if len(seen) < 4:
+        return None
+    low, middle, high = np.quantile(seen, [0.25, 0.5, 0.75])
+    distance = np.abs(x - middle)
+    at = int(np.nanargmax(distance))
+    others = seen[np.arange(len(seen)) != int(np.abs(seen - middle).argmax())]
+    spread = float(high - low) / 1.349 or float(others.std())
+    if not 0 < _FAR * spread < distance[at]:
+        return None
+    row = f"{rows[at]}{', counted from 0' if counted else ''}"
+    times = int((seen == x[at]).sum())
+    return Outlier(known["name"], written(x[at], known), row, float(distance[at] / spread), times)
+
+
+@dataclass
+class Outlier:
+    """A number that is far from the others of its column.
+
+    Arguments:
+        column: The name of the column.
+        value: The number.
+        row: What the row is called.
+        distance: From the median, in standard deviations of the middle half of the numbers.
+        times: How many rows have it.
+    """
+
+    column: str
+    value: str
+    row: str
+    distance: float
+    times: int
+
+    @property
+    def is_mark(self) -> bool:
+        """Whether it looks like a mark for missing values, such as -999."""
+        return self.times > 1 and bool(re.fullmatch(r"-?9+(\.0)?", self.value))
+
+
+def warn_of_outliers(outliers: Sequence[Outlier]) -> None:
+    """Warns of the farthest outlier, and of numbers that seem to mark missing values."""
+    for mark in (outlier for outlier in outliers if outlier.is_mark):
         warnings.warn(
-            f"A value of {columns[at]['name']} lies {far[at]:.0f} standard deviations from the "
-            "mean: if it is an error, leave that row out; else the logarithm of the column may be "
-            "learned better.",
+            f"{mark.column} holds {mark.value} in {mark.times:,} rows, far from its other values. "
+            f"If it means a missing value, set --data.na {mark.value}.",
             stacklevel=2,
         )
+    others = sorted(
+        (outlier for outlier in outliers if not outlier.is_mark), key=lambda o: -o.distance
+    )
+    if not others:
+        return
+    worst, names = others[0], ", ".join(f"{o.column} (row {o.row})" for o in others[1:6])
+    more = f" {len(others) - 1} other columns have outliers: {names}." if names else ""
+    warnings.warn(
+        f"{worst.column} holds {worst.value} in row {worst.row}, {worst.distance:,.0f} standard "
+        "deviations of the middle half of its values from their median: the other values are "
+        "hard to tell apart on its scale. If it is an error, leave the row out. Otherwise the "
+        f"logarithm of the column may be learned better.{more}",
+        stacklevel=2,
+    )

@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from vaekit.data.readers.text import TextFormat, is_number, read_text
+
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
-def frame_of(source: Any) -> DataFrame:
-    """A frame of pandas, from a file or from a frame of pandas or polars.
+FRAMES = (*_SEPARATORS, ".parquet")
+"""The suffixes of files that hold frames."""
+
+
+def frame_of(source: Any, text: TextFormat = TextFormat()) -> DataFrame:  # noqa: B008 - frozen
+    """Returns a frame of pandas, from a file or from a frame of pandas or polars.
+
+    Each column gets one type of pandas: columns of Arrow types and of decimals are converted, and
+    in a column of numbers and texts all values are text.
 
     Raises:
-        ValueError: If it is neither; as `read_frame`.
+        ValueError: If the source is neither, or a column holds complex numbers; as `read_frame`.
     """
     import pandas as pd
 
     if isinstance(source, str | Path):
-        frame = read_frame(source)
-    elif hasattr(source, "to_pandas"):
+        return read_frame(source, text)
+    if hasattr(source, "to_pandas"):
         frame = source.to_pandas()
     elif isinstance(source, pd.DataFrame):
         frame = source
     else:
         raise ValueError(f"Expected a file or a frame but got a {type(source).__name__}.")
-    return frame.rename(columns=str)
+    return _plain(frame, text)
 
 
-def read_frame(path: str | Path, **how: Any) -> DataFrame:
+def read_frame(path: str | Path, text: TextFormat = TextFormat()) -> DataFrame:  # noqa: B008
     """Reads a frame from a `.csv`, `.tsv` or `.parquet` file.
 
     Arguments:
-        how: What else pandas' `read_csv` is told, such as `index_col`; of parquet nothing.
+        text: The format of a text file.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -43,26 +54,24 @@ def read_frame(path: str | Path, **how: Any) -> DataFrame:
             not installed.
     """
     path = Path(path)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise ValueError(f"Expected a file of {', '.join(_READERS)} but got {path}.")
+    suffix = path.suffix.lower()
+    if suffix not in FRAMES:
+        raise ValueError(f"Expected a file of {', '.join(FRAMES)} but got {path}.")
     if not path.is_file():
         raise FileNotFoundError(f"Expected a file {path} but there is none.")
-    if path.suffix.lower() == ".parquet":
+    if suffix == ".parquet":
         _refuse_without_pyarrow(path)
     try:
-        frame = reader(path, how)
+        frame = (
+            _read_parquet(path)
+            if suffix == ".parquet"
+            else read_text(path, text.with_separator(_SEPARATORS[suffix]))
+        )
     except Exception as error:
         raise ValueError(f"{path} could not be read: {_line(error)}") from error
     if not len(frame):
         raise ValueError(f"Expected rows in {path} but it holds none.")
-    if len(frame.columns) == 1 and re.search(r"[;\t|]", str(frame.columns[0])):
-        raise ValueError(
-            f"Expected commas between the columns of {path} but its first line is "
-            f"{str(frame.columns[0])[:60]!r}: read it with pandas.read_csv(..., sep=...) and save "
-            "it with to_csv, or name a .tsv file that has tabs."
-        )
-    return frame
+    return _plain(frame, text)
 
 
 def write_frame(frame: DataFrame, path: Path, index: bool = False) -> Path:
@@ -78,7 +87,7 @@ def write_frame(frame: DataFrame, path: Path, index: bool = False) -> Path:
     if path.suffix == ".parquet":
         frame.to_parquet(path, engine="pyarrow", index=index)
     else:
-        frame.to_csv(path, sep="\t" if path.suffix == ".tsv" else ",", index=index)
+        frame.to_csv(path, sep=_SEPARATORS.get(path.suffix, ","), index=index)
     return path
 
 
@@ -96,41 +105,92 @@ def _line(error: Exception) -> str:
     return said[0] if said else type(error).__name__
 
 
-def _read_text(separator: str) -> Callable[[Path, dict[str, Any]], DataFrame]:
-    def read(path: Path, how: dict[str, Any]) -> DataFrame:
-        import pandas as pd  # slow to import, and only needed here
-
-        frame = pd.read_csv(path, sep=separator, **how)
-        _refuse_nul(path)
-        return frame
-
-    return read
-
-
-def _refuse_nul(path: Path) -> None:
-    """Refuses a text with a NUL, which pandas takes for the end of a number."""
-    lines = 1
-    with path.open("rb") as file:
-        while part := file.read(2**20):
-            if (at := part.find(b"\0")) >= 0:
-                raise ValueError(
-                    f"Expected text but line {lines + part.count(bytes([10]), 0, at)} holds a NUL "
-                    "byte: the file is damaged, or of another kind."
-                )
-            lines += part.count(b"\n")
-
-
-def _read_parquet(path: Path, how: dict[str, Any]) -> DataFrame:
-    import pandas as pd
+def _read_parquet(path: Path) -> DataFrame:
+    import pandas as pd  # slow to import, and only needed here
 
     return pd.read_parquet(path, engine="pyarrow")
 
 
-_READERS: dict[str, Callable[[Path, dict[str, Any]], Any]] = {
-    ".csv": _read_text(","),
-    ".tsv": _read_text("\t"),
-    ".parquet": _read_parquet,
-}
+def _plain(frame: DataFrame, text: TextFormat) -> DataFrame:
+    """Returns a frame with one type of pandas for each column, and text as names.
 
-FRAMES = tuple(_READERS)
-"""The suffixes of files that hold frames."""
+    Raises:
+        ValueError: If a column holds complex numbers.
+    """
+    import pandas as pd
+
+    frame = frame.rename(columns=str)
+    changed: dict[int, Any] = {}
+    for at, kind in enumerate(frame.dtypes):
+        if isinstance(kind, np.dtype) and kind.kind in "biufMm" and not text.missing:
+            continue
+        column = _plain_column(frame.iloc[:, at])
+        changed[at] = _with_missing(column, text.missing) if text.missing else column
+    if not changed:
+        return frame
+    columns = [changed.get(at, frame.iloc[:, at]) for at in range(len(frame.columns))]
+    return pd.concat(columns, axis=1)
+
+
+def _plain_column(column: Any) -> Any:
+    import pandas as pd
+
+    kind = column.dtype
+    if isinstance(kind, getattr(pd, "ArrowDtype", ())):
+        return _from_arrow(column, kind)
+    if kind.kind != "O" or isinstance(kind, pd.CategoricalDtype | pd.PeriodDtype):
+        held = kind.kind
+    else:
+        held = pd.api.types.infer_dtype(column, skipna=True)
+    if held in ("c", "complex"):
+        raise ValueError(
+            f"Expected real numbers in the column {column.name} but it holds complex numbers: "
+            "give their real and imaginary parts as two columns."
+        )
+    if held == "decimal":
+        return column.astype(np.float64)
+    if held == "date":
+        days = np.asarray(column.where(column.notna(), None), dtype="datetime64[s]")
+        return pd.Series(days, column.index, name=column.name)
+    if held in ("mixed", "mixed-integer") and _are_scalars(column):
+        return column.where(column.isna(), column.astype(str))
+    return column
+
+
+def _are_scalars(column: Any) -> bool:
+    values = column.dropna()
+    return all(isinstance(value, str | int | float) for value in values) and any(
+        isinstance(value, str) for value in values
+    )
+
+
+def _with_missing(column: Any, words: Collection[str]) -> Any:
+    """Returns a column in which these words or numbers are missing."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    values: list[Any] = list(words)
+    if is_numeric_dtype(column.dtype) and not is_bool_dtype(column.dtype):
+        values = [float(word) for word in words if is_number(word)]
+    missing = column.isin(values)
+    if not missing.any():
+        return column
+    whole = column.dtype.kind in "iu"
+    return (column.astype("Int64") if whole else column).mask(missing)
+
+
+def _from_arrow(column: Any, kind: Any) -> Any:
+    """Converts a column of an Arrow type to the type that pandas has for its values."""
+    import pandas as pd
+
+    if str(kind).startswith("dictionary"):
+        return column.astype("category")
+    if kind.kind == "M":
+        return pd.to_datetime(column.astype(object))
+    if kind.kind in "iufb":
+        if not column.isna().any():
+            return column.astype(kind.numpy_dtype)
+        return column.convert_dtypes(dtype_backend="numpy_nullable")
+    if str(kind).startswith("decimal"):
+        return column.astype(np.float64)
+    plain = column.astype(object)
+    return plain.where(column.notna(), None)

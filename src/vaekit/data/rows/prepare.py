@@ -37,6 +37,27 @@ def binarized(rows: Rows, noise: torch.Generator) -> Rows:
     return Rows(ones, context, mask, label, top=1.0)
 
 
+def hidden_masks(x: Tree, share: float, seed: int, source: int) -> Tree:
+    """Returns which elements of rows x (N, *event) stay observed if a share of them is hidden.
+
+    Arguments:
+        x: Only its shape counts.
+        source: Place of the rows among those of several files.
+    """
+    noise = generator("missing", seed, source)
+
+    def shown(x: Tensor | Stored) -> Tensor:
+        shape = list(x.shape)
+        if len(shape) == 4:
+            shape[1] = 1  # all channels of a pixel
+        drawn = torch.empty(shape, dtype=torch.bool)
+        for at in slices(len(x), drawn[:1].numel()):
+            drawn[at] = torch.rand(drawn[at].shape, generator=noise) >= share
+        return drawn.expand(x.shape)
+
+    return each(shown, x)
+
+
 def hide(splits: dict[str, Rows], share: float, seed: int) -> None:
     """Hides a share of the elements, of each source by the seed and its place among them."""
     masks: dict[int, Tree] = {}
@@ -44,21 +65,9 @@ def hide(splits: dict[str, Rows], share: float, seed: int) -> None:
         rows = splits[split]
         source = id(first(rows.x))
         if source not in masks:
-            noise = generator("missing", seed, len(masks))
-
-            def seen(
-                x: Tensor | Stored, mask: Tensor | None, noise: torch.Generator = noise
-            ) -> Tensor:
-                shape = list(x.shape)
-                if len(shape) == 4:
-                    shape[1] = 1  # all channels of a pixel
-                drawn = torch.empty(shape, dtype=torch.bool)
-                for at in slices(len(x), drawn[:1].numel()):
-                    drawn[at] = torch.rand(drawn[at].shape, generator=noise) >= share
-                drawn = drawn.expand(x.shape)
-                return drawn if mask is None else drawn & mask
-
-            masks[source] = each(seen, rows.x, like(rows.x, rows.mask))
+            shown = hidden_masks(rows.x, share, seed, len(masks))
+            mask = like(rows.x, rows.mask)
+            masks[source] = each(lambda s, m: s if m is None else s & m, shown, mask)
         splits[split] = replace(rows, mask=masks[source])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vaekit.contracts.trees import Ranges, Tree, entries_of, first
 from vaekit.data.base import DataModule
+from vaekit.data.columns import exact
 from vaekit.data.columns import table as of
 from vaekit.data.columns.covariates import (
     classes,
@@ -27,9 +28,12 @@ from vaekit.data.columns.covariates import (
     only_held_out,
     width,
 )
+from vaekit.data.columns.row_names import are_row_names
+from vaekit.data.columns.spellings import merged, respelled, spellings_of
 from vaekit.data.readers.frames import frame_of, write_frame
+from vaekit.data.readers.text import TextFormat
 from vaekit.data.rows.batches import Rows
-from vaekit.data.rows.prepare import other_files
+from vaekit.data.rows.prepare import hidden_masks, other_files
 from vaekit.data.rows.splits import is_in
 from vaekit.data.user.table_pictures import marginals, pairs
 
@@ -44,12 +48,12 @@ _GROUPED = ("numeric", "binary", "count")
 class Table(DataModule):
     """A table from a `.csv`, `.tsv` or `.parquet` file, or a frame of pandas or polars.
 
-    Each column is taken for numeric (also times), binary, a category or a count, by its values in
-    the training rows; a missing value is one that the mask hides, as is a category that only
-    held-out rows have. x has the entries numeric (standardised by the
-    training rows), binary and count, whose columns stand side by side, and one entry for each
-    category, by its name; where there is one entry alone, x is that. `frame` makes a frame of x
-    again: the same columns, types, units and categories.
+    vaekit infers from the training rows whether a column is numeric (or a time), binary, a
+    category or a count. Missing values are masked, as is a category that only held-out rows have.
+    x has the entries numeric (standardised by the training rows), binary and count, whose columns
+    stand side by side, and one entry for each category, by its name; a table with one entry has
+    that as x. `frame` makes a frame of x again: the same columns, types, units and categories.
+    The rows of `rows` are in float64, so that `frame` gives them back exactly.
 
     Densities are those of the standardised columns: those of the columns as they are differ by the
     sum of the logarithms of their standard deviations.
@@ -62,14 +66,20 @@ class Table(DataModule):
             class, unless `split` or `group` says which rows stay together.
         context: Columns that are no part of x but conditioned on, in a list or with commas between
             them: categories become a column each, numbers are standardised.
-        id: A column that names the rows; it goes through to what is written. None takes a first
-            column without a name, or of text in which all values differ, or else such a column of
-            text in more rows than `categories`.
+        id: A column that names the rows; it is copied to the files that are written. None takes a
+            first column without a name, or of text in which all values differ, or else such a
+            column of text in more rows than `categories`; never one of numbers, money or dates.
         val: Share of the rows held out for validation, or a file that holds these rows.
         test: The same for testing.
         split: A column that says which split a row is in: train, val or test.
         group: A column of what rows that stay in one split have in common, such as a patient.
         categories: Columns of text that have more different values are left out.
+        na: Words or numbers that mean a missing value, in addition to empty cells, in a list or
+            with commas between them. None infers it: a word such as NA or None means a missing
+            value in a column of numbers, and in a column of words if it is rare.
+        header: Whether the first line of a text file holds the names of the columns.
+        sep: The separator of a text file, or one of the words comma, semicolon, tab and space;
+            None for that of its suffix.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -91,6 +101,7 @@ class Table(DataModule):
     """
 
     draws_rows = True
+    is_exact = True
 
     def __init__(
         self,
@@ -107,11 +118,16 @@ class Table(DataModule):
         batch_size: int = 128,
         seed: int = 0,
         missing: float = 0.0,
+        na: list[str] | str | None = None,
+        header: bool = True,
+        sep: str | None = None,
     ) -> None:
         super().__init__(batch_size, "none", False, seed, missing)
         self.source, self.chosen = path, dict(kinds or {})
         self.label, self.context, self.id = label, listed(context), id
         self.held_out, self.by, self.most = (val, test), (split, group), categories
+        self.text = TextFormat(sep, header, na)
+        self._values: dict[str, exact.Values] = {}  # of the loaded rows
         if strange := {kind for kind in self.chosen.values() if kind not in of.KINDS}:
             raise ValueError(
                 f"Expected kinds out of {', '.join(of.KINDS)} but got {', '.join(strange)}."
@@ -120,19 +136,62 @@ class Table(DataModule):
     # Reading
 
     def load(self) -> dict[str, Rows]:
-        frame = frame_of(self.source)
+        frame = frame_of(self.source, self.text)
         self._check_names(frame)
         self.names = self._names(frame)
+        frame, spellings = self._respelled(frame)
         splits = self._splits_of(frame)
         train = is_in([splits["train"]], len(frame))
         if self.schema is None or "columns" not in self.schema:
-            self.schema = self._noting_split(self._learned(frame, np.flatnonzero(train)))
+            schema = self._learned(frame, np.flatnonzero(train))
+            schema |= {"spellings": spellings} if spellings else {}
+            self.schema = self._noting_split(schema)
+            self._warn_of_outliers(frame, train)
         rows = self._rows(frame, train & (not self.is_held_out))
         self.only_held_out = self._only_held_out(frame, train)
         found = {name: replace(rows, index=own.index) for name, own in splits.items()}
-        other_files(self, found, self.held_out)
+        for other in other_files(self, found, self.held_out):
+            for name, values in other._values.items():
+                own = self._values.get(name)
+                self._values[name] = values if own is None else own.joined(values)
         self._declare(found)
         return found
+
+    def _respelled(self, frame: DataFrame) -> tuple[DataFrame, dict[str, dict[str, str]]]:
+        """The frame with one spelling of each category, and the values by column and spelling."""
+        known = (self.schema or {}).get("spellings", {})
+        if not known and not self.schema:
+            skipped = {self._id(frame), *self.by}
+            for name in frame.columns:
+                column = frame[name]
+                if name in skipped or column.dtype.kind not in "OU" or not _few(column, self.most):
+                    continue
+                if values := spellings_of(column):
+                    known = {**known, name: values}
+        own = {name: values for name, values in known.items() if name in frame.columns}
+        if not own:
+            return frame, known
+        groups = {name: merged(frame[name], values) for name, values in own.items()}
+        told = (
+            f"{name}: {', '.join(map(repr, spellings))} are {value!r}"
+            for name, group in groups.items()
+            for value, spellings in group.items()
+        )
+        if any(groups.values()):
+            warnings.warn(
+                f"Read several spellings of one category as one: {'; '.join(told)}.", stacklevel=2
+            )
+        return frame.assign(**{n: respelled(frame[n], v) for n, v in own.items()}), known
+
+    def _warn_of_outliers(self, frame: DataFrame, train: np.ndarray) -> None:
+        """Warns of numbers of the training rows that drown the others."""
+        rows = np.flatnonzero(train) if self.names is None else self.names[train]
+        outliers = (
+            of.outlier(of.codes(frame.loc[train, c["name"]], c), c, rows, self.names is None)
+            for c in self._columns()
+            if c["kind"] == "numeric" and not c["times"]
+        )
+        of.warn_of_outliers([outlier for outlier in outliers if outlier])
 
     def _splits_of(self, frame: DataFrame) -> dict[str, Rows]:
         """Which rows are in which split; x is there only to be counted."""
@@ -164,9 +223,8 @@ class Table(DataModule):
             return known if known in frame.columns else None
         for at, name in enumerate(frame.columns):
             bare = at == 0 and name.startswith("Unnamed: ")
-            text = frame[name].dtype.kind not in "biufM" and _all_differ(frame[name])
             several = (at == 0 and len(frame) > 9) or len(frame) > self.most
-            if bare or (text and several and name not in self.chosen):
+            if bare or (several and name not in self.chosen and are_row_names(frame[name])):
                 return str(name)
         return None
 
@@ -180,25 +238,16 @@ class Table(DataModule):
     def _learned(self, frame: DataFrame, train: np.ndarray) -> dict[str, Any]:
         """The schema: what is known of each column, in their order."""
         own, aside = self._id(frame), {self.label, *self.by} - {None}
-        found = []
-        for name in frame.columns:
-            if name == own or name in aside or name in self.context:
-                continue
-            kind = self.chosen.get(name) or of.kind_for(frame[name], self.most, train)
-            column = (
-                {"name": name, "kind": kind}
-                if kind == "ignore"
-                else of.learned(frame[name], kind, train)
-            )
-            found.append(column)
-        left = [c["name"] for c in found if c["kind"] == "ignore" and c["name"] not in self.chosen]
-        if left:
-            warnings.warn(
-                f"Left out: {', '.join(left)}, of one value alone in the training rows, or "
-                f"text of more than {self.most} different ones. --data.kinds says what else a "
-                "column is, --data.id which one names the rows.",
-                stacklevel=2,
-            )
+        names = [n for n in frame.columns if n not in {own, *aside, *self.context}]
+        kinds = {n: self.chosen.get(n) or of.kind_for(frame[n], self.most, train) for n in names}
+        shown = self._shown(kinds, len(frame))
+        found = [
+            {"name": name, "kind": kind}
+            if kind == "ignore"
+            else of.learned(frame[name], kind, train, shown.get(name))
+            for name, kind in kinds.items()
+        ]
+        self._warn_of_ignored(frame.iloc[train], kinds)
         if not any(c["kind"] != "ignore" for c in found):
             raise ValueError("Expected columns to learn from but none is left.")
         suffix = Path(self.source).suffix if isinstance(self.source, str | Path) else ".csv"
@@ -209,6 +258,41 @@ class Table(DataModule):
         schema["classes"] = None if self.label is None else classes(frame[self.label])
         return schema
 
+    def _shown(self, kinds: Mapping[str, str], rows: int) -> dict[str, np.ndarray]:
+        """Whether `missing` leaves each row of a column of numbers observed, (N,), by column."""
+        if not self.missing:
+            return {}
+        entries = _entries([{"name": n, "kind": k} for n, k in kinds.items() if k != "ignore"])
+        x = {entry: torch.empty(rows, len(own)) for entry, own in entries.items()}
+        if not x:
+            return {}
+        masks = entries_of(hidden_masks(x if len(x) > 1 else first(x), self.missing, self.seed, 0))
+        return {
+            column["name"]: mask[:, at].numpy()
+            for (_, columns), mask in zip(entries.items(), masks.values(), strict=True)
+            for at, column in enumerate(columns)
+        }
+
+    def _warn_of_ignored(self, frame: DataFrame, kinds: Mapping[str, str]) -> None:
+        left = [n for n, kind in kinds.items() if kind == "ignore" and n not in self.chosen]
+        alone = [name for name in left if _few(frame[name], 1)]
+        text = [name for name in left if name not in alone]
+        for name in text:
+            if marks := of.not_numbers(frame[name]):
+                warnings.warn(f"{name}: {marks}", stacklevel=2)
+        parts = [f"{_some(alone)}, with one value in the training rows"] if alone else []
+        if text:
+            parts.append(
+                f"{_some(text)}, with more than {self.most} different values that are not numbers "
+                "(--data.categories raises this limit, --data.id names the column that names the "
+                "rows)"
+            )
+        if left:
+            warnings.warn(
+                f"Left out: {'; '.join(parts)}. --data.kinds.COLUMN sets the kind of a column.",
+                stacklevel=2,
+            )
+
     # To x, and back
 
     def _columns(self) -> list[of.Column]:
@@ -217,10 +301,7 @@ class Table(DataModule):
 
     def _entries(self) -> dict[str, list[of.Column]]:
         """The columns of each entry of x."""
-        own = self._columns()
-        groups = {kind: [c for c in own if c["kind"] == kind] for kind in _GROUPED}
-        found = {kind: columns for kind, columns in groups.items() if columns}
-        return found | {_entry(c["name"]): [c] for c in own if c["kind"] == "category"}
+        return _entries(self._columns())
 
     def _rows(self, frame: DataFrame, strict: np.ndarray) -> Rows:
         """The rows as x.
@@ -236,11 +317,17 @@ class Table(DataModule):
                 f"{', '.join(lacking)} is missing."
             )
         x, mask = {}, {}
+        self._values = {}
         for entry, columns in self._entries().items():
-            values = [of.to_model(frame[c["name"]], c, strict) for c in columns]
+            values = []
+            for column in columns:
+                own, numbers = of.to_model(frame[column["name"]], column, strict)
+                values.append(own)
+                if numbers is not None:
+                    self._values[column["name"]] = numbers
             found = torch.from_numpy(np.stack(values, 1))
             mask[entry] = ~found.isnan()
-            x[entry] = found.nan_to_num(0.0).float()
+            x[entry] = found.nan_to_num(0.0)
         seen = mask if not all(bool(m.all()) for m in mask.values()) else None
         single = len(x) == 1
         return Rows(
@@ -291,9 +378,6 @@ class Table(DataModule):
         self._range: Ranges = next(iter(ranges.values())) if single else ranges
         self.levels = next(iter(levels.values())) if single else levels
         self.kinds = {"x": next(iter(kinds.values()))} if single else kinds
-        if numeric := self._entries().get("numeric"):
-            rows = splits["train"].x
-            of.warn_of_outliers(rows["numeric"] if isinstance(rows, dict) else rows, numeric)
 
     def natural_range(self) -> Ranges:
         return self._range
@@ -306,27 +390,30 @@ class Table(DataModule):
         return found if isinstance(self._range, Mapping) else next(iter(found.values()))
 
     def restored(self, x: Tree) -> Tree:
-        entries = zip(entries_of(x).items(), self._entries().values(), strict=True)
+        columns = iter(map(_in_units, self._by_column(x)))
         found = {
-            name: leaf.double() * torch.tensor([c["std"] for c in columns], dtype=torch.float64)
-            + torch.tensor([c["mean"] for c in columns], dtype=torch.float64)
-            if columns[0]["kind"] == "numeric"
-            else leaf
-            for (name, leaf), columns in entries
+            entry: torch.from_numpy(np.stack([next(columns)[1] for _ in own], 1))
+            for entry, own in self._entries().items()
         }
         return found if isinstance(x, dict) else first(found)
 
-    def frame(self, x: Tree, context: Tensor | None = None) -> DataFrame:
-        """Rows of the model, (n, *event), as a frame of the data's columns, types and units.
+    def frame(self, x: Tree, context: Tensor | None = None, mask: Tree | None = None) -> DataFrame:
+        """Returns rows (n, *event) as a frame of the data's columns, types and units.
 
-        Numbers beyond those of the training rows are brought back to the nearest of these.
+        Numbers beyond those of the data are brought back to the nearest of these. Numbers are
+        rounded to the resolution of their column: its decimals, its days or seconds.
 
         Arguments:
             context: Of the rows, (n, C), whose columns are written too.
+            mask: Like x, True where an element is observed; the others are missing in the frame.
         """
         import pandas as pd
 
-        found = {c["name"]: of.restored(values, c) for c, values in self._in_units(x)}
+        shown = [leaf for _, leaf in self._by_column(mask)] if mask is not None else []
+        found = {}
+        for at, (column, values) in enumerate(self._by_column(x)):
+            own = of.restored(values, column, self._values.get(column["name"]))
+            found[column["name"]] = of.with_gaps(own, shown[at] > 0) if shown else own
         assert self.schema is not None
         at = 0
         for name, known in self.schema["context"].items() if context is not None else ():
@@ -381,27 +468,65 @@ class Table(DataModule):
         return {**columns, **({own: "names the rows"} if own else {}), **found}
 
     def draw(self, x: Tree, y: Tree | None = None) -> Any:
-        known, before = zip(*self._in_units(x), strict=True)
+        known, before = zip(*map(_in_units, self._by_column(x)), strict=True)
         if y is None:
             return marginals(known, before)
-        return pairs(known, before, [values for _, values in self._in_units(y)])
+        return pairs(known, before, [values for _, values in map(_in_units, self._by_column(y))])
 
-    def _in_units(self, x: Tree) -> list[tuple[of.Column, np.ndarray]]:
-        """The columns and their numbers (n,), in their units or the places of their values."""
+    def _by_column(self, x: Tree) -> list[tuple[of.Column, np.ndarray]]:
+        """The columns, and what x holds of each, (n,)."""
         return [
-            (column, of.unscaled(leaf[:, at].double().cpu().numpy(), column))
+            (column, leaf[:, at].double().cpu().numpy())
             for leaf, columns in zip(entries_of(x).values(), self._entries().values(), strict=True)
             for at, column in enumerate(columns)
         ]
 
 
-def _all_differ(column: Any) -> bool:
+def _in_units(column_and_x: tuple[of.Column, np.ndarray]) -> tuple[of.Column, np.ndarray]:
+    """A column and its numbers (n,) in its units, or the places of its values.
+
+    What is known of the column is in its units too, without an origin.
+    """
+    column, x = column_and_x
+    x = exact.unscaled(x, column)
+    if "values" in column or not column.get("origin"):
+        return column, x
+    shown = {
+        name: exact.shown(np.asarray(numbers), column).tolist()
+        for name, numbers in column["shown"].items()
+        if name in ("quantiles", "first")
+    }
+    mean = float(exact.shown(np.asarray(column["mean"]), column))
+    return {**column, "mean": mean, "shown": {**column["shown"], **shown}}, exact.shown(x, column)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 10} more" if names[10:] else ""
+    return f"{', '.join(names[:10])}{more}"
+
+
+def _few(column: Any, most: int) -> bool:
+    """Whether a column has at most so many different values."""
     try:
-        return bool(column.is_unique and column.notna().all())
+        return bool(column.nunique() <= most)
     except TypeError:  # of lists, or dicts
         return False
 
 
-def _entry(name: str) -> str:
-    """The name of a category's entry: its own, but for those of the other entries."""
-    return f"{name}_" if name in (*_GROUPED, "x") else name
+def _entries(columns: Sequence[of.Column]) -> dict[str, list[of.Column]]:
+    """The columns of each entry of x: by kind, and one for each category.
+
+    A category's entry has its name, with underscores if another entry has that name.
+    """
+    groups = {kind: [c for c in columns if c["kind"] == kind] for kind in _GROUPED}
+    found = {kind: own for kind, own in groups.items() if own}
+    categories = [c for c in columns if c["kind"] == "category"]
+    reserved = {*_GROUPED, "x"}
+    taken = reserved | {c["name"] for c in categories}
+    for column in categories:
+        name = column["name"]
+        while name in reserved or (name != column["name"] and name in taken):
+            name = f"{name}_"
+        taken.add(name)
+        found[name] = [column]
+    return found
