@@ -16,7 +16,7 @@ from torch import Tensor
 from vaekit.contracts.batch import Batch, DataInfo
 from vaekit.contracts.trees import Ranges, Tree, each, entries_of, first, like, within
 from vaekit.data.rows.batches import SPLITS, Batches, Rows, fitting, span
-from vaekit.data.rows.prepare import apart, binarized, described, hide, share
+from vaekit.data.rows.prepare import apart, binarized, described, hidden_by, hide, share
 from vaekit.data.rows.splits import divided
 from vaekit.numerics.random import generator, later_draws, row_keys, row_uniform, seed_of
 from vaekit.registry.specs import is_plain
@@ -69,6 +69,9 @@ class DataModule(LightningDataModule):
 
     is_held_out = False
     """Whether all rows are held out: those of a file that was named as val or test."""
+
+    source_number = 0
+    """The place of the rows among those of several files; 0 for the first file."""
 
     only_held_out: Mapping[str, str] = {}
     """Describes the values that only held-out rows have, of which the schema knows nothing, by
@@ -134,6 +137,19 @@ class DataModule(LightningDataModule):
             y: The reconstructions of these rows, where there are any.
         """
         return None
+
+    def observed(self, x: Tree, mask: Tree | None) -> Tree | None:
+        """Returns the mask of rows x (N, *event) without what `missing` is going to hide.
+
+        A subclass computes moments of what it shows.
+
+        Arguments:
+            x: Only its shape counts.
+            mask: Like x, True where an element is observed; None if all are.
+        """
+        if not self.missing:
+            return mask
+        return hidden_by(x, mask, self.missing, self.seed, self.source_number)
 
     def restored(self, x: Tree) -> Tree:
         """Rows of the model, (n, *event), in the units of the user's data."""

@@ -15,7 +15,7 @@ from test_data_counts import ALL, ROWS, cells, matrix, saved
 from vaekit.data.user.counts import Counts
 
 
-@pytest.mark.parametrize("value", [-1, 0.5, np.nan, np.inf])
+@pytest.mark.parametrize("value", [-1, 0.5, np.inf])
 @pytest.mark.parametrize("make", [sparse.csr_matrix, sparse.csc_matrix, pd.DataFrame])
 def test_what_is_no_count_is_told_with_its_gene(value: float, make: Any) -> None:
     x = matrix().astype(float)
@@ -104,3 +104,18 @@ def test_missing_values_of_a_covariate_are_told() -> None:
     other.obs["score"] = [np.nan, *range(ROWS - 1)]
     with pytest.raises(ValueError, match="value of score for each row but 1 of 60 have none"):
         Counts(other, **ALL).info  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0.0, 3.5, 812.25], r"holds 3\.5\. Round estimated counts, as of RSEM and Salmon, with"),
+        ([0.0, np.log1p(5.0), np.log1p(900.0)], "normalised or logged .*--data.layer counts"),
+        ([-0.3, 40.0, 1.0], "normalised or logged"),
+        ([0.0, np.nan, 3.0], "holds nan. Fill in the missing counts, or leave out"),
+    ],
+)
+def test_what_is_no_count_is_told_with_the_likely_reason(values: list[float], words: str) -> None:
+    frame = pd.DataFrame({"g0": values * 4, "g1": range(12)})
+    with pytest.raises(ValueError, match=words):
+        Counts(frame).info  # noqa: B018

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaekit.data.columns.exact import digits_of
 from vaekit.data.columns.scale import deviation
 from vaekit.data.rows.limits import refuse_large, refuse_wide
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 _BOOLS, _ALL = ("bool", "boolean"), slice(None)
+_MOST_CLASSES = 100
 
 Known = dict[str, Any]
 """What is known of a column, as plain data: its categories, or its mean and standard deviation."""
@@ -88,7 +90,7 @@ def known_of(column: Series, name: str, train: np.ndarray) -> Known:
         return {"categories": found, "type": str(column.dtype), "ordered": ordered}
     values = _numbers(column, name)[train]
     mean, std = float(values.mean()), deviation(values)
-    return {"mean": mean, "std": std, "type": str(column.dtype)}
+    return {"mean": mean, "std": std, "type": str(column.dtype), **digits_of(values)}
 
 
 def classes(column: Series) -> list[Any]:
@@ -137,6 +139,42 @@ def labels(column: Series, known: Sequence[Any]) -> np.ndarray:
     pairs = zip(column.astype(object), column.isna(), strict=True)
     found = [-1 if missing else place(value) for value, missing in pairs]
     return np.asarray(found, dtype=np.int64)
+
+
+def label_classes(column: Series) -> list[Any] | None:
+    """Returns the classes of a label; None if it holds numbers that are no classes.
+
+    Numbers are classes if there are at most 100 different ones, or if they count from 0 or 1.
+    """
+    found = classes(column)
+    if len(found) <= _MOST_CLASSES or any(isinstance(value, str | bool) for value in found):
+        return found
+    counts = all(value == int(value) for value in found) and min(found) in (0, 1)
+    return found if counts and max(found) < 1.1 * len(found) else None
+
+
+def class_numbers(column: Series) -> np.ndarray | None:
+    """Returns the class of each row, (N,), -1 if it has none; None if there are no classes."""
+    return None if label_classes(column) is None else column.factorize()[0]
+
+
+def label_values(column: Series, known: Sequence[Any] | None) -> Tensor:
+    """Returns the label of each row, (N,): the number of its class, -1 for none, or a number.
+
+    Arguments:
+        known: The classes; None for numbers, NaN where one is missing.
+    """
+    if known is not None:
+        return torch.from_numpy(labels(column, known))
+    refuse_wide(column, str(column.name))
+    return torch.from_numpy(column.to_numpy(np.float64, na_value=np.nan)).float()
+
+
+def labels_of(values: Tensor, known: Sequence[Any] | None) -> list[Any]:
+    """The reverse of `label_values`."""
+    if known is None:
+        return values.tolist()
+    return [known[at] if at >= 0 else None for at in values.tolist()]
 
 
 def values_only_held_out(
@@ -224,6 +262,8 @@ def decoded(values: Tensor, known: Mapping[str, Any]) -> Any:
         kind = "boolean" if not all(seen) else known["type"]
         return pd.array(found, dtype=kind) if known["type"] in _BOOLS else found
     numbers = values[:, 0].double().numpy() * known["std"] + known["mean"]
+    if known.get("decimals") is not None:
+        numbers = np.round(numbers, known["decimals"])
     kind = pd.api.types.pandas_dtype(known["type"])
     whole = pd.api.types.is_integer_dtype(kind)
     return pd.array(np.round(numbers) if whole else numbers, dtype=kind)

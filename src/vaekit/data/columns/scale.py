@@ -16,11 +16,16 @@ _FAR, _CLOSE = 1e4, 1e-4
 """Standard deviations and values of a column above the one, or below the other, drown the loss or
 are drowned in it."""
 
+_ROUNDING = 4 * float(np.finfo(np.float64).eps)
+"""The relative standard deviation of numbers that differ only by rounding."""
+
 
 def deviation(x: np.ndarray) -> float:
-    """The standard deviation of numbers (N,), or 1 where they are the same but for rounding."""
-    std = float(x.std()) if len(x) else 0.0
-    return std if std > 1e-12 * float(np.abs(x).max(initial=0.0)) else 1.0
+    """Returns the standard deviation of numbers (N,), or 1 if they are equal but for rounding."""
+    if not len(x):
+        return 1.0
+    std = float((x - x[0]).std())
+    return std if std > _ROUNDING * float(np.abs(x).max()) else 1.0
 
 
 def beyond(x: np.ndarray, low: float, high: float) -> str:
@@ -58,7 +63,7 @@ def moments(
     mean = total / count.clamp(min=1)
     variance = (squares / count.clamp(min=1) - mean**2).clamp(min=0)
     std = variance.sqrt()
-    std = torch.where(std > 1e-12 * (mean + shift).abs(), std, 1.0)
+    std = torch.where(std > _ROUNDING * (mean + shift).abs(), std, 1.0)
     shape = (-1, *[1] * (x.dim() - 2))
     return (mean + shift).reshape(shape), std.reshape(shape)
 

@@ -318,7 +318,7 @@ def not_numbers(column: Series) -> str:
     import pandas as pd
 
     text = column.dropna()
-    if not pd.api.types.infer_dtype(text) == "string":
+    if pd.api.types.infer_dtype(text) != "string":
         return ""
     is_number = pd.to_numeric(text, errors="coerce").notna()
     if 2 * is_number.sum() < len(text):

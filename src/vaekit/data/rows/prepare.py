@@ -37,25 +37,27 @@ def binarized(rows: Rows, noise: torch.Generator) -> Rows:
     return Rows(ones, context, mask, label, top=1.0)
 
 
-def hidden_masks(x: Tree, share: float, seed: int, source: int) -> Tree:
-    """Returns which elements of rows x (N, *event) stay observed if a share of them is hidden.
+def hidden_by(x: Tree, mask: Tree | None, share: float, seed: int, source: int) -> Tree:
+    """Returns the mask of rows x (N, *event) after a share of their elements is hidden.
 
     Arguments:
         x: Only its shape counts.
-        source: Place of the rows among those of several files.
+        mask: Like x, True where an element is observed; None if all are.
+        source: The place of the rows among those of several files.
     """
     noise = generator("missing", seed, source)
 
-    def shown(x: Tensor | Stored) -> Tensor:
+    def shown(x: Tensor | Stored, mask: Tensor | None) -> Tensor:
         shape = list(x.shape)
         if len(shape) == 4:
             shape[1] = 1  # all channels of a pixel
         drawn = torch.empty(shape, dtype=torch.bool)
         for at in slices(len(x), drawn[:1].numel()):
             drawn[at] = torch.rand(drawn[at].shape, generator=noise) >= share
-        return drawn.expand(x.shape)
+        drawn = drawn.expand(x.shape)
+        return drawn if mask is None else drawn & mask
 
-    return each(shown, x)
+    return each(shown, x, like(x, mask))
 
 
 def hide(splits: dict[str, Rows], share: float, seed: int) -> None:
@@ -65,9 +67,7 @@ def hide(splits: dict[str, Rows], share: float, seed: int) -> None:
         rows = splits[split]
         source = id(first(rows.x))
         if source not in masks:
-            shown = hidden_masks(rows.x, share, seed, len(masks))
-            mask = like(rows.x, rows.mask)
-            masks[source] = each(lambda s, m: s if m is None else s & m, shown, mask)
+            masks[source] = hidden_by(rows.x, rows.mask, share, seed, len(masks))
         splits[split] = replace(rows, mask=masks[source])
 
 
@@ -124,13 +124,13 @@ def other_files(
         The data modules of the files.
     """
     alone = {"val": 0.0, "test": 0.0, "split": None, "group": None}
-    found = []
+    found: list[Any] = []
     for split, source in zip(SPLITS[1:], held_out, strict=True):
         if not isinstance(source, str | Path):
             continue
         given = {k: v for k, v in {**data._init, **alone}.items() if v is not None}
         other = type(data)(**{**given, name: source}).follow(data.schema)
-        other.is_held_out = True
+        other.is_held_out, other.source_number = True, 1 + len(found)
         rows = other.load()["train"]
         for column, values in other.only_held_out.items():
             known = data.only_held_out.get(column)

@@ -13,6 +13,7 @@ from torch import Tensor
 from vaekit.data.rows.batches import Stored, slices
 
 _MOST = 2**32 - 1
+_LOGGED = 25  # logarithms of counts are smaller
 _TYPES = (np.uint8, np.uint16, np.uint32)
 
 
@@ -36,10 +37,18 @@ class Sparse(Stored):
     def cut(self, index: Tensor) -> Tensor:
         return torch.from_numpy(self.csr[index.numpy()].astype(np.float32).toarray())
 
-    def totals(self) -> np.ndarray:
-        """The sum of each row, (N,)."""
-        parts = [self.csr[at].sum(1, dtype=np.float64) for at in slices(len(self), 1000)]
-        return np.concatenate([np.asarray(part).ravel() for part in parts])
+    def totals(self, mask: Any = None) -> np.ndarray:
+        """The sum of each row, (N,).
+
+        Arguments:
+            mask: Which elements count, (N, genes); None for all.
+        """
+        parts = []
+        for at in slices(len(self), 1000):
+            rows = self.csr[at]
+            rows = rows if mask is None else rows.multiply(mask[at].numpy()).tocsr()
+            parts.append(np.asarray(rows.sum(1, dtype=np.float64)).ravel())
+        return np.concatenate(parts)
 
 
 def compressed(
@@ -158,13 +167,25 @@ def _as_counts(
             place = column(at.start + first)
             gene = f"column {place}" if genes is None else f"gene {genes[place]}"
             raise ValueError(
-                f"Expected counts, whole numbers from 0, but {gene} holds {part[first]:g}. Raw "
-                "counts are wanted, not what was normalised or logged: where an .h5ad file keeps "
-                "them in a layer, name it, as in --data.layer counts."
+                f"Expected counts, whole numbers from 0, but {gene} holds {part[first]:g}. "
+                f"{_hint(values, part[first])}"
             )
         largest = max(largest, int(part.max()))
     kind = next(kind for kind in _TYPES if largest <= np.iinfo(kind).max)
     return values.astype(kind, copy=False)
+
+
+def _hint(values: np.ndarray, wrong: float) -> str:
+    """How to get counts from values that are none."""
+    if np.isnan(wrong):
+        return "Fill in the missing counts, or leave out those rows or genes."
+    layer = "name the layer with raw counts, as in --data.layer counts"
+    if wrong >= 0 and np.isfinite(wrong) and float(np.nanmax(values)) > _LOGGED:
+        return (
+            "Round estimated counts, as of RSEM and Salmon, with numpy.rint. If these are "
+            f"normalised values, {layer}."
+        )
+    return f"If these are normalised or logged values of an .h5ad file, {layer}."
 
 
 def _parts(n: int) -> Iterator[slice]:

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from vaekit.data.base import DataModule
 from vaekit.data.columns.covariates import (
-    classes,
+    class_numbers,
     column_of,
     decoded,
     encoded,
     known_of,
-    labels,
+    label_classes,
+    label_values,
+    labels_of,
     listed,
     only_held_out,
     width,
@@ -60,8 +62,8 @@ class Counts(DataModule):
             columns.
         label: A column of classes, for pictures and metrics. Each split has its share of each
             class, unless `split` or `group` says which rows stay together.
-        library: Whether the context begins with the logarithm of the row's total, of all its
-            counts, those that `missing` hides included.
+        library: Whether the context begins with the logarithm of the row's total: of its observed
+            counts, without those that `missing` hides, and 0 if none of these is above 0.
         split: A column that says train, val or test of each row; `val` and `test` say nothing
             then.
         group: A column of what rows that stay in one split have in common, such as a donor.
@@ -135,7 +137,9 @@ class Counts(DataModule):
         self.schema = model or self._noting_split(self._schema_of(cells, np.flatnonzero(train)))
         self.names = cells.names
         strict = train & (not self.is_held_out)
-        context, label = self._context(cells, totals, strict), self._labels(cells)
+        mask = self.observed(x, None) if library else None
+        shown = totals if mask is None else x.totals(mask)
+        context, label = self._context(cells, shown, strict), self._labels(cells)
         self.only_held_out = self._only_held_out(cells, splits)
         found = {n: replace(rows, context=context, label=label) for n, rows in splits.items()}
         other_files(self, found, self.shares)
@@ -169,7 +173,7 @@ class Counts(DataModule):
         classes = None
         label = self.label or self._of_model().get("label")
         if cells.about is not None and label in cells.about:
-            classes = column_of(cells.about, str(label), "label").iloc[kept].factorize()[0]
+            classes = class_numbers(column_of(cells.about, str(label), "label").iloc[kept])
         return self._divided(rows, (names, groups), self.shares, classes)
 
     def _only_held_out(self, cells: Cells, splits: dict[str, Rows]) -> dict[str, str]:
@@ -188,7 +192,7 @@ class Counts(DataModule):
         columns = {name: column_of(cells.about, name, "covariate") for name in self.covariates}
         label = None
         if self.label is not None:
-            label = classes(column_of(cells.about, self.label, "label"))
+            label = label_classes(column_of(cells.about, self.label, "label"))
         return {
             "genes": cells.genes,
             "size": cells.counts.shape[1],
@@ -222,9 +226,9 @@ class Counts(DataModule):
             return None
         assert self.schema is not None
         column = column_of(cells.about, self.label, "label")
-        if self.schema["classes"] is None:
+        if self.schema["label"] is None:
             return None  # of a model without labels
-        return torch.from_numpy(labels(column, self.schema["classes"]))
+        return label_values(column, self.schema["classes"])
 
     # The way back
 
@@ -279,10 +283,10 @@ class Counts(DataModule):
                 frame[name] = decoded(arrays["context"][:, at : at + width(known)], known)
                 at += width(known)
         for name, values in arrays.items():
-            if name == "label" and self.schema["classes"] is not None:
-                found = [self.schema["classes"][i] if i >= 0 else None for i in values.tolist()]
-                own = self.schema["label"]
-                frame[own] = pd.Categorical(found, categories=self.schema["classes"])
+            if name == "label" and self.schema["label"] is not None:
+                known, own = self.schema["classes"], self.schema["label"]
+                found = labels_of(values, known)
+                frame[own] = found if known is None else pd.Categorical(found, categories=known)
             elif values.dim() == 1:
                 frame[name] = values.numpy()
         return frame

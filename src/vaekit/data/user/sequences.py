@@ -249,7 +249,9 @@ class Sequences(DataModule):
         if self.standardize:
             assert isinstance(train.x, Tensor)
             assert isinstance(train.mask, Tensor)
-            mean, std = (m.flatten().tolist() for m in moments(train.x, train.mask, train.index))
+            mask = self.observed(train.x, train.mask)
+            assert isinstance(mask, Tensor)
+            mean, std = (m.flatten().tolist() for m in moments(train.x, mask, train.index))
             schema |= {"mean": mean, "std": std}
             return
         found = span(train.x, train.mask)  # of all rows, held-out ones included

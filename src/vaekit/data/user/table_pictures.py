@@ -58,9 +58,22 @@ def _histogram(axes: Any, values: np.ndarray, quantiles: np.ndarray) -> None:
     low, high = np.interp([0.005, 0.995], place, quantiles)
     ends = np.linspace(low, max(high, low + 1e-9 * max(1.0, abs(low))), 25)
     axes.hist(np.clip(values, low, high), ends, density=True, color="0.7")
-    # Quantiles may tie: the share below an end is that of the last of them.
-    below = np.interp(ends, quantiles + 1e-12 * np.arange(len(quantiles)), place)
+    below = _shares_below(ends, quantiles)
+    below[[0, -1]] = 0, 1  # the outermost bars hold what is beyond them
     axes.stairs(np.diff(below) / np.diff(ends), ends)
+
+
+def _shares_below(ends: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
+    """The share of numbers below each end, by their quantiles, many of which may be equal."""
+    place = np.linspace(0, 1, len(quantiles))
+    values, first = np.unique(quantiles, return_index=True)
+    last = len(quantiles) - 1 - np.unique(quantiles[::-1], return_index=True)[1]
+    after = np.searchsorted(values, ends).clip(0, len(values) - 1)  # the next value
+    before = (after - 1).clip(0)
+    width = np.where(values[after] > values[before], values[after] - values[before], 1.0)
+    within = ((ends - values[before]) / width).clip(0, 1)
+    share = place[last[before]] + within * (place[first[after]] - place[last[before]])
+    return np.where(ends <= values[0], 0.0, np.where(ends > values[-1], 1.0, share))
 
 
 def pairs(

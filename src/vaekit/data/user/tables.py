@@ -18,12 +18,14 @@ from vaekit.data.base import DataModule
 from vaekit.data.columns import exact
 from vaekit.data.columns import table as of
 from vaekit.data.columns.covariates import (
-    classes,
+    class_numbers,
     column_of,
     decoded,
     encoded,
     known_of,
-    labels,
+    label_classes,
+    label_values,
+    labels_of,
     listed,
     only_held_out,
     width,
@@ -33,7 +35,7 @@ from vaekit.data.columns.spellings import merged, respelled, spellings_of
 from vaekit.data.readers.frames import frame_of, write_frame
 from vaekit.data.readers.text import TextFormat
 from vaekit.data.rows.batches import Rows
-from vaekit.data.rows.prepare import hidden_masks, other_files
+from vaekit.data.rows.prepare import other_files
 from vaekit.data.rows.splits import is_in
 from vaekit.data.user.table_pictures import marginals, pairs
 
@@ -62,8 +64,9 @@ class Table(DataModule):
         path: The file, or a frame.
         kinds: What columns are to be taken for in the place of what their values suggest: numeric,
             binary, category, count or ignore, by name.
-        label: A column that is no part of x but the rows' label. Each split has its share of each
-            class, unless `split` or `group` says which rows stay together.
+        label: A column that is no part of x but the rows' label: classes, or numbers if there are
+            more than 100 different ones that do not count from 0 or 1. Each split has its share of
+            each class, unless `split` or `group` says which rows stay together.
         context: Columns that are no part of x but conditioned on, in a list or with commas between
             them: categories become a column each, numbers are standardised.
         id: A column that names the rows; it is copied to the files that are written. None takes a
@@ -198,7 +201,7 @@ class Table(DataModule):
         rows = Rows(torch.empty(len(frame), 0))
         names, groups = (None if name is None else frame[name].tolist() for name in self.by)
         label = self.label or (self.schema or {}).get("label")
-        classes = frame[label].factorize()[0] if label in frame.columns else None
+        classes = class_numbers(frame[label]) if label in frame.columns else None
         return self._divided(rows, (names, groups), self.held_out, classes)
 
     def _check_names(self, frame: DataFrame) -> None:
@@ -255,7 +258,7 @@ class Table(DataModule):
         schema["order"] = [str(name) for name in frame.columns]
         schema["context"] = {n: known_of(frame[n], n, train) for n in self.context}
         schema["label"] = self.label
-        schema["classes"] = None if self.label is None else classes(frame[self.label])
+        schema["classes"] = None if self.label is None else label_classes(frame[self.label])
         return schema
 
     def _shown(self, kinds: Mapping[str, str], rows: int) -> dict[str, np.ndarray]:
@@ -266,7 +269,7 @@ class Table(DataModule):
         x = {entry: torch.empty(rows, len(own)) for entry, own in entries.items()}
         if not x:
             return {}
-        masks = entries_of(hidden_masks(x if len(x) > 1 else first(x), self.missing, self.seed, 0))
+        masks = entries_of(self.observed(x if len(x) > 1 else first(x), None))
         return {
             column["name"]: mask[:, at].numpy()
             for (_, columns), mask in zip(entries.items(), masks.values(), strict=True)
@@ -361,7 +364,7 @@ class Table(DataModule):
             return None
         if name not in frame.columns:
             return torch.full((len(frame),), -1)
-        return torch.from_numpy(labels(frame[name], self.schema["classes"]))
+        return label_values(frame[name], self.schema["classes"])
 
     def _declare(self, splits: Mapping[str, Rows]) -> None:
         ranges: dict[str, tuple[float, float]] = {}
@@ -446,9 +449,7 @@ class Table(DataModule):
             for own, part in parts.items():
                 frame[own if own not in frame else f"{own}_"] = part
         if "label" in columns and self.schema["label"] is not None:
-            known = self.schema["classes"]
-            found = [known[at] if at >= 0 else None for at in columns["label"].tolist()]
-            frame[self.schema["label"]] = found
+            frame[self.schema["label"]] = labels_of(columns["label"], self.schema["classes"])
         if rows is not None:
             own = "row" if self.names is None else self.schema["id"] or "name"
             names = rows.numpy() if self.names is None else self.names[rows.numpy()]
