@@ -19,6 +19,7 @@ from vaekit.data.base import DataModule
 from vaekit.evaluation.baseline import baseline
 from vaekit.model.fitted_priors import log_priors
 from vaekit.model.model import Model
+from vaekit.model.parts_for_data import networks_in_words
 from vaekit.numerics.precision import exact
 from vaekit.numerics.random import fixed_noise
 
@@ -96,6 +97,8 @@ def show_data(data: DataModule, parts: Mapping[str, Any]) -> None:
     table.add_section()
     for name, part in parts.items():
         table.add_row(name, escape(_in_words(part)))
+    if "encoder" in parts or "decoder" in parts:
+        table.add_row("networks", escape(networks_in_words(data)))
     table.caption = "--data.X says otherwise of the data, --model.X of what was chosen."
     Console().print(table)
 

@@ -31,9 +31,11 @@ MODEL_KINDS = (
 )
 """The kinds of plugin that a model is made of; each is an argument of `Model`."""
 
-_NAMES_ALONE: dict[str, Any] = dict.fromkeys(("of", "classes", "label", "stratified"))
-"""What a schema says of labels, splits, and of the data module: rows become the same x without
-it."""
+_NAMES_ALONE: dict[str, Any] = dict.fromkeys(
+    ("of", "classes", "label", "stratified", "levels", "top", "pages")
+)
+"""Keys of a schema on labels, splits, the data module, and how images are stored: rows become the
+same x in [0, 1] without them."""
 
 _UNITS = {"elbo": -1, "iwae": -1, "log_likelihood": -1, "distortion": 1}
 """Terms that change with the units of x, and by which multiple of `DataInfo.log_units`."""
@@ -339,7 +341,10 @@ class Model(nn.Module):
                     f"The model was made for data of {name} {expected} but got {got}."
                 )
         ours, theirs = ({**(i.schema or {}), **_NAMES_ALONE} for i in (self.info, data))
-        says = all(set(i.schema or ()) - {"of", "stratified"} for i in (self.info, data))
+        says = all(
+            set(i.schema or ()) - {"of", "stratified", "levels", "top", "pages"}
+            for i in (self.info, data)
+        )
         if says and ours != theirs:
             raise ValueError(
                 "The model was made for data of other columns, units or categories: let these "
@@ -353,6 +358,7 @@ class Model(nn.Module):
                 "the model may have been trained on: let them follow the model, with "
                 "data.follow(model.info.schema) before they are loaded."
             )
+        self._check_scaled(data)
         others = data.entries()
         for name, own in self.info.entries().items():
             (low, high), (least, most) = own.data_range, others[name].data_range
@@ -360,6 +366,20 @@ class Model(nn.Module):
                 raise ValueError(
                     f"The model was made for {'data' if name == 'x' else name} in [{low:g}, "
                     f"{high:g}] but got [{least:g}, {most:g}]."
+                )
+
+    def _check_scaled(self, data: DataInfo) -> None:
+        """Refuses grey values that were divided by 255 if the model's were not."""
+        tops = (data.schema or {}).get("top") or {}
+        tops = tops if isinstance(tops, dict) else {"x": tops}
+        entries = self.info.entries()
+        for name in tops:
+            if name in entries and entries[name].data_range != (0.0, 1.0):
+                low, high = entries[name].data_range
+                raise ValueError(
+                    f"The model was made for values in [{low:g}, {high:g}] but these were divided "
+                    f"by {tops[name]:g}: let the data follow the model, with "
+                    "data.follow(model.info.schema) before they are loaded."
                 )
 
     def check_rows(self, x: Tree, mask: Tree | None = None) -> None:

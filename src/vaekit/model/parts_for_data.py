@@ -51,7 +51,7 @@ def _kind(info: DataInfo, known: str) -> str:
     if info.levels == 2:
         return "binary"
     shape = info.event_shape
-    sides = shape[-2:] if len(shape) in (2, 3) else ()
+    sides = shape[1:] if len(shape) == 4 else shape[-2:] if len(shape) in (2, 3) else ()
     return "image" if sides and min(sides) >= 8 else "numeric"
 
 
@@ -74,15 +74,45 @@ def _likelihood(info: DataInfo, kind: str, data: DataModule) -> Any:
 def _networks(info: DataInfo, kind: str) -> tuple[Any, Any, int]:
     shape = info.event_shape
     assert isinstance(shape, tuple)
-    if kind == "sequence":
-        if len(shape) == 1:
-            return _spec("GRUEncoder", tokens=True), "GRUDecoder", 16
+    if kind == "sequence" and len(shape) == 1:
+        return _spec("GRUEncoder", tokens=True), "GRUDecoder", 16
+    if kind in ("sequence", "signal"):
         return "Conv1dEncoder", "Conv1dDecoder", 16
     if len(shape) in (2, 3) and min(shape[-2:]) >= 8:
         halvings = max(1, min(4, int(log2(min(shape[-2:]) / 4))))
         channels = [32, 64, 128, 256][:halvings]
         return _spec("ConvEncoder", channels=channels), _spec("ConvDecoder", channels=channels), 32
     return _spec("MLPEncoder", hidden=[256]), _spec("MLPDecoder", hidden=[256]), 16
+
+
+def networks_in_words(data: DataModule) -> str:
+    """Returns one line on the shape by which `parts_for` chooses the networks.
+
+    Example:
+        >>> from vaekit import data
+        >>> networks_in_words(data.Digits())
+        'for an image of 1x8x8; for numbers: --model.encoder MLPEncoder --model.decoder MLPDecoder'
+    """
+    shape = data.info.event_shape
+    if isinstance(shape, dict):
+        return "for entries of several kinds; --model.encoder chooses another"
+    encoder, _, _ = _networks(data.info, _kind(data.info, data.kinds.get("x", "")))
+    name = encoder["class_path"] if isinstance(encoder, dict) else encoder
+    sizes = "x".join(map(str, shape))
+    if name == "MLPEncoder" and len(shape) > 3:
+        sizes += " (there are no 3-d convolutions; x.flatten(1, 2) is a stack of images)"
+    if name == "Conv1dEncoder":
+        sizes = f"{shape[0]} channel{'s' if shape[0] > 1 else ''} of {shape[1]} time steps"
+    kind, other = {
+        "Conv1dEncoder": ("", "Conv" if min(shape) >= 8 else "MLP"),
+        "ConvEncoder": ("an image of ", "Conv1d" if len(shape) == 2 else "MLP"),
+        "GRUEncoder": ("tokens of ", "MLP"),
+    }.get(name, ("numbers of ", ""))
+    names = {"Conv": "an image", "Conv1d": "channels x time steps", "MLP": "numbers"}
+    if not other:
+        return f"for {kind}{sizes}; --model.encoder and --model.decoder choose others"
+    choice = f"--model.encoder {other}Encoder --model.decoder {other}Decoder"
+    return f"for {kind}{sizes}; for {names[other]}: {choice}"
 
 
 def epochs_for(data: DataModule) -> int:

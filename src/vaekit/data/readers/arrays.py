@@ -5,16 +5,19 @@ from __future__ import annotations
 import mmap
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vaekit.data.module_for_path import conversion
+from vaekit.data.rows.batches import SPLITS
 from vaekit.data.rows.limits import NumberError, refuse_wide
+from vaekit.data.rows.splits import split_called
 
 WHOLE = 2**31
 """Size in bytes up to which arrays are read whole, and others are mapped."""
@@ -22,10 +25,14 @@ WHOLE = 2**31
 _FEW = 1000
 """Whole numbers below it stand for classes themselves."""
 
+Shapes: TypeAlias = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+"""Shape and type of each array of a file."""
+
 LABELS = ("label", "labels", "y", "target", "targets")
 OTHERS = ("context", "mask")
+_X = ("x", "data", "image", "images", "feature", "features", "input", "inputs")
 _OTHER_MODULES = {
-    "Table": (".csv", ".tsv", ".parquet", ".txt", ".xlsx"),
+    "Table": (".csv", ".tsv", ".parquet"),
     "Counts": (".h5ad",),
     "ImageFolder": (".png", ".jpg", ".jpeg"),
 }
@@ -218,7 +225,8 @@ def _numbered(array: Any, known: list[Any] | None) -> tuple[Tensor, list[Any] | 
 def read_file(path: Path, key: str | None = None) -> dict[str, Any]:
     """The arrays of a file by the names x, label, context, mask and names; of one array, x.
 
-    What else a file holds is not looked at.
+    The arrays x_train, y_train, x_test and y_test become x, label and split, the names of the
+    splits. What else a file holds is not looked at.
 
     Arguments:
         key: Which of several arrays is x; None for the one of that name, or the only one that can
@@ -237,7 +245,8 @@ def read_file(path: Path, key: str | None = None) -> dict[str, Any]:
     suffix = path.suffix.lower()
     if suffix not in _READERS:
         others = (name for name, kinds in _OTHER_MODULES.items() if path.suffix.lower() in kinds)
-        hint = next((f" --data {name} --data.path {path} reads it." for name in others), "")
+        hint = next((f" --data {name} --data.path {path} reads it." for name in others), None)
+        hint = hint or f" {conversion(path)}"
         raise ValueError(f"Expected a file of type {', '.join(_READERS)} but got {path}.{hint}")
     try:
         return _READERS[suffix](path, key)
@@ -279,6 +288,8 @@ def _read_npz(path: Path, key: str | None) -> dict[str, Any]:
     if {"row", "col", "data"} <= set(shapes):
         raise _Choice("it holds a sparse array by places: save x.tocsr(), for --data Counts.")
     with np.load(path, allow_pickle=False) as arrays:
+        if key is None and (parts := _parts_in(shapes)):
+            return _joined(parts, arrays)
         chosen = _chosen(shapes, key)
         return {
             name: arrays[own] if name in ("label", "names") else _of_numpy(arrays[own], own)
@@ -286,7 +297,7 @@ def _read_npz(path: Path, key: str | None) -> dict[str, Any]:
         }
 
 
-def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+def _headers(path: Path) -> Shapes:
     """Shape and type of each array in an `.npz`, which are not read."""
     read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
     found = {}
@@ -312,13 +323,13 @@ def _read_pt(path: Path, key: str | None) -> dict[str, Any]:
     if not (names and all(isinstance(x, Tensor) for x in tensors)):
         raise TypeError("not a tensor or a dict of tensors")
     shapes = {name: (tuple(x.shape), np.dtype(np.float32)) for name, x in found.items()}
+    if key is None and (parts := _parts_in(shapes)):
+        return _joined(parts, found)
     chosen = _chosen(shapes, key).items()
     return {n: found[own] if n == "label" else _dense(found[own], own) for n, own in chosen}
 
 
-def _chosen(
-    shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]], key: str | None
-) -> dict[str, str]:
+def _chosen(shapes: Shapes, key: str | None) -> dict[str, str]:
     """Which arrays of a file are x (or its entries x.name), label, context, mask and names."""
     entries = [name for name in shapes if name.partition(".")[0] in ("x", "mask")]
     if key is None and any(name.partition(".")[0] == "x" for name in entries):
@@ -328,8 +339,12 @@ def _chosen(
     else:
         found = {"x": _x_of(shapes, key)}
         found |= {"mask": "mask"} if "mask" in shapes else {}
-    n = shapes[next(iter(found.values()))][0][:1]
+    shape = shapes[next(iter(found.values()))][0]
+    n = shape[:1]
     found |= {name: name for name in ("context",) if name in shapes}
+    if key is not None and (label_name := _label_of_part(key, shapes)):
+        return {**found, "label": label_name}
+    _refuse_rows_last(shape, shapes)
     left = {name: kind for name, (shape, kind) in shapes.items() if shape[:1] == n}
     left = {name: kind for name, kind in left.items() if name not in found.values()}
     label = "label" if "label" in shapes else next((name for name in LABELS if name in left), None)
@@ -342,7 +357,83 @@ def _chosen(
     }
 
 
-def _x_of(shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]], key: str | None) -> str:
+def _splits_in(shapes: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Returns the names of x and the label of each split, as of x_train, y_train and x_test."""
+    splits: dict[str, dict[str, str]] = {}
+    for name in shapes:
+        before, _, after = name.lower().rpartition("_")
+        for role, called in ((before, after), (after, before)):
+            column = "x" if role in _X else "label" if role in LABELS else None
+            if column and (split := split_called(called)):
+                splits.setdefault(split, {}).setdefault(column, name)
+    return splits
+
+
+def _parts_in(shapes: Shapes) -> dict[str, dict[str, str]]:
+    """Returns the splits of `_splits_in`, or none if their arrays do not fit together."""
+    splits = _splits_in(shapes)
+    parts = {split: splits[split] for split in SPLITS if "x" in splits.get(split, {})}
+    events = {shapes[names["x"]][0][1:] for names in parts.values()}
+    is_named = any(name.partition(".")[0] == "x" for name in shapes)
+    return parts if "train" in parts and len(events) == 1 and not is_named else {}
+
+
+def _joined(parts: dict[str, dict[str, str]], arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the rows of all splits, their labels and the names of their splits.
+
+    The label of a split without labels is unknown.
+    """
+    xs = [numbers_of(arrays[part["x"]], part["x"]) for part in parts.values()]
+    columns: dict[str, Any] = {"x": torch.cat(xs)}
+    if len(xs) > 1:
+        columns["split"] = np.repeat(list(parts), [len(x) for x in xs])
+    names = [part.get("label") for part in parts.values()]
+    labels = [None if name is None else np.asarray(arrays[name]) for name in names]
+    for name, label, x in zip(names, labels, xs, strict=True):
+        if label is not None and len(label) != len(x):
+            raise _Choice(f"Expected {len(x)} rows in {name} but it has {len(label)}.")
+    given_labels = [label for label in labels if label is not None]
+    if given_labels:
+        first = given_labels[0]
+        is_text = first.dtype.kind in "USO"
+        unknown = np.asarray(None if is_text else -1)
+        full = [
+            np.broadcast_to(unknown, (len(x), *first.shape[1:])) if label is None else label
+            for label, x in zip(labels, xs, strict=True)
+        ]
+        label = np.concatenate(full)
+        columns["label"] = label[:, 0] if label.ndim == 2 and label.shape[1] == 1 else label
+    return columns
+
+
+def _label_of_part(key: str, shapes: Shapes) -> str | None:
+    """Returns the label of the array x_train, say, and warns of the arrays of other splits."""
+    splits = _splits_in(shapes)
+    chosen = next((part for part in splits.values() if part.get("x") == key), None)
+    if chosen is None:
+        return None
+    left = [name for part in splits.values() if part is not chosen for name in part.values()]
+    if left:
+        warnings.warn(
+            f"--data.key {key} leaves {', '.join(left)} out: without it, they are other splits.",
+            stacklevel=2,
+        )
+    label = chosen.get("label")
+    return label if label is not None and shapes[label][0][:1] == shapes[key][0][:1] else None
+
+
+def _refuse_rows_last(shape: tuple[int, ...], shapes: Shapes) -> None:
+    """Refuses an x whose last axis, not its first, has the length of the labels."""
+    for name in LABELS:
+        size = prod(shapes[name][0]) if name in shapes else 0
+        if len(shape) > 2 and size not in (0, shape[0]) and size == shape[-1]:
+            raise _Choice(
+                f"Expected the rows on the first axis of x but {name} has {size} values, as the "
+                f"last axis of x {'x'.join(map(str, shape))} has: save np.moveaxis(x, -1, 0)."
+            )
+
+
+def _x_of(shapes: Shapes, key: str | None) -> str:
     """The name of the array that is x."""
     held = ", ".join(f"{name} {'x'.join(map(str, s))}" for name, (s, _) in shapes.items())
     if key is not None:

@@ -24,6 +24,9 @@ MODES = ("L", "RGB", "RGBA", "I;16")
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Those that Pillow decodes by itself, without running another program."""
 
+_PAGED = ("PNG", "GIF", "TIFF", "WEBP")
+"""Formats that may hold several pages. In a JPEG, further images are previews of the first."""
+
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _NATURAL = {
     **dict.fromkeys(("1", "L", "LA", "La"), "L"),
@@ -35,8 +38,8 @@ _NATURAL = {
 _CHUNK = 32  # images of one task
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Source = tuple[str, str | BytesIO]
-"""What a user calls an image, and its path, or the file itself in memory."""
+Source = tuple[str, str | BytesIO] | tuple[str, str | BytesIO, int]
+"""The name of an image in messages, its path or the file in memory, and perhaps its page."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Form:
         crop: Side, in pixels, of the middle square that is cut out first; None cuts nothing.
         background: Colour that lies below transparent pixels, by name or as #rrggbb.
         max_pixels: How many pixels an image may have.
+        pages: "first" reads the first page of a file, "all" reads each page, and None refuses a
+            file of several pages.
 
     Raises:
         ValueError: If one of them is none of these.
@@ -59,8 +64,11 @@ class Form:
     crop: int | None = None
     background: str = "white"
     max_pixels: int = 50_000_000
+    pages: str | None = None
 
     def __post_init__(self) -> None:
+        if self.pages not in (None, "all", "first"):
+            raise ValueError(f"Expected pages to be all or first but got {self.pages!r}.")
         if self.mode is not None and self.mode not in MODES:
             raise ValueError(f"Expected a mode out of {', '.join(MODES)} but got {self.mode!r}.")
         sides = [*(self.size or ()), *(() if self.crop is None else (self.crop,))]
@@ -85,10 +93,12 @@ class Form:
         crop: int | None,
         background: str | None,
         max_pixels: int,
+        pages: str | None = None,
         schema: dict[str, Any] | None = None,
     ) -> Form:
         """The form by a user's words; what they leave open is as in a schema, a model's."""
         given = {"size": size, "mode": mode, "crop": crop, "background": background}
+        given["pages"] = pages
         found = {**(schema or {}), **{k: v for k, v in given.items() if v is not None}}
         size = found.get("size")
         sides = [size] * 2 if isinstance(size, int) else size
@@ -100,6 +110,7 @@ class Form:
             found.get("crop"),
             found.get("background") or "white",
             max_pixels,
+            found.get("pages"),
         )
 
 
@@ -116,8 +127,11 @@ class ImageReader:
         self.form, self.mode, self.size = form, form.mode, form.size
         self.formats: set[str] = set()
 
-    def __call__(self, name: str, source: str | BytesIO) -> Array:
+    def __call__(self, name: str, source: str | BytesIO, page: int | None = None) -> Array:
         """The array of an image.
+
+        Arguments:
+            page: The page of the file, counted from 0; None for a file of one page.
 
         Raises:
             ValueError: If it is no image, a damaged or a too large one, or unlike the first.
@@ -127,6 +141,10 @@ class ImageReader:
             self._refuse_header(name, image)
             self.formats.add(str(image.format))
             with _readable(name):
+                if page is not None:
+                    image.seek(page)
+                elif self.form.pages is None:
+                    _refuse_pages(name, _pages(image))
                 if self.form.size is not None and self.form.crop is None:
                     # A JPEG decodes to a fraction of its size, here twice what is wanted or more.
                     image.draft(None, (2 * max(self.form.size),) * 2)
@@ -145,6 +163,7 @@ class ImageReader:
             "mode": self.mode,
             "crop": form.crop,
             "background": form.background,
+            "pages": form.pages,
         }
 
     @property
@@ -249,6 +268,24 @@ def _opened(name: str, source: str | BytesIO) -> Iterator[Image.Image]:
             image = Image.open(file, formats=_FORMATS)
         with image:
             yield image
+
+
+def pages_of(name: str, path: str) -> int:
+    """Returns the number of pages of an image file."""
+    with _opened(name, path) as image, _readable(name):
+        return _pages(image)
+
+
+def _pages(image: Image.Image) -> int:
+    return getattr(image, "n_frames", 1) if image.format in _PAGED else 1
+
+
+def _refuse_pages(name: str, pages: int) -> None:
+    if pages > 1:
+        raise Unlike(
+            f"Expected files of one image but {name} has {pages} pages: --data.pages first reads "
+            "the first page of each file, and --data.pages all (of ImageFolder) reads each page."
+        )
 
 
 def _has_colours(image: Image.Image) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,10 +16,22 @@ from vaekit.numerics.random import generator
 
 _NAMES = {
     **dict.fromkeys(("train", "training", "fit"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "heldout"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "validate"), "val"),
+    **dict.fromkeys(("dev", "development", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing", "heldout", "holdout"), "test"),
 }
-"""What people call the splits."""
+"""Names of the splits in the data of users, in lower case and without separators."""
+
+
+def split_called(name: Any) -> str | None:
+    """Returns the split that a name means, in any case; None if it means no split.
+
+    Example:
+        >>> split_called("Training"), split_called("test_set"), split_called("cat")
+        ('train', 'test', None)
+    """
+    plain = re.sub(r"[-_ ]+", "", str(name).strip().lower())
+    return _NAMES.get(plain) or _NAMES.get(plain.removesuffix("set").removesuffix("data"))
 
 
 def split(
@@ -182,18 +195,18 @@ def hold_out(rows: Rows, val: int, seed: int | None = None) -> dict[str, Rows]:
 
 
 def split_by_name(rows: Rows, names: Sequence[Any] | np.ndarray) -> dict[str, Rows]:
-    """The rows by the names of their splits: train, val and test, or what people call them.
+    """Returns the rows by the names of their splits, which `split_called` knows.
 
     Raises:
         ValueError: If a name is another, or no row is for training.
     """
-    called = [str(name).strip().lower() for name in names]
-    if unknown := {name for name in called if name not in _NAMES}:
+    called = {name: split_called(name) for name in set(names)}
+    if unknown := {str(name) for name, split in called.items() if split is None}:
         raise ValueError(
             f"Expected splits called train, val and test but got {', '.join(sorted(unknown)[:5])}."
         )
-    own = np.asarray([_NAMES[name] for name in called])
-    found = {name: torch.from_numpy((own == name).nonzero()[0]) for name in SPLITS}
+    split_of = np.asarray([called[name] for name in names])
+    found = {name: torch.from_numpy((split_of == name).nonzero()[0]) for name in SPLITS}
     if not len(found["train"]):
         raise ValueError("Expected rows of the split train but there are none.")
     return {name: rows.subset(index) for name, index in found.items() if len(index)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
@@ -22,9 +23,10 @@ from vaekit.data.columns.scale import (
     warn_of_scales,
 )
 from vaekit.data.readers.arrays import classes_of, column_names, numbers_of, read_file, row_names
-from vaekit.data.rows.batches import Rows, natural, span
-from vaekit.data.rows.prepare import other_files
-from vaekit.data.user.ranges import checked, measured, spread, top_of
+from vaekit.data.rows.batches import SPLITS, Rows, natural, span
+from vaekit.data.rows.prepare import other_files, share
+from vaekit.data.rows.splits import split_by_name
+from vaekit.data.user.ranges import ImageFormat, checked, levels_of, measured, spread, top_of
 
 _COLUMNS = ("x", "label", "context", "mask")
 
@@ -35,10 +37,13 @@ class Arrays(DataModule):
     Files are read without running code that they may hold: NumPy's without pickles, torch's with
     `weights_only`. An `.npz` or `.pt` of several arrays holds them under the names x, label,
     context and mask, and a column of text beside them names the rows; what else it holds is not
-    looked at. A lone `.npy` is mapped into memory, not read; of one above 2 GiB a thousand
-    rows are looked at, and the others when they come. uint8 values 0 to 255 (or 0 and 1 alone),
-    and images of 16 bits, become x from 0 to 1; other values are taken as they are, in any type of
-    numbers.
+    looked at. The arrays x_train, y_train, x_test and y_test are splits and their labels; without
+    rows for validation, `val` is a share of x_train. A lone `.npy` is mapped into memory, not
+    read; of one above 2 GiB a thousand rows are looked at, and the others when they come.
+
+    uint8 values 0 to 255 (or only 0 and 1), images of 16 bits, and images of whole numbers up to
+    255 in other types become x from 0 to 1. They have two levels if each value is 0 or the largest
+    one. Other values are taken as they are, in any type of numbers.
 
     Where a row has several entries (an image and a column, say), x is a dict with a source for
     each, or one file whose arrays have names such as `x.image`; so are mask and data_range.
@@ -157,16 +162,26 @@ class Arrays(DataModule):
         self._check(columns)
         mask = columns.get("mask")
         declared = self._declared(x)
-        top = {n: top_of(n, leaf, declared[n]) for n, leaf in entries_of(x).items()}
+        masks = entries_of(like(x, mask))
+        is_signal = [n for n, leaf in entries_of(x).items() if _is_signal(leaf, masks[n])]
+        formats = {n: self._image_format(n) for n in entries_of(x)}
+        top = {
+            n: top_of(n, leaf, declared[n], masks[n], formats[n])
+            for n, leaf in entries_of(x).items()
+        }
+        self._note_images(entries_of(x), masks, top, formats)
         self.looked_at = all(  # of bytes from 0 to 255 there is nothing to see
-            spread(leaf) is None or top[entry] == 255 for entry, leaf in entries_of(x).items()
+            spread(leaf) is None or (leaf.dtype == torch.uint8 and top[entry] == 255)
+            for entry, leaf in entries_of(x).items()
         )
         rows = Rows(**columns, top=top if isinstance(x, Mapping) else top["x"])
+        self._warn_of_rows_last(x)
         splits = self._split(rows)
         if self.standardize or "scales" in (self.schema or {}):
             splits = self._standardized(splits)
         ready = splits["train"]
         self._find_ranges(ready.x, mask, entries_of(ready.top), declared)
+        self.kinds = {**dict.fromkeys(is_signal, "signal"), **self.kinds}
         self.only_held_out = self._only_held_out(ready, declared)
         for other in other_files(self, splits, self.shares, "x"):
             wide = [other.natural_range(), other.levels], [self._range, self.levels]
@@ -178,15 +193,85 @@ class Arrays(DataModule):
                 )
         return splits
 
+    def _image_format(self, entry: str) -> ImageFormat | None:
+        """Returns how the model reads an entry, or None if the rows follow no model."""
+        is_scaled = self.standardize or "scales" in (self.schema or {})
+        if is_scaled or not self.follows_model:
+            return ImageFormat() if is_scaled else None
+        keys = (entries_of((self.schema or {}).get(key)) for key in ("top", "levels"))
+        return ImageFormat(*(value.get(entry, value.get("x")) for value in keys))
+
+    def _note_images(
+        self,
+        x: Mapping[str, Tensor],
+        masks: Mapping[str, Any],
+        top: Mapping[str, float | None],
+        formats: Mapping[str, ImageFormat | None],
+    ) -> None:
+        """Finds the levels of each entry that holds images, and notes them in the schema.
+
+        Rows that follow a model leave its schema as it is.
+        """
+        self._levels: dict[str, int | None] = dict.fromkeys(x)
+        self._scaled: dict[str, float] = {}
+        for name, leaf in x.items():
+            stored, model = top[name], formats[name]
+            if stored is None or "scales" in (self.schema or {}):
+                continue
+            levels = None if model is None else model.levels
+            keeps_grey = self.dequantize or self.binarize != "none"
+            keeps_grey |= self.follows_model and levels is None  # of an earlier version
+            self._levels[name] = levels_of(name, leaf, masks[name], stored, levels, keeps_grey)
+            if leaf.dtype not in (torch.uint8, torch.uint16, torch.bool):
+                self._scaled[name] = stored
+        if self.follows_model or self.standardize or not any(self._levels.values()):
+            return
+        notes: dict[str, Any] = {"levels": self._levels}
+        notes |= {"top": self._scaled} if self._scaled else {}
+        notes = {k: v.get("x") if set(x) == {"x"} else v for k, v in notes.items()}
+        self.schema = {**(self.schema or {}), **notes}
+
+    def told(self) -> dict[str, str]:
+        lines = super().told()
+        for name, top in self._scaled.items():
+            take = f"--data.data_range 0,{top:g} takes them as they are"
+            lines[name] += f", whole numbers divided by {top:g} ({take})"
+        return lines
+
     def _split(self, rows: Rows) -> dict[str, Rows]:
         names, groups = (None if by is None else _text(by, len(rows)) for by in self.by)
-        label = rows.label
-        has_classes = label is not None and label.dim() == 1 and not label.is_floating_point()
-        classes = label.numpy() if label is not None and has_classes else None
-        splits = self._divided(rows, (names, groups), self.shares, classes)
+        if names is None and groups is None and self._stored is not None:
+            return self._stored_splits(rows)
+        splits = self._divided(rows, (names, groups), self.shares, _classes_in(rows))
         if self.schema or self._stratified:  # else x is what was given, and nothing is to be said
             self.schema = self._noting_split(self.schema or {}) or None
         return splits
+
+    def _stored_splits(self, rows: Rows) -> dict[str, Rows]:
+        """Returns the splits of a file that holds them; without val rows, val is a share."""
+        if self.is_held_out:
+            return {"train": rows}
+        assert self._stored is not None
+        splits = split_by_name(rows, self._stored)
+        train, self._stratified = splits["train"], False
+        if "val" not in splits and share(self.shares[0]):
+            shares = (self.shares[0], 0.0)
+            splits |= self._divided(train, (None, None), shares, _classes_in(train))
+        self.schema = self._noting_split(self.schema or {})
+        return {name: splits[name] for name in SPLITS if name in splits}
+
+    def _warn_of_rows_last(self, x: Tree) -> None:
+        """Warns of an array whose rows seem to be on its last axis."""
+        for name, leaf in flat("x", x).items():
+            n, *event = leaf.shape
+            if self.follows_model or not (leaf.dim() == 3 and n == event[0] > 1 < n < event[1]):
+                continue
+            warnings.warn(
+                f"{name} {'x'.join(map(str, leaf.shape))} is read as {n} rows of {event[0]}x"
+                f"{event[1]}. If these are {event[1]} rows of {n}x{n}, put the rows first: "
+                f"np.moveaxis(x, -1, 0).",
+                stacklevel=2,
+            )
 
     def _columns(self) -> dict[str, Any]:
         """The tensors by column; labels that are text become classes, whose names are kept."""
@@ -208,6 +293,7 @@ class Arrays(DataModule):
             else:
                 columns[name] = source if name == "label" else numbers_of(source, name)
         self.names = columns.pop("names", row_names(self.sources["x"]))
+        self._stored = columns.pop("split", None)
         if "label" in columns:
             known = (self.schema or {}).get("classes")
             columns["label"], classes = classes_of(columns["label"], known)
@@ -223,7 +309,13 @@ class Arrays(DataModule):
         for column, tree in columns.items():
             for name, array in flat(column, tree).items():
                 if len(array) != n:
-                    raise ValueError(f"Expected {n} rows, as in x, but {name} has {len(array)}.")
+                    is_last = (
+                        not isinstance(x, Mapping) and x.dim() > 2 and len(array) == x.shape[-1]
+                    )
+                    hint = ": np.moveaxis(x, -1, 0) puts the rows first" if is_last else ""
+                    raise ValueError(
+                        f"Expected {n} rows, as in x, but {name} has {len(array)}{hint}."
+                    )
         if mask is not None:
             _check_mask(x, mask)
             columns["mask"] = each(Tensor.bool, mask)
@@ -322,7 +414,10 @@ class Arrays(DataModule):
         masks, scales = entries_of(like(x, mask)), (self.schema or {}).get("scales", {})
         names = column_names(self.sources["x"])
         for (entry, leaf), name in zip(entries_of(x).items(), flat("x", x), strict=True):
-            found = measured(name, leaf, masks[entry], top[entry], declared[entry])
+            levels_of_entry = self._levels[entry]
+            found = measured(
+                name, leaf, masks[entry], top[entry], declared[entry], levels_of_entry
+            )
             if entry in scales:
                 found = (-inf, inf), None
             elif leaf.is_floating_point() and leaf.dim() == 2 and found[0][1] == inf:
@@ -335,6 +430,28 @@ class Arrays(DataModule):
         self._range = ranges["x"] if single else ranges
         self.levels = levels["x"] if single else levels
         self.kinds = kinds
+
+
+def _is_signal(x: Tensor, mask: Tensor | None) -> bool:
+    """Returns whether an array (N, C, T) holds channels of time steps and not images.
+
+    It does if it has fewer than 8 channels, or if values are negative and T > C: pixels of an
+    array without an axis of channels are not negative.
+    """
+    if x.dim() != 3 or x.shape[2] < 8 or x.shape[1] >= x.shape[2]:
+        return False
+    if x.shape[1] < 8:
+        return x.dtype not in (torch.uint8, torch.bool)
+    bounds = span(x, mask, spread(x))
+    return bounds is not None and bounds[0] < 0
+
+
+def _classes_in(rows: Rows) -> np.ndarray | None:
+    """Returns the class of each row, (N,), or None if the labels are not classes."""
+    label = rows.label
+    if label is None or label.dim() != 1 or label.is_floating_point():
+        return None
+    return (label if rows.index is None else label[rows.index]).numpy()
 
 
 def _channels_first(x: Tensor) -> Tensor:

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from vaekit.contracts.trees import Ranges
 from vaekit.data.readers.arrays import classes_of
-from vaekit.data.readers.images import Array, Form, ImageReader, Source, decoded
+from vaekit.data.readers.images import Array, Form, Source, decoded
 from vaekit.data.rows.batches import Rows
+from vaekit.data.rows.splits import split_called
 from vaekit.data.user.arrays import Arrays
 from vaekit.data.user.images import OfImages
 
-_SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 _NUMBERS = ("int", "uint", "float", "bool")
 _LABELS = ("label", "labels")
 _ROWS = 10_000  # that are read at once
@@ -50,6 +50,7 @@ class HuggingFace(OfImages):
         background: Colour that lies below transparent pixels, by name or as #rrggbb; None is
             white.
         max_pixels: How many pixels an image may have; of a larger one only the header is read.
+        pages: "first" reads the first page of an image of several pages; None refuses it.
         cache: Folder of a temporary file that holds the images, where they do not fit into memory.
 
     Raises:
@@ -83,6 +84,7 @@ class HuggingFace(OfImages):
         test: float = 0.1,
         background: str | None = None,
         max_pixels: int = 50_000_000,
+        pages: Literal["first"] | None = None,
         cache: str | Path | None = None,
         batch_size: int = 128,
         binarize: Literal["none", "dynamic", "static"] = "none",
@@ -94,7 +96,9 @@ class HuggingFace(OfImages):
         self.path, self.config, self.part = str(path), name, part
         self.columns, self.channels = (x, label), channels
         self.shares, self.cache = (val, test), cache
-        self.form = size, mode, crop, background, max_pixels
+        if pages not in (None, "first"):
+            raise ValueError(f"Expected pages to be first, or nothing, but got {pages!r}.")
+        self.form = size, mode, crop, background, max_pixels, pages
         Form.of(*self.form)  # refused before any row is read
         self._range: Ranges = (0.0, 1.0)
         self._downloaded: Any = None
@@ -125,7 +129,7 @@ class HuggingFace(OfImages):
         if _is_image(table.features[x]):
             rows, schema = self._images(table, x)
         else:
-            rows, schema = self._read_numbers(table, x), dict(self.schema or {})
+            rows, schema = self._read_numbers(table, x)
         rows.label = labels
         names = list(chain(*([name] * len(p) for name, p in parts.items())))
         by = (None if len(parts) == 1 else names, None)
@@ -140,8 +144,9 @@ class HuggingFace(OfImages):
             if self.part is not None:
                 raise ValueError(f"Expected splits, as --data.part wants, in {self.path}.")
             return {"train": found}
-        wanted = [n for n in found if n.lower() in _SPLITS] if self.part is None else [self.part]
-        if self.part not in (None, *found) or (self.part is None and "train" not in wanted):
+        wanted = [n for n in found if split_called(n)] if self.part is None else [self.part]
+        has_train = any(split_called(name) == "train" for name in wanted)
+        if self.part not in (None, *found) or (self.part is None and not has_train):
             raise ValueError(
                 f"Expected the split {self.part or 'train'} in {self.path} but it has "
                 f"{', '.join(found)}: --data.part takes one of them."
@@ -187,11 +192,10 @@ class HuggingFace(OfImages):
                 files = table[at][column]
             return [self._source(*own) for own in enumerate(files, at.start)]
 
-        decoder = ImageReader(Form.of(*self.form, self.schema))
-        x = decoded(read, len(table), decoder, self.cache)
+        reader = self._reader()
+        x = decoded(read, len(table), reader, self.cache)
         self.kinds = {"x": "image"}
-        self.levels = decoder.top + 1
-        return Rows(x, top=decoder.top), decoder.schema
+        return Rows(x, top=reader.top), self._schema_of(x, reader)
 
     def _source(self, row: int, file: dict[str, Any] | None) -> Source:
         called = f"image {row} of {self.path}"
@@ -200,14 +204,16 @@ class HuggingFace(OfImages):
             raise ValueError(f"Expected an image in each row but of {called} {where}.")
         return called, file["path"] if file["bytes"] is None else BytesIO(file["bytes"])
 
-    def _read_numbers(self, table: Any, column: str) -> Rows:
+    def _read_numbers(self, table: Any, column: str) -> tuple[Rows, dict[str, Any]]:
         x = _tensor(table, column)
         x = x.unsqueeze(1) if x.dim() == 1 else x
-        arrays = Arrays(x, val=0, test=0, channels=self.channels)
+        arrays = Arrays(x, val=0, test=0, channels=self.channels, dequantize=self.dequantize)
+        if self.follows_model:
+            arrays.follow(self.schema)
         rows = arrays.load()["train"]
         self._range, self.levels = arrays.natural_range(), arrays.levels
         self.kinds = arrays.kinds
-        return rows
+        return rows, {k: v for k, v in (arrays.schema or {}).items() if k != "stratified"}
 
 
 def _package() -> Any:

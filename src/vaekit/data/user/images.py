@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -13,8 +16,10 @@ from torch import Tensor
 
 from vaekit.contracts.trees import Tree
 from vaekit.data.base import DataModule
-from vaekit.data.readers.images import Form, ImageReader, decoded, saved
+from vaekit.data.readers.images import Form, ImageReader, Source, decoded, pages_of, saved
 from vaekit.data.rows.batches import Rows
+from vaekit.data.rows.splits import split_called
+from vaekit.data.user.ranges import levels_of
 
 _SUFFIXES = {
     ".png",
@@ -23,7 +28,15 @@ _SUFFIXES = {
     *(".pbm", ".pgm", ".ppm", ".pnm"),
 }
 _WRITTEN = 5000  # images that are written at most
-_SPLITS = {"train", "val", "valid", "validation", "test"}
+_EARLIER = dict(train="train", val="val", valid="val", validation="val", test="test")
+"""Names of the folders that earlier versions read as splits."""
+
+_PICTURES = {
+    f"{name}{s}" for name in ("image", "img", "input", "photo", "picture") for s in ("", "s")
+}
+_MASKS = {f"{name}{s}" for name in ("mask", "label", "annotation", "target") for s in ("", "s")}
+_MASKS |= {"segmentation", "segmentations", "gt", "groundtruth"}
+"""Names of folders of images, and of masks that belong to these images."""
 
 
 class OfImages(DataModule):
@@ -31,6 +44,33 @@ class OfImages(DataModule):
 
     classes: Sequence[str] | None = None
     """The names of the classes, in the order of their numbers."""
+
+    form: tuple[Any, ...]
+    """The arguments of `Form`, from size to pages."""
+
+    def _reader(self) -> ImageReader:
+        """Returns a reader for the form that the user or the model's schema names."""
+        size, mode, crop, background, max_pixels, pages = self.form
+        pages = "first" if self._is_earlier and pages is None else pages
+        form = Form.of(size, mode, crop, background, max_pixels, pages, self.schema)
+        return ImageReader(form)
+
+    @property
+    def _is_earlier(self) -> bool:
+        """Whether the images follow a model of an earlier version: its rows stay the same."""
+        schema = self.schema or {}
+        is_same = schema.get("of") == type(self).__name__
+        return self.follows_model and is_same and "pages" not in schema
+
+    def _schema_of(self, x: Tensor, reader: ImageReader) -> dict[str, Any]:
+        """Sets `levels` by the values of all images, and returns the schema of the images."""
+        levels = (self.schema or {}).get("levels") if self.follows_model else None
+        levels = levels if isinstance(levels, int) else None
+        keeps_grey = self.dequantize or self.binarize != "none" or self._is_earlier
+        self.levels = levels_of("an image", x, None, reader.top, levels, keeps_grey)
+        if self._is_earlier:
+            return {k: value for k, value in reader.schema.items() if k != "pages"}
+        return {**reader.schema, "levels": levels or self.levels}
 
     def _labels(self, names: Sequence[str | None], classes: Sequence[str]) -> Tensor | None:
         """The number of each row's class by its name, -1 of one that is unknown.
@@ -78,9 +118,10 @@ class ImageFolder(OfImages):
     """Images of a folder and of the folders in it.
 
     PNG, JPEG, WebP, BMP, GIF, TIFF and PNM files are read once, and held in memory as bytes. Grey
-    values become x from 0 to 1. A row's class is the folder that holds its image. Folders that are
-    called train, val (or valid, or validation) and test are the splits, and the folders in them
-    the classes.
+    values become x from 0 to 1, with two levels if all pixels are black or white. A row's class is
+    the folder that holds its image. Folders that are called train, val and test are the splits
+    (or training, dev, eval, testing and so on), and the folders in them the classes. A folder that
+    holds only one folder is entered.
 
     Arguments:
         path: The folder.
@@ -96,6 +137,8 @@ class ImageFolder(OfImages):
         background: Colour that lies below transparent pixels, by name or as #rrggbb; None is
             white.
         max_pixels: How many pixels an image may have; of a larger one only the header is read.
+        pages: "all" reads each page of a file of several pages as an image, and keeps them in one
+            split; "first" reads the first page; None refuses these files.
         cache: Folder of a temporary file that holds the images, where they do not fit into memory.
 
     Raises:
@@ -131,6 +174,7 @@ class ImageFolder(OfImages):
         group: Literal["folder"] | None = None,
         background: str | None = None,
         max_pixels: int = 50_000_000,
+        pages: Literal["all", "first"] | None = None,
         cache: str | Path | None = None,
         batch_size: int = 128,
         binarize: Literal["none", "dynamic", "static"] = "none",
@@ -143,29 +187,57 @@ class ImageFolder(OfImages):
             raise ValueError(f"Expected group to be folder, or nothing, but got {group!r}.")
         self.path, self.cache = Path(path), cache
         self.shares, self.group = (val, test), group
-        self.form = size, mode, crop, background, max_pixels
+        self.form = size, mode, crop, background, max_pixels, pages
         Form.of(*self.form)  # refused before any file is read
 
     def load(self) -> dict[str, Rows]:
-        paths = listed(self.path)
-        self.names = np.array(paths)
-        folders, splits = _folders(self.path, paths)
+        reader = self._reader()
+        pages = self._pages(listed(self.path), reader)
+        self.names = np.array([path if page is None else f"{path}#{page}" for path, page in pages])
+        paths = [path for path, _ in pages]
+        folders, splits = self._folders(paths)
         label = self._labels(folders, sorted({name for name in folders if name is not None}))
-        decoder = ImageReader(Form.of(*self.form, self.schema))
 
-        def read(at: slice) -> list[tuple[str, str]]:
-            return [(own, own) for own in (os.path.join(self.path, name) for name in paths[at])]
+        def read(at: slice) -> list[Source]:
+            files = ((os.path.join(self.path, path), page) for path, page in pages[at])
+            return [(f, f) if page is None else (f"{f}#{page}", f, page) for f, page in files]
 
-        x = decoded(read, len(paths), decoder, self.cache)
-        self.levels = decoder.top + 1
-        self._found = _found(paths, decoder)
-        rows = Rows(x, label=label, top=decoder.top)
-        grouped = self.group is not None and splits is None
-        groups = [name.rpartition("/")[0] for name in paths] if grouped else None
+        x = decoded(read, len(paths), reader, self.cache)
+        schema = self._schema_of(x, reader)
+        self._found = _found(paths, reader)
+        rows = Rows(x, label=label, top=reader.top)
+        groups = None
+        if splits is None and (self.group is not None or len(set(paths)) < len(paths)):
+            groups = paths if self.group is None else [path.rpartition("/")[0] for path in paths]
         classes = None if label is None else label.numpy()
         found = self._divided(rows, (splits, groups), self.shares, classes)
-        self.schema = self._noting_split({**decoder.schema, "classes": self.classes})
+        self.schema = self._noting_split({**schema, "classes": self.classes})
         return found
+
+    def _pages(self, paths: list[str], reader: ImageReader) -> list[tuple[str, int | None]]:
+        """Returns the path and the page of each image; the page is None if a file has only one."""
+        if reader.form.pages != "all":
+            return [(path, None) for path in paths]
+        counts = [pages_of(path, os.path.join(self.path, path)) for path in paths]
+        return [
+            (path, page if count > 1 else None)
+            for path, count in zip(paths, counts, strict=True)
+            for page in range(count)
+        ]
+
+    def _folders(self, paths: Sequence[str]) -> tuple[list[str | None], list[str] | None]:
+        """Returns the class of each image, None if it has none, and the name of its split."""
+        if self._is_earlier:
+            return _folders(self.path, paths, _EARLIER.get)
+        inner = paths
+        if not set(_classes(paths)) & set((self.schema or {}).get("classes") or ()):
+            inner = _entered(paths)
+        folder = self.path / paths[0].removesuffix(inner[0])
+        folders, splits = _folders(folder, inner, split_called)
+        _refuse_masks(folder, inner, splits is not None)
+        if splits is None and not self.follows_model:
+            _warn_of_splits(folder, {path.partition("/")[0] for path in inner})
+        return folders, splits
 
     def told(self) -> dict[str, str]:
         found = super().told()
@@ -220,30 +292,89 @@ def _refuse_outside(top: str, link: str) -> None:
         )
 
 
-def _folders(folder: Path, paths: Sequence[str]) -> tuple[list[str | None], list[str] | None]:
-    """The folder of each image as its class, None where it has none; and its split by name.
+def _classes(paths: Sequence[str]) -> list[str | None]:
+    """Returns the folder of each image, None if it has none."""
+    return [path.rpartition("/")[0] or None for path in paths]
+
+
+def _entered(paths: Sequence[str]) -> Sequence[str]:
+    """Returns the paths below a folder that holds only one folder, which holds only folders."""
+    while len({path.partition("/")[0] for path in paths}) == 1 and all(
+        path.count("/") > 1 for path in paths
+    ):
+        paths = [path.partition("/")[2] for path in paths]
+    return paths
+
+
+def _folders(
+    folder: Path, paths: Sequence[str], split_of: Callable[[str], str | None]
+) -> tuple[list[str | None], list[str] | None]:
+    """Returns the class of each image, None if it has none, and the split of each image.
 
     Raises:
         ValueError: If some top folders are called like splits and others are not.
     """
     tops = {path.partition("/")[0] if "/" in path else "." for path in paths}
-    named = {top for top in tops if top.lower() in _SPLITS}
-    splits = None
-    if len(named) > 1 and any(top.lower() == "train" for top in named):
-        if others := tops - named:
-            raise ValueError(
-                f"Expected all images of {folder} in its folders {', '.join(sorted(named))}, as "
-                f"they are called like splits, but some are in {', '.join(sorted(others)[:5])}."
-            )
-        splits = [path.partition("/")[0] for path in paths]
-        paths = [path.partition("/")[2] for path in paths]
-    return [path.rpartition("/")[0] or None for path in paths], splits
+    named = {top: split for top in tops if (split := split_of(top.lower()))}
+    if "train" not in named.values() or len(set(named.values())) < 2:
+        return _classes(paths), None
+    if others := tops - set(named):
+        raise ValueError(
+            f"Expected all images of {folder} in its folders {', '.join(sorted(named))}, as "
+            f"they are called like splits, but some are in {', '.join(sorted(others)[:5])}."
+        )
+    splits = [named[path.partition("/")[0]] for path in paths]
+    return _classes([path.partition("/")[2] for path in paths]), splits
 
 
-def _found(paths: Sequence[str], decoder: ImageReader) -> str:
-    """The images in words."""
-    height, width = decoder.size or (0, 0)
+def _warn_of_splits(folder: Path, tops: set[str]) -> None:
+    """Warns of folders that are called like splits but are read as classes."""
+    called = sorted(top for top in tops if split_called(top))
+    if called and len(tops) > 1:
+        is_one = len(called) == 1
+        warnings.warn(
+            f"In {folder}, {', '.join(called)} {'is' if is_one else 'are'} called like "
+            f"{'a split' if is_one else 'splits'} but read as {'a class' if is_one else 'classes'}"
+            ": splits are a folder train and a folder val or test. Rename folders if these are "
+            "splits.",
+            stacklevel=2,
+        )
+
+
+def _refuse_masks(folder: Path, paths: Sequence[str], has_splits: bool) -> None:
+    """Refuses folders of images and of their masks, which are not two classes.
+
+    Raises:
+        ValueError: If two such folders next to each other hold files of the same names.
+    """
+    files: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for path in paths:
+        parts = path.split("/")
+        for at, part in enumerate(parts[:-1]):
+            if part.lower().replace("_", "") in _PICTURES | _MASKS:
+                name = "/".join(parts[at + 1 :]).rpartition(".")[0].lower()
+                own = re.sub(rf"[-_]({'|'.join(_MASKS | _PICTURES)})$", "", name)
+                files["/".join(parts[:at])][part].add(own)
+    for parent, names in files.items():
+        masks = [name for name in names if name.lower().replace("_", "") in _MASKS]
+        for pictures in names.keys() - set(masks):
+            for mask in masks:
+                if len(names[pictures] & names[mask]) * 10 < len(names[mask]) * 9:
+                    continue
+                hint = f"--data.path {folder / parent / pictures} reads only the images"
+                hint = f"move the folders {mask} elsewhere" if has_splits else hint
+                raise ValueError(
+                    f"Expected images of one kind but {folder / parent / mask} holds files of the "
+                    f"same names as {pictures}, as masks of these images: {hint}."
+                )
+
+
+def _found(paths: Sequence[str], reader: ImageReader) -> str:
+    """Describes the images."""
+    height, width = reader.size or (0, 0)
     folders = len({path.rpartition("/")[0] for path in paths})
-    formats = " and ".join(sorted(decoder.formats))
-    where = f", in {folders} folders" if folders > 1 else ""
-    return f"{len(paths):,} {formats} files, {width}x{height} {decoder.mode}{where}"
+    formats = " and ".join(sorted(reader.formats))
+    files = len(set(paths))
+    pages = f"{len(paths):,} pages of " if files < len(paths) else ""
+    inside = f", in {folders} folders" if folders > 1 else ""
+    return f"{pages}{files:,} {formats} files, {width}x{height} {reader.mode}{inside}"
