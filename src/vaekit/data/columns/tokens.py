@@ -8,16 +8,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vaekit.data.columns.covariates import classes, labels
+from vaekit.data.columns.token_score import token_score
 from vaekit.data.rows.limits import refuse_large, refuse_wide
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 _ALL = slice(None)
+_FEW = 16  # so many different whole numbers are tokens without a score
 
 
-def vocabulary_of(values: DataFrame, tokens: bool | None) -> list[Any] | None:
-    """The tokens in their order; None where the steps are numbers of signals."""
+def vocabulary_of(
+    values: DataFrame, tokens: bool | None, lengths: np.ndarray
+) -> tuple[list[Any] | None, str]:
+    """Returns the tokens in their order, None if the steps are numbers of signals.
+
+    The second says in words why whole numbers are tokens or a signal; "" if that is no question.
+
+    Arguments:
+        tokens: Whether the steps are tokens; None to infer it.
+        lengths: How many steps each sequence has, (N,).
+    """
     from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 
     kinds = values.dtypes
@@ -25,15 +36,41 @@ def vocabulary_of(values: DataFrame, tokens: bool | None) -> list[Any] | None:
     if len(values.columns) > 1 and (texts or tokens):
         raise ValueError(
             "Expected numbers in each of several channels, or one channel of tokens, but got "
-            f"{', '.join(f'{n} of {k}' for n, k in kinds.items())}: name them as --data.channels, "
-            "or what is no channel as label, split or group."
+            f"{', '.join(f'{n} of {k}' for n, k in kinds.items())}: name the channels with "
+            "--data.channels, the column of times with --data.time, and a column of one value for "
+            "each sequence as label, split or group."
         )
-    whole = is_integer_dtype(kinds.iloc[0]) and len(values.columns) == 1
-    if tokens is False or not (tokens or texts or whole):
+    whole, reason = is_integer_dtype(kinds.iloc[0]) and len(values.columns) == 1, ""
+    if tokens is None and whole and not texts:
+        tokens, reason = _are_tokens(values.iloc[:, 0], lengths)
+    if tokens is False or not (tokens or texts):
         if texts:
             raise ValueError(f"Expected numbers in {texts[0]}, for signals, but got others.")
-        return None
-    found = classes(as_tokens(values.iloc[:, 0]))
+        return None, reason
+    return _tokens(values.iloc[:, 0]), reason
+
+
+def _are_tokens(column: Series, lengths: np.ndarray) -> tuple[bool, str]:
+    """Whether whole numbers are tokens: few different ones, or by their score; and in words."""
+    seen = column.notna().to_numpy()
+    number = np.repeat(np.arange(len(lengths)), lengths)[seen]
+    values = column[seen].to_numpy(dtype=np.int64)
+    different = len(np.unique(values))
+    if different <= _FEW:
+        words = f"tokens, of {different} different values"
+        return True, f"{words} (--data.tokens false reads a signal)"
+    shown = np.bincount(number, minlength=len(lengths))
+    score = token_score(values, shown[shown > 0])
+    kind, other = ("tokens", "a signal") if score.are_tokens else ("a signal", "tokens")
+    scores = sorted((score.tokens, score.signal), reverse=True)
+    return score.are_tokens, (
+        f"{kind}: {scores[0]:.2f} nats per held-out time step, {scores[1]:.2f} as {other} "
+        f"(--data.tokens {str(not score.are_tokens).lower()} reads {other})"
+    )
+
+
+def _tokens(column: Series) -> list[Any]:
+    found = classes(as_tokens(column))
     if len(found) < 2:
         raise ValueError(f"Expected at least two different tokens but got {len(found)}.")
     if all(isinstance(word, int) for word in found) and not isinstance(found[0], bool):

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from vaekit.data.readers.frames import FRAMES, frame_of, read_frame
+from vaekit.data.readers.text import TextFormat
 from vaekit.data.rows.sparse import compressed, of_dense, of_matrix
 
 if TYPE_CHECKING:
@@ -42,7 +43,11 @@ class Cells:
 
 
 def read_cells(
-    source: Any, layer: str | None, columns: Collection[str], usual: str | None = None
+    source: Any,
+    layer: str | None,
+    columns: Collection[str],
+    usual: str | None = None,
+    text: TextFormat = TextFormat(),  # noqa: B008 - frozen
 ) -> Cells:
     """Reads cells from a file, an AnnData, a sparse matrix or a frame.
 
@@ -50,20 +55,21 @@ def read_cells(
         layer: Of an AnnData or its file, where the counts are; None for X.
         columns: Of a frame, those that are no genes.
         usual: The layer that is taken where there is one of that name and none is named.
+        text: The format of a text file.
 
     Raises:
         ValueError: If it is of another kind or damaged, or a value is no count.
         FileNotFoundError: If there is no such file.
     """
     if isinstance(source, str | Path):
-        return _of_file(Path(source), layer, columns, usual)
+        return _of_file(Path(source), layer, columns, usual, text)
     if sparse.issparse(source):
         _refuse_layer(layer, "a sparse matrix")
         return Cells(of_matrix(source), ".npz")
     kind = type(source).__name__
     if kind == "DataFrame":
         _refuse_layer(layer, "a frame")
-        return _of_frame(frame_of(source), columns, ".parquet")
+        return _of_frame(frame_of(source, text), columns, ".parquet")
     if all(hasattr(source, name) for name in ("X", "layers", "obs", "var_names")):
         return _of_anndata(source, layer or (usual if usual and usual in source.layers else None))
     raise ValueError(
@@ -72,7 +78,9 @@ def read_cells(
     )
 
 
-def _of_file(path: Path, layer: str | None, columns: Collection[str], usual: str | None) -> Cells:
+def _of_file(
+    path: Path, layer: str | None, columns: Collection[str], usual: str | None, text: TextFormat
+) -> Cells:
     suffix = path.suffix.lower()
     if suffix not in (".h5ad", ".npz", *FRAMES):
         raise ValueError(
@@ -85,7 +93,7 @@ def _of_file(path: Path, layer: str | None, columns: Collection[str], usual: str
     _refuse_layer(layer, f"{path}, which is no .h5ad file")
     if suffix == ".npz":
         return Cells(_read_npz(path), ".npz")
-    return _of_frame(_named_rows(read_frame(path), columns), columns, suffix)
+    return _of_frame(_named_rows(read_frame(path, text), columns), columns, suffix)
 
 
 def _refuse_layer(layer: str | None, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vaekit.data.columns.times import NAMES, OTHER_NAMES, order_of
 from vaekit.data.readers.frames import FRAMES, frame_of, read_frame
+from vaekit.data.readers.text import TextFormat
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -27,6 +30,7 @@ class SequenceFrame:
         about: What else is known of each sequence, N rows; None for nothing.
         times: When each step was, (S,); None where it is not known.
         id: What the names are called.
+        time: The column of the times; None if there is none.
     """
 
     values: DataFrame
@@ -36,6 +40,7 @@ class SequenceFrame:
     about: DataFrame | None = None
     times: np.ndarray | None = None
     id: str = "id"
+    time: str | None = None
 
 
 def read_steps(
@@ -44,6 +49,8 @@ def read_steps(
     time: str | None = None,
     channels: Sequence[str] | None = None,
     columns: Sequence[str] = (),
+    finds_time: bool = False,
+    text: TextFormat = TextFormat(),  # noqa: B008 - frozen
 ) -> SequenceFrame:
     """Reads sequences from a file, a frame in long form or a list of arrays.
 
@@ -52,6 +59,9 @@ def read_steps(
         time: Of a frame, the column by which steps are sorted; None for their order.
         channels: Of a frame, the columns of values; None for all others.
         columns: Of a frame or an `.npz` file, what says something of a sequence as a whole.
+        finds_time: Whether a frame's column of times is found by its name and values if `time` is
+            None.
+        text: The format of a text file.
 
     Raises:
         ValueError: If it is of another kind or damaged, or lengths do not fit the values.
@@ -64,15 +74,20 @@ def read_steps(
             return _of_arrays(_read_npz(path), path, columns)
         if suffix not in FRAMES:
             raise ValueError(f"Expected a file of type .npz, {', '.join(FRAMES)} but got {path}.")
-        return _of_frame(read_frame(path), id, time, channels, columns, suffix)
-    if type(source).__name__ == "DataFrame":
-        return _of_frame(frame_of(source), id, time, channels, columns, ".parquet")
-    if isinstance(source, list | tuple) and len(source):
+        frame, form = read_frame(path, text), suffix
+    elif type(source).__name__ == "DataFrame":
+        frame, form = frame_of(source, text), ".parquet"
+    elif isinstance(source, list | tuple) and len(source):
         return _of_list(source)
-    raise ValueError(
-        "Expected a file, a DataFrame or a list of arrays, one for each sequence, but got "
-        f"{type(source).__name__}."
-    )
+    else:
+        raise ValueError(
+            "Expected a file, a DataFrame or a list of arrays, one for each sequence, but got "
+            f"{type(source).__name__}."
+        )
+    id = str(frame.columns[0]) if id is None else id
+    if finds_time and time is None:
+        time = _time_of(frame, [id, *columns], channels)
+    return _of_frame(frame, id, time, channels, columns, form)
 
 
 # Arrays
@@ -179,15 +194,13 @@ def _as_frame(steps: np.ndarray) -> DataFrame:
 
 def _of_frame(
     frame: DataFrame,
-    id: str | None,
+    id: str,
     time: str | None,
     channels: Sequence[str] | None,
     columns: Sequence[str],
     form: str,
 ) -> SequenceFrame:
     """Sequences of a frame of a row for each step, in the order in which they first come."""
-    frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
-    id = frame.columns[0] if id is None else id
     own = [name for name in (id, time, *columns, *(channels or ())) if name is not None]
     if unknown := [name for name in own if name not in frame.columns]:
         raise ValueError(
@@ -202,8 +215,7 @@ def _of_frame(
         if missing := int(frame[name].isna().sum()):
             raise ValueError(f"Expected {name} of each step but {missing:,} have none.")
     number, names = _numbered(frame[id])
-    times = None if time is None else frame[time]
-    order = _order(number, times)
+    order = _order(number, None if time is None else order_of(frame[time]))
     frame, number = frame.iloc[order], number[order]
     lengths = np.bincount(number)
     first = np.concatenate([[0], lengths.cumsum()[:-1]])
@@ -212,7 +224,61 @@ def _of_frame(
         _refuse_several(frame[name], number, name, names)
     times = None if time is None else frame[time].to_numpy()
     values = frame[list(channels)].reset_index(drop=True)
-    return SequenceFrame(values, lengths, form, names, about, times, id)
+    return SequenceFrame(values, lengths, form, names, about, times, id, time)
+
+
+def _time_of(frame: DataFrame, taken: Sequence[str], channels: Sequence[str] | None) -> str | None:
+    """Finds the column of times: by its name, or since it counts within each sequence.
+
+    Raises:
+        ValueError: If several columns may be it.
+    """
+    free = [n for n in frame.columns if n not in taken and n not in (channels or ())]
+    if len(free) < (2 if channels is None else 1) or taken[0] not in frame.columns:
+        return None
+    number = _numbered(frame[taken[0]])[0]
+    differ = [name for name in free if not _repeats(frame[name], number)]
+    usual = [name for name in free if name.lower() in NAMES]
+    for name in (name for name in usual if name not in differ):
+        warnings.warn(
+            f"Read {name} as a channel, since its values repeat within a sequence: --data.time "
+            f"{name} sorts time steps by it.",
+            stacklevel=2,
+        )
+    counted = (name for name in differ if _counts(frame[name], number))
+    for candidates in (
+        [name for name in usual if name in differ],
+        [name for name in differ if name.lower() in OTHER_NAMES],
+        list(counted),
+    ):
+        if len(candidates) == 1:
+            return candidates[0]
+        if candidates:
+            raise ValueError(
+                f"Expected one column of times but {' and '.join(candidates)} may be it: name it "
+                "with --data.time, or set --data.time none to keep the order of the file."
+            )
+    return None
+
+
+def _repeats(column: Series, number: np.ndarray) -> bool:
+    """Whether a value occurs twice in a sequence, or is missing."""
+    import pandas as pd
+
+    if column.isna().any() or pd.api.types.infer_dtype(column) == "mixed":
+        return True
+    return bool(pd.DataFrame({"number": number, "value": column.to_numpy()}).duplicated().any())
+
+
+def _counts(column: Series, number: np.ndarray) -> bool:
+    """Whether a column holds consecutive whole numbers in each sequence, in some order."""
+    from pandas.api.types import is_integer_dtype
+
+    if not is_integer_dtype(column.dtype):
+        return False
+    steps = column.astype("int64").groupby(number).agg(["min", "max", "size"])
+    is_dense = (steps["max"] - steps["min"] + 1 == steps["size"]).all()
+    return bool(is_dense and (steps["size"] > 2).any())
 
 
 def _numbered(ids: Series) -> tuple[np.ndarray, np.ndarray]:
@@ -223,8 +289,8 @@ def _numbered(ids: Series) -> tuple[np.ndarray, np.ndarray]:
     return number, np.asarray([str(name) for name in names])
 
 
-def _order(number: np.ndarray, times: Series | None) -> np.ndarray:
-    by_time = np.arange(len(number)) if times is None else times.argsort(kind="stable").to_numpy()
+def _order(number: np.ndarray, times: np.ndarray | None) -> np.ndarray:
+    by_time = np.arange(len(number)) if times is None else times.argsort(kind="stable")
     return by_time[number[by_time].argsort(kind="stable")]
 
 

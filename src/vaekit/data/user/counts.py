@@ -30,6 +30,7 @@ from vaekit.data.columns.covariates import (
 )
 from vaekit.data.readers.cells import Cells, read_cells
 from vaekit.data.readers.frames import write_frame
+from vaekit.data.readers.text import TextFormat
 from vaekit.data.rows.batches import Rows
 from vaekit.data.rows.prepare import other_files
 from vaekit.data.rows.sparse import Sparse
@@ -70,6 +71,10 @@ class Counts(DataModule):
         val: Share of the rows held out for validation, or a file that holds these rows.
         test: The same for testing.
 
+        na: Words or numbers that mean a missing value in a text file, as of `Table`; so are the
+            next two.
+        header: Whether the first line of a text file holds the names of the columns.
+        sep: The separator of a text file; None for that of its suffix.
     Raises:
         ValueError: If a value is no count, a file is damaged or of another type, there is no
             column of a name, or new data lack a gene or have a category that the model does not
@@ -105,8 +110,12 @@ class Counts(DataModule):
         batch_size: int = 128,
         seed: int = 0,
         missing: float = 0.0,
+        na: list[str] | str | None = None,
+        header: bool = True,
+        sep: str | None = None,
     ) -> None:
         super().__init__(batch_size, seed=seed, missing=missing)
+        self.text = TextFormat(sep, header, na)
         self.source, self.layer, self.library = path, layer, library
         self.covariates, self.label = listed(covariates), label
         self.split, self.group, self.shares = split, group, (val, test)
@@ -126,7 +135,7 @@ class Counts(DataModule):
         named = [*(model["covariates"] if model else self.covariates)]
         named += [name for name in (self.label, self.split, self.group) if name is not None]
         named += [name for name in model.get("aside", []) if name not in named]
-        cells = read_cells(self.source, self.layer, named, model.get("layer"))
+        cells = read_cells(self.source, self.layer, named, model.get("layer"), self.text)
         if model:
             cells = _as_known(cells, model["genes"], model["size"])
         x = Sparse(cells.counts)

@@ -15,16 +15,20 @@ from torch import Tensor
 
 from vaekit.data.base import DataModule
 from vaekit.data.columns.covariates import (
-    classes,
+    class_numbers,
     column_of,
-    labels,
+    label_classes,
+    label_values,
+    labels_of,
     listed,
     values_only_held_out,
 )
+from vaekit.data.columns.exact import digits_of
 from vaekit.data.columns.scale import beyond, moments
 from vaekit.data.columns.tokens import as_tokens, read_numbers, vocabulary_of
 from vaekit.data.readers.frames import write_frame
 from vaekit.data.readers.sequences import SequenceFrame, read_steps
+from vaekit.data.readers.text import TextFormat
 from vaekit.data.rows.batches import Rows, natural, span
 from vaekit.data.rows.prepare import other_files
 from vaekit.data.rows.splits import is_in
@@ -32,6 +36,9 @@ from vaekit.numerics.precision import at_least_float32
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+
+_MOMENTS = ("mean", "std")
 
 
 class Sequences(DataModule):
@@ -42,19 +49,22 @@ class Sequences(DataModule):
     sequences one after the other, (S,) or (S, C), and perhaps `label` (N,) and `names` (N,); in
     Python, from a DataFrame in long form or a list of arrays (T,) or (T, C).
 
-    Whole numbers or texts in one channel are tokens, x (N, T); other numbers are signals, x
+    Texts in one channel are tokens, x (N, T), as are whole numbers if they predict held-out
+    sequences better without an order than as values of a signal; other numbers are signals, x
     (N, C, T). Missing values within a sequence are hidden by the mask too, as are tokens that only
     held-out sequences have.
 
     Arguments:
         path: The data.
         id: Of a long form, the column that says of which sequence a step is; None for the first.
-        time: Of a long form, the column by which steps are sorted; None for their order.
+        time: Of a long form, the column by which time steps are sorted: numbers, dates, clock
+            times, or text such as visit 12. None finds it by its name (time, date, step, ...) or
+            because it counts within each sequence; "none" keeps the order of the file.
         channels: Of a long form, the columns of values, in a list or with commas between them;
             None for all others.
         label: A column, or an array, of classes, one for each sequence. Each split has its share
             of each class, unless `split` or `group` says which sequences stay together.
-        tokens: Whether steps are tokens; None finds out.
+        tokens: Whether time steps are tokens; None infers it.
         standardize: Whether each channel of a signal has the mean and the standard deviation of
             the training rows taken off; what is written has them again.
         max_length: Of longer sequences the steps behind it are left out, with a warning.
@@ -64,6 +74,10 @@ class Sequences(DataModule):
         val: Share of the sequences held out for validation, or a file that holds these.
         test: The same for testing.
 
+        na: Words or numbers that mean a missing value in a text file, as of `Table`; so are the
+            next two.
+        header: Whether the first line of a text file holds the names of the columns.
+        sep: The separator of a text file; None for that of its suffix.
     Raises:
         ValueError: If values are of another kind, a file is damaged, lengths do not fit, there is
             no column of a name, or new data have tokens that the model does not know.
@@ -97,8 +111,12 @@ class Sequences(DataModule):
         batch_size: int = 128,
         seed: int = 0,
         missing: float = 0.0,
+        na: list[str] | str | None = None,
+        header: bool = True,
+        sep: str | None = None,
     ) -> None:
         super().__init__(batch_size, seed=seed, missing=missing)
+        self.text = TextFormat(sep, header, na)
         if max_length is not None and max_length < 1:
             raise ValueError(f"Expected a max_length of at least 1 but got {max_length}.")
         self.source, self.id, self.time = path, id, time
@@ -107,6 +125,7 @@ class Sequences(DataModule):
         self.max_length, self.shares = max_length, (val, test)
         self.split, self.group = split, group
         self._steps: SequenceFrame | None = None
+        self._reason = ""  # why time steps are tokens, or a signal
 
     @property
     def draws_rows(self) -> bool:  # type: ignore[override]
@@ -125,9 +144,10 @@ class Sequences(DataModule):
         model = self._of_model()
         named = [name for name in (self.label, self.split, self.group) if name is not None]
         channels = model["channels"] if model else self.channels
-        time = self.time or model.get("time")
+        time = (self.time or model.get("time")) if self.time != "none" else None
         id = self.id or (model.get("id") if model.get("form") != ".npz" else None)
-        steps = read_steps(self.source, id, time, channels, named)
+        finds_time = self.time is None and not model
+        steps = read_steps(self.source, id, time, channels, named, finds_time, self.text)
         label = self.label or ("label" if steps.form == ".npz" else None)
         if steps.about is None or label not in steps.about:
             label = self.label
@@ -151,9 +171,8 @@ class Sequences(DataModule):
         self.names, self._steps = steps.names, steps
         self.only_held_out = self._only_held_out(splits["train"], of_train)
         y = None
-        if label is not None and schema["classes"] is not None:
-            found = labels(column_of(steps.about, label, "label"), schema["classes"])
-            y = torch.from_numpy(found)
+        if label is not None and schema["label"] is not None:
+            y = label_values(column_of(steps.about, label, "label"), schema["classes"])
         splits = {name: replace(rows, label=y) for name, rows in splits.items()}
         for other in other_files(self, splits, self.shares):
             self._steps = _both(self._steps, other._steps)
@@ -178,15 +197,19 @@ class Sequences(DataModule):
         """
         known = None
         if label is not None:
-            known = classes(column_of(steps.about, label, "label"))
+            known = label_classes(column_of(steps.about, label, "label"))
+        values = steps.values[of_train]
+        trained = of_train[steps.lengths.cumsum() - 1]  # whether each sequence is for training
+        vocabulary, self._reason = vocabulary_of(values, self.tokens, steps.lengths[trained])
         return {
-            "vocabulary": vocabulary_of(steps.values[of_train], self.tokens),
+            "vocabulary": vocabulary,
             "channels": list(steps.values.columns),
             "label": label,
             "classes": known,
             "id": self.id or steps.id,
-            "time": self.time,
+            "time": steps.time,
             "form": steps.form,
+            **({"numbers": _resolutions(values)} if vocabulary is None else {}),
         }
 
     def _cut(self, steps: SequenceFrame, length: int | None) -> SequenceFrame:
@@ -212,13 +235,11 @@ class Sequences(DataModule):
             for name, what in ((self.split, "split"), (self.group, "group"))
         )
         has_classes = steps.about is not None and label in steps.about
-        classes = column_of(steps.about, str(label), "label") if has_classes else None
-        return self._divided(
-            Rows(torch.empty(len(steps.lengths), 0)),
-            (names, groups),
-            self.shares,
-            None if classes is None else classes.factorize()[0],
-        )
+        classes = None
+        if has_classes:
+            classes = class_numbers(column_of(steps.about, str(label), "label"))
+        rows = Rows(torch.empty(len(steps.lengths), 0))
+        return self._divided(rows, (names, groups), self.shares, classes)
 
     def _only_held_out(self, train: Rows, of_train: np.ndarray) -> dict[str, str]:
         """Describes the tokens, or the numbers in units, that only held-out rows have."""
@@ -259,6 +280,16 @@ class Sequences(DataModule):
             low, high = natural(*found[:2])
             schema["range"] = [None if abs(end) == inf else end for end in (low, high)]
 
+    def told(self) -> dict[str, str]:
+        found = super().told()
+        assert self.schema is not None
+        if self.schema.get("time"):
+            words = "another; none keeps the order of the file"
+            found["time"] = f"the column {self.schema['time']} (--data.time names {words})"
+        if self._reason:
+            found["time steps"] = self._reason
+        return found
+
     # The way back
 
     def scale(self) -> Any:
@@ -270,8 +301,8 @@ class Sequences(DataModule):
             return x
         words = self.schema["vocabulary"]
         if words is None:
-            mean, std = (torch.tensor(self.schema[n], dtype=x.dtype) for n in ("mean", "std"))
-            return x * std[:, None] + mean[:, None]
+            mean, std = (torch.tensor(self.schema[n], dtype=torch.float64) for n in _MOMENTS)
+            return x.double() * std[:, None] + mean[:, None]
         if not all(isinstance(word, int) and abs(word) < 2**63 for word in words):
             return x
         return torch.tensor(words)[_index(x, len(words))]
@@ -325,9 +356,9 @@ class Sequences(DataModule):
         frame[self.schema["time"] or "time"] = _places(lengths) if times is None else times
         if words is None:
             values = self.restored(x).numpy().transpose(0, 2, 1)[seen]
-            return frame.assign(
-                **{c: values[:, at] for at, c in enumerate(self.schema["channels"])}
-            )
+            known = self.schema.get("numbers", [{}] * values.shape[1])
+            named = zip(self.schema["channels"], values.T, known, strict=True)
+            return frame.assign(**{name: _rounded(part, how) for name, part, how in named})
         named = np.asarray(words, dtype=object)[_index(x, len(words)).numpy()[seen]]
         return frame.assign(**{self.schema["channels"][0]: pd.Series(named).infer_objects()})
 
@@ -338,10 +369,8 @@ class Sequences(DataModule):
         assert self.schema is not None
         frame = pd.DataFrame({self.schema["id"]: ids})
         for name, values in arrays.items():
-            if name == "label" and self.schema["classes"] is not None:
-                known = self.schema["classes"]
-                found = [known[at] if at >= 0 else None for at in values.tolist()]
-                frame[self.schema["label"]] = found
+            if name == "label" and self.schema["label"] is not None:
+                frame[self.schema["label"]] = labels_of(values, self.schema["classes"])
             elif values.dim() == 1:
                 frame[name] = values.numpy()
             else:
@@ -350,6 +379,26 @@ class Sequences(DataModule):
                     **{f"{name}_{at}": column for at, column in enumerate(wide.T)}
                 )
         return frame
+
+
+def _resolutions(values: DataFrame) -> list[dict[str, Any]]:
+    """Whether the numbers of each channel are whole, and to how many decimals they are rounded."""
+    found = []
+    for name, kind in values.dtypes.items():
+        x = values[name].to_numpy(np.float64, na_value=np.nan)
+        decimals = digits_of(x[~np.isnan(x)])["decimals"]
+        found.append(
+            {"whole": str(kind).lower().startswith(("int", "uint")), "decimals": decimals}
+        )
+    return found
+
+
+def _rounded(x: np.ndarray, known: Mapping[str, Any]) -> np.ndarray:
+    """Numbers of a channel in its resolution."""
+    if known.get("decimals") is None:
+        return x
+    x = np.round(x, known["decimals"])
+    return x.astype(np.int64) if known["whole"] else x
 
 
 def _places(lengths: np.ndarray) -> np.ndarray:
