@@ -50,7 +50,7 @@ class DataModule(LightningDataModule):
 
     kinds: Mapping[str, str] = {}
     """What the values of each entry are, where `load` knows more than a range says: numeric,
-    binary, count, category, image or sequence. From it the command line chooses parts."""
+    binary, count, category, image, signal or sequence. From it the command line chooses parts."""
 
     names: np.ndarray | None = None
     """What the user calls each row of the data, counted through all files, such as an index."""
