@@ -70,3 +70,14 @@ def test_prices_are_a_label_of_counts_and_are_written(tmp_path: Path) -> None:
     columns = {"label": batch.label, "context": batch.context}
     (path,) = counts.write(tmp_path, "out", batch.x, columns, counts.numbers("test"))
     assert read_frame(path)["price"].tolist() == pytest.approx(batch.label.tolist())
+
+
+def test_prices_are_a_label_of_arrays() -> None:
+    r = np.random.default_rng(0)
+    price = r.permutation(400) * 250 + 50_000
+    arrays = data.Arrays(r.normal(size=(400, 3)), label=price)
+    assert arrays.info.classes is None
+    batch, rows = next(arrays.rows("val")), arrays.numbers("val").numpy()
+    assert batch.label.tolist() == price[rows].astype("float32").tolist()
+    few = data.Arrays(r.normal(size=(400, 3)), label=price % 7 + 10**6)
+    assert few.info.classes == 7

@@ -22,8 +22,9 @@ from vaekit.data.rows.splits import split_called
 WHOLE = 2**31
 """Size in bytes up to which arrays are read whole, and others are mapped."""
 
-_FEW = 1000
-"""Whole numbers below it stand for classes themselves."""
+_FEW, _MOST_CLASSES = 1000, 100
+"""Whole numbers below the first are classes themselves; of others, at most the second many are
+classes, and more are numbers."""
 
 Shapes: TypeAlias = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 """Shape and type of each array of a file."""
@@ -172,8 +173,8 @@ def row_names(source: Any) -> np.ndarray | None:
 def classes_of(source: Any, known: list[Any] | None = None) -> tuple[Tensor, list[Any] | None]:
     """Labels as numbers, and what the classes are called if these are others.
 
-    Text becomes classes, as do whole numbers (N,) that are no small ones from 0, in their order;
-    -1 is an unknown class. Small whole numbers are classes whatever their type; other numbers stay
+    Text becomes classes, as do at most 100 different whole numbers (N,) that are no small ones
+    from 0, in their order; -1 is an unknown class. Small whole numbers are classes whatever their type; other numbers stay
     as they are.
 
     Arguments:
@@ -213,6 +214,8 @@ def _numbered(array: Any, known: list[Any] | None) -> tuple[Tensor, list[Any] | 
     small = not whole or (whole[0] >= -1 and whole[-1] < max(_FEW, 2 * len(whole)))
     if label.ndim != 1 or (small and not numbers):
         return torch.from_numpy(label.astype(np.int64)), known
+    if known is None and len(whole) > _MOST_CLASSES:
+        return torch.from_numpy(label.astype(np.float32)), None
     names = known if known and numbers else [value for value in whole if value != -1]
     number = {name: at for at, name in enumerate(names)}
     found = np.asarray([number.get(value, -1) for value in whole], dtype=np.int64)
