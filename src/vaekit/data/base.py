@@ -139,9 +139,9 @@ class DataModule(LightningDataModule):
         return None
 
     def observed(self, x: Tree, mask: Tree | None) -> Tree | None:
-        """Returns the mask of rows x (N, *event) without what `missing` is going to hide.
+        """Returns the mask of rows x (N, *event) after `missing` hides a fraction of the elements.
 
-        A subclass computes moments of what it shows.
+        A subclass computes moments of the observed elements.
 
         Arguments:
             x: Only its shape counts.

@@ -118,6 +118,25 @@ def test_a_header_is_no_title(tmp_path: Path, lines: list[str]) -> None:
     assert frame.columns[-1] == "job"
 
 
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_rows_after_a_name_of_two_lines_and_empty_lines_are_all_read(
+    tmp_path: Path, newline: str
+) -> None:
+    path = tmp_path / "lines.csv"
+    text = newline.join(['"A', 'title"', "", "", 'a,"b', 'c"', "", '1,"x', 'y"', "2,z", ""])
+    path.write_bytes(("\ufeff" + text).encode())
+    with pytest.warns(UserWarning, match="Skipped line 2"):
+        frame = read_frame(path)
+    assert frame.iloc[:, 0].tolist() == [1, 2]
+    assert frame.columns[0] == "a"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_value(tmp_path: Path) -> None:
+    path = tmp_path / "bom.csv"
+    path.write_bytes("\ufeff1,x\n2,y\n".encode())
+    assert rows(path, header=False) == [[1, "x"], [2, "y"]]
+
+
 def test_one_column_has_no_title(tmp_path: Path) -> None:
     assert read_frame(write(tmp_path / "one.csv", ["x", "1", "2"]))["x"].tolist() == [1, 2]
     assert read_frame(write(tmp_path / "one.csv", ["x,", "1,", "2,"]))["x"].tolist() == [1, 2]

@@ -53,9 +53,9 @@ def test_time_steps_are_in_the_order_of_their_times(name: str) -> None:
     [
         (
             ["3/4/2023", "5/4/2023", "4/5/2023"],
-            "day and month can be told apart but got '3/4/2023'",
+            "which number is the day but got '3/4/2023'",
         ),
-        (["13/4/2023", "4/13/2023"], "day and month can be told apart"),
+        (["13/4/2023", "4/13/2023"], "which number is the day"),
         (["early", "late"], "numbers or times in the column when.* got 'early', 'late'"),
         (["8:00", "9 am"], "numbers or times"),
         (["visit 1", "call 2"], "numbers or times"),

@@ -142,7 +142,7 @@ def labels(column: Series, known: Sequence[Any]) -> np.ndarray:
 
 
 def label_classes(column: Series) -> list[Any] | None:
-    """Returns the classes of a label; None if it holds numbers that are no classes.
+    """Returns the classes of a label; None if it holds numbers that are not classes.
 
     Numbers are classes if there are at most 100 different ones, or if they count from 0 or 1.
     """
@@ -162,7 +162,7 @@ def label_values(column: Series, known: Sequence[Any] | None) -> Tensor:
     """Returns the label of each row, (N,): the number of its class, -1 for none, or a number.
 
     Arguments:
-        known: The classes; None for numbers, NaN where one is missing.
+        known: The classes; None for numbers, in which NaN is missing.
     """
     if known is not None:
         return torch.from_numpy(labels(column, known))

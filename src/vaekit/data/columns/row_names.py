@@ -1,4 +1,4 @@
-"""Which columns may name the rows."""
+"""Finds columns that may name the rows."""
 
 from __future__ import annotations
 

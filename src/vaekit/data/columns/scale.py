@@ -21,7 +21,7 @@ _ROUNDING = 4 * float(np.finfo(np.float64).eps)
 
 
 def deviation(x: np.ndarray) -> float:
-    """Returns the standard deviation of numbers (N,), or 1 if they are equal but for rounding."""
+    """Returns the standard deviation of numbers (N,), or 1 if they differ only by rounding."""
     if not len(x):
         return 1.0
     std = float((x - x[0]).std())

@@ -48,11 +48,11 @@ def respelled(column: Series, values: Mapping[str, str]) -> Series:
 
 def merged(column: Series, values: Mapping[str, str]) -> dict[str, list[str]]:
     """Returns the spellings of each value of a column, of values with several."""
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     after: Any = respelled(column, values)
     for before, value in dict.fromkeys(zip(column.dropna(), after.dropna(), strict=True)):
-        found.setdefault(value, []).append(before)
-    return {value: spellings for value, spellings in found.items() if len(spellings) > 1}
+        groups.setdefault(value, []).append(before)
+    return {value: spellings for value, spellings in groups.items() if len(spellings) > 1}
 
 
 def _pairs_of(counts: Counter[str]) -> Mapping[str, str]:

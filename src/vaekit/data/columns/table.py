@@ -65,8 +65,8 @@ def kind_of(column: Series, most: int) -> str:
 def kind_for(column: Series, most: int, rows: np.ndarray) -> str:
     """Infers what a column is from the training rows.
 
-    Counts, and numbers of two values, are numeric if another row has a number that is none of
-    these, so that it can be read.
+    Counts and binary numbers are numeric if another row has a number that is not a count, or a
+    third number.
 
     Arguments:
         rows: Which rows are for training.
@@ -87,14 +87,14 @@ def _looks_counted(x: np.ndarray) -> bool:
 
 
 def learned(
-    column: Series, kind: str, rows: np.ndarray, shown: np.ndarray | None = None
+    column: Series, kind: str, rows: np.ndarray, observed: np.ndarray | None = None
 ) -> Column:
     """What is known of a column, from the training rows.
 
     Arguments:
         rows: The numbers of the training rows; the others are not looked at.
-        shown: Whether each row is observed, (N,): numbers that are hidden on purpose do not count
-            in the moments. None if nothing is hidden.
+        observed: Whether each row is observed, (N,). The moments leave out numbers that `missing`
+            hides. None if it hides none.
 
     Raises:
         ValueError: If the column cannot be of that kind.
@@ -108,7 +108,7 @@ def learned(
         found |= exact.resolution_of(column)
         x = _numbers(column, found)
         _refuse(column, kind, x, counted)
-        x = x[~np.isnan(x) & (True if shown is None else shown[rows])]
+        x = x[~np.isnan(x) & (True if observed is None else observed[rows])]
         x = x if len(x) else np.zeros(1)
         found |= {
             "mean": float(x.mean()),
@@ -221,7 +221,9 @@ def only_held_out(column: Series, known: Column, train: np.ndarray | None) -> st
     x = _numbers(column if train is None else column[~train], known)
     low, high = known["low"], known["high"]
     if not known["times"]:
-        return beyond(exact.shown(x, known), *exact.shown(np.asarray([low, high]), known))
+        return beyond(
+            exact.with_origin(x, known), *exact.with_origin(np.asarray([low, high]), known)
+        )
     ends = [("from", np.nanmin(x, initial=low), low), ("to", np.nanmax(x, initial=high), high)]
     return " ".join(f"{word} {written(end, known)}" for word, end, own in ends if end != own)
 
@@ -241,9 +243,9 @@ def _numbers(column: Series, known: Column) -> np.ndarray:
 
 
 def restored(x: np.ndarray, known: Column, values: exact.Values | None = None) -> Series:
-    """Returns x (N,) as the column that it stands for: in its type, resolution and values.
+    """Decodes x (N,) into a column of its type, resolution and values.
 
-    Numbers beyond those of the training rows, and of `values`, are brought back to the nearest.
+    Numbers beyond those of the training rows and of `values` are clipped.
 
     Arguments:
         x: As a model has it.
@@ -262,13 +264,13 @@ def restored(x: np.ndarray, known: Column, values: exact.Values | None = None) -
     return exact.column(x, known, values)
 
 
-def with_gaps(column: Series, shown: np.ndarray) -> Series:
-    """Returns a column that is missing where it is not shown; whole numbers stay whole."""
-    if shown.all():
+def with_gaps(column: Series, observed: np.ndarray) -> Series:
+    """Returns a column without the values that are not observed, in a type for whole numbers."""
+    if observed.all():
         return column
     types = {"i": "Int64", "u": "Int64", "b": "boolean"}
     kind = types.get(column.dtype.kind) if isinstance(column.dtype, np.dtype) else None
-    return (column.astype(kind) if kind else column).where(shown)
+    return (column.astype(kind) if kind else column).where(observed)
 
 
 def told(known: Mapping[str, Any]) -> str:
@@ -284,7 +286,7 @@ def told(known: Mapping[str, Any]) -> str:
 
 
 def written(number: float, known: Mapping[str, Any]) -> str:
-    """A number of a column, less its origin, as a user writes it."""
+    """Returns a number of a column, less its origin, as a user writes it."""
     x = np.asarray([number])
     if known["times"]:
         within = {**known, "low": -np.inf, "high": np.inf}
@@ -297,7 +299,7 @@ def written(number: float, known: Mapping[str, Any]) -> str:
 def to_model(
     column: Series, known: Column, strict: np.ndarray
 ) -> tuple[np.ndarray, exact.Values | None]:
-    """A column as a model sees it, (N,), NaN where it is missing; and its numbers, if it has any.
+    """Encodes a column as x (N,), in which NaN is missing, and returns its numbers, if it has any.
 
     Arguments:
         strict: As of `codes`.
@@ -323,36 +325,36 @@ def not_numbers(column: Series) -> str:
     is_number = pd.to_numeric(text, errors="coerce").notna()
     if 2 * is_number.sum() < len(text):
         return ""
-    others = text[~is_number].value_counts().index[:5].tolist()
+    words = text[~is_number].value_counts().index[:5].tolist()
     return (
         f"{is_number.sum():,} of {len(text):,} values are numbers, the others are "
-        f"{', '.join(map(repr, others))}: --data.na {','.join(others)!r} reads these as missing."
+        f"{', '.join(map(repr, words))}: --data.na {','.join(words)!r} reads these as missing."
     )
 
 
 def outlier(x: np.ndarray, known: Column, rows: Any, counted: bool) -> Outlier | None:
-    """Finds a number that is so far from the quartiles that it drowns the others.
+    """Finds a number that is so far from the quartiles that the others look equal on its scale.
 
     The mean and the standard deviation would hide it: one of n numbers is at most sqrt(n - 1)
     standard deviations from the mean.
 
     Arguments:
-        x: The numbers of the training rows, (N,), NaN where one is missing.
-        rows: What the rows are called, (N,).
-        counted: Whether these are numbers from 0.
+        x: The numbers of the training rows, (N,), in which NaN is missing.
+        rows: The names of the rows, (N,).
+        counted: Whether the names are numbers from 0.
     """
-    seen = x[~np.isnan(x)]
-    if len(seen) < 4:
+    numbers = x[~np.isnan(x)]
+    if len(numbers) < 4:
         return None
-    low, middle, high = np.quantile(seen, [0.25, 0.5, 0.75])
+    low, middle, high = np.quantile(numbers, [0.25, 0.5, 0.75])
     distance = np.abs(x - middle)
     at = int(np.nanargmax(distance))
-    others = seen[np.arange(len(seen)) != int(np.abs(seen - middle).argmax())]
-    spread = float(high - low) / 1.349 or float(others.std())
+    rest = numbers[np.arange(len(numbers)) != int(np.abs(numbers - middle).argmax())]
+    spread = float(high - low) / 1.349 or float(rest.std())
     if not 0 < _FAR * spread < distance[at]:
         return None
     row = f"{rows[at]}{', counted from 0' if counted else ''}"
-    times = int((seen == x[at]).sum())
+    times = int((numbers == x[at]).sum())
     return Outlier(known["name"], written(x[at], known), row, float(distance[at] / spread), times)
 
 
@@ -363,7 +365,7 @@ class Outlier:
     Arguments:
         column: The name of the column.
         value: The number.
-        row: What the row is called.
+        row: The name of the row.
         distance: From the median, in standard deviations of the middle half of the numbers.
         times: How many rows have it.
     """
@@ -397,8 +399,8 @@ def warn_of_outliers(outliers: Sequence[Outlier]) -> None:
     more = f" {len(others) - 1} other columns have outliers: {names}." if names else ""
     warnings.warn(
         f"{worst.column} holds {worst.value} in row {worst.row}, {worst.distance:,.0f} standard "
-        "deviations of the middle half of its values from their median: the other values are "
-        "hard to tell apart on its scale. If it is an error, leave the row out. Otherwise the "
+        "deviations of the middle half of its values from their median: the other values "
+        "look equal on its scale. If it is an error, leave the row out. Otherwise the "
         f"logarithm of the column may be learned better.{more}",
         stacklevel=2,
     )

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from pandas import Series
 
 NAMES = ("time", "t", "date", "step", "timestamp", "datetime")
-"""What a column of times is usually called."""
+"""The usual names of a column of times."""
 
 OTHER_NAMES = ("year", "month", "week", "day", "hour", "minute", "second", "visit", "timestep")
-"""What a column of times may be called if no value repeats within a sequence."""
+"""Further names of a column of times, if no value repeats within a sequence."""
 
 _CLOCK = re.compile(r"(\d{1,3}):(\d{2})(?::(\d{2}(?:\.\d+)?))?\s*([ap]\.?m\.?)?", re.IGNORECASE)
 _DATE = re.compile(r"(\d{1,4})([-/. ])(\d{1,2})\2(\d{1,4})(?:[T ]+(.*))?")
@@ -30,7 +30,7 @@ def order_of(column: Series) -> np.ndarray:
     first of these that reads all values.
 
     Raises:
-        ValueError: If none does, or the day and the month of dates cannot be told apart.
+        ValueError: If none does, or it is not clear which number of dates is the day.
     """
     import pandas as pd
 
@@ -42,9 +42,9 @@ def order_of(column: Series) -> np.ndarray:
     if kind.kind in "mM" or isinstance(kind, pd.PeriodDtype | pd.DatetimeTZDtype):
         return np.asarray(pd.factorize(column, sort=True)[0])
     different = column.astype(object).unique()
-    places = {value: at for at, value in enumerate(different)}
+    positions = {value: at for at, value in enumerate(different)}
     numbers = _read([str(value).strip() for value in different], str(column.name))
-    return numbers[column.map(places).to_numpy()]
+    return numbers[column.map(positions).to_numpy()]
 
 
 def _read(texts: list[str], name: str) -> np.ndarray:
@@ -67,10 +67,10 @@ def _numbers(texts: list[str]) -> list[float] | None:
 
 def _clock(text: str) -> float | None:
     """Seconds of a clock time, such as 8:05 or 8:05:30 pm."""
-    found = _CLOCK.fullmatch(text)
-    if not found:
+    match = _CLOCK.fullmatch(text)
+    if not match:
         return None
-    hour, minute, second, half = found.groups()
+    hour, minute, second, half = match.groups()
     hours = int(hour) % 12 + 12 * (half[0] in "pP") if half else int(hour)
     return 3600 * hours + 60 * int(minute) + float(second or 0)
 
@@ -110,8 +110,8 @@ def _dates(texts: list[str], name: str) -> list[float] | None:
         is_month_first = second.max() > 12
         if is_day_first == is_month_first:
             raise ValueError(
-                f"Expected dates in the column {name} whose day and month can be told apart but "
-                f"got {texts[0]!r}, which may be the day or the month first: write ISO dates such "
+                f"Expected dates in the column {name} that show which number is the day but got "
+                f"{texts[0]!r}: write ISO dates such "
                 "as 2024-03-01, or set --data.time none to keep the order of the file."
             )
         day, month = (first, second) if is_day_first else (second, first)

@@ -11,7 +11,7 @@ _PRIOR = 4.0
 """Weight of the frequencies of single tokens, in steps, in those of pairs."""
 
 _LAGS = 2
-_EVERY = 5  # one of so many sequences is held out
+_EVERY = 5  # every fifth sequence is held out
 
 
 @dataclass(frozen=True)
@@ -49,24 +49,24 @@ def token_score(values: np.ndarray, lengths: np.ndarray) -> TokenScore:
         held_out = np.arange(len(values)) >= len(values) * (_EVERY - 1) // _EVERY
     else:
         held_out = number % min(_EVERY, len(lengths)) == min(_EVERY, len(lengths)) - 1
-    place = np.arange(len(values)) - np.repeat(lengths.cumsum() - lengths, lengths)
+    position = np.arange(len(values)) - np.repeat(lengths.cumsum() - lengths, lengths)
     values = values.astype(np.int64)
     return TokenScore(
-        float(_of_tokens(values, place, held_out).mean()),
-        float(_of_signal(values.astype(np.float64), place, held_out).mean()),
+        float(_of_tokens(values, position, held_out).mean()),
+        float(_of_signal(values.astype(np.float64), position, held_out).mean()),
     )
 
 
-def _of_tokens(values: np.ndarray, place: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+def _of_tokens(values: np.ndarray, position: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     """Log-probabilities of the held-out steps as tokens, (H,)."""
     tokens, token = np.unique(values, return_inverse=True)
     fitted = np.bincount(token[~held_out], minlength=len(tokens))
-    seen = fitted > 0
-    # Of the numbers that were not seen, each within the span of all values is as probable.
-    unseen = max(1, int(values.max() - values.min()) + 1 - int(seen.sum()))
-    total = fitted.sum() + 0.5 * (seen.sum() + 1)
-    single = np.where(seen, fitted + 0.5, 0.5 / unseen) / total
-    before = np.where(place > 0, np.r_[0, token[:-1]], len(tokens))
+    observed = fitted > 0
+    # Each other number within the span of all values has the same probability.
+    unseen = max(1, int(values.max() - values.min()) + 1 - int(observed.sum()))
+    total = fitted.sum() + 0.5 * (observed.sum() + 1)
+    single = np.where(observed, fitted + 0.5, 0.5 / unseen) / total
+    before = np.where(position > 0, np.r_[0, token[:-1]], len(tokens))
     pair = before * len(tokens) + token
     pairs, pair = np.unique(pair, return_inverse=True)
     of_pair = np.bincount(pair[~held_out], minlength=len(pairs))
@@ -75,16 +75,16 @@ def _of_tokens(values: np.ndarray, place: np.ndarray, held_out: np.ndarray) -> n
     return np.asarray(np.log(follows[held_out]))
 
 
-def _of_signal(values: np.ndarray, place: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+def _of_signal(values: np.ndarray, position: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     """Log-probabilities of the held-out steps as rounded values of a signal, (H,)."""
     scores = np.empty(len(values))
     for lags in range(_LAGS + 1):
-        own = place == lags if lags < _LAGS else place >= lags
-        if not (own & held_out).any():
+        rows = position == lags if lags < _LAGS else position >= lags
+        if not (rows & held_out).any():
             continue
         columns = [np.ones(len(values)), *(np.roll(values, lag) for lag in range(1, lags + 1))]
         inputs = np.stack(columns, 1)
-        fitted = own & ~held_out
+        fitted = rows & ~held_out
         if fitted.sum() > 2 * inputs.shape[1]:
             weights = np.linalg.lstsq(inputs[fitted], values[fitted], rcond=None)[0]
         else:
@@ -95,5 +95,5 @@ def _of_signal(values: np.ndarray, place: np.ndarray, held_out: np.ndarray) -> n
         low, high = (values - mean - 0.5) / std, (values - mean + 0.5) / std
         side = np.where(low > 0, -1.0, 1.0)  # the tail in which the difference is exact
         mass = np.abs(ndtr(side * high) - ndtr(side * low))
-        scores[own] = np.log(np.maximum(mass, 1e-300))[own]
+        scores[rows] = np.log(np.maximum(mass, 1e-300))[rows]
     return np.asarray(scores[held_out])

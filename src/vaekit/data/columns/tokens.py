@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 _ALL = slice(None)
-_FEW = 16  # so many different whole numbers are tokens without a score
+_FEW = 16  # at most 16 different whole numbers are tokens without a score
 
 
 def vocabulary_of(
@@ -23,7 +23,7 @@ def vocabulary_of(
 ) -> tuple[list[Any] | None, str]:
     """Returns the tokens in their order, None if the steps are numbers of signals.
 
-    The second says in words why whole numbers are tokens or a signal; "" if that is no question.
+    The second says in words why whole numbers are tokens or a signal; "" for other values.
 
     Arguments:
         tokens: Whether the steps are tokens; None to infer it.
@@ -52,15 +52,15 @@ def vocabulary_of(
 
 def _are_tokens(column: Series, lengths: np.ndarray) -> tuple[bool, str]:
     """Whether whole numbers are tokens: few different ones, or by their score; and in words."""
-    seen = column.notna().to_numpy()
-    number = np.repeat(np.arange(len(lengths)), lengths)[seen]
-    values = column[seen].to_numpy(dtype=np.int64)
+    observed = column.notna().to_numpy()
+    number = np.repeat(np.arange(len(lengths)), lengths)[observed]
+    values = column[observed].to_numpy(dtype=np.int64)
     different = len(np.unique(values))
     if different <= _FEW:
         words = f"tokens, of {different} different values"
         return True, f"{words} (--data.tokens false reads a signal)"
-    shown = np.bincount(number, minlength=len(lengths))
-    score = token_score(values, shown[shown > 0])
+    counts = np.bincount(number, minlength=len(lengths))
+    score = token_score(values, counts[counts > 0])
     kind, other = ("tokens", "a signal") if score.are_tokens else ("a signal", "tokens")
     scores = sorted((score.tokens, score.signal), reverse=True)
     return score.are_tokens, (

@@ -173,9 +173,9 @@ def row_names(source: Any) -> np.ndarray | None:
 def classes_of(source: Any, known: list[Any] | None = None) -> tuple[Tensor, list[Any] | None]:
     """Labels as numbers, and what the classes are called if these are others.
 
-    Text becomes classes, as do at most 100 different whole numbers (N,) that are no small ones
-    from 0, in their order; -1 is an unknown class. Small whole numbers are classes whatever their type; other numbers stay
-    as they are.
+    Text becomes classes. So do at most 100 different whole numbers (N,) if some are negative or
+    large, in their order; -1 is an unknown class. Small whole numbers are classes in any type.
+    Other numbers are unchanged.
 
     Arguments:
         known: The names of classes, in their order; others become -1, unknown.

@@ -139,20 +139,20 @@ def _plain_column(column: Any) -> Any:
     if isinstance(kind, getattr(pd, "ArrowDtype", ())):
         return _from_arrow(column, kind)
     if kind.kind != "O" or isinstance(kind, pd.CategoricalDtype | pd.PeriodDtype):
-        held = kind.kind
+        content = kind.kind
     else:
-        held = pd.api.types.infer_dtype(column, skipna=True)
-    if held in ("c", "complex"):
+        content = pd.api.types.infer_dtype(column, skipna=True)
+    if content in ("c", "complex"):
         raise ValueError(
             f"Expected real numbers in the column {column.name} but it holds complex numbers: "
             "give their real and imaginary parts as two columns."
         )
-    if held == "decimal":
+    if content == "decimal":
         return column.astype(np.float64)
-    if held == "date":
+    if content == "date":
         days = np.asarray(column.where(column.notna(), None), dtype="datetime64[s]")
         return pd.Series(days, column.index, name=column.name)
-    if held in ("mixed", "mixed-integer") and _are_scalars(column):
+    if content in ("mixed", "mixed-integer") and _are_scalars(column):
         return column.where(column.isna(), column.astype(str))
     return column
 
@@ -174,8 +174,8 @@ def _with_missing(column: Any, words: Collection[str]) -> Any:
     missing = column.isin(values)
     if not missing.any():
         return column
-    whole = column.dtype.kind in "iu"
-    return (column.astype("Int64") if whole else column).mask(missing)
+    is_integer = column.dtype.kind in "iu"
+    return (column.astype("Int64") if is_integer else column).mask(missing)
 
 
 def _from_arrow(column: Any, kind: Any) -> Any:

@@ -227,16 +227,16 @@ def _of_frame(
     return SequenceFrame(values, lengths, form, names, about, times, id, time)
 
 
-def _time_of(frame: DataFrame, taken: Sequence[str], channels: Sequence[str] | None) -> str | None:
+def _time_of(frame: DataFrame, used: Sequence[str], channels: Sequence[str] | None) -> str | None:
     """Finds the column of times: by its name, or since it counts within each sequence.
 
     Raises:
         ValueError: If several columns may be it.
     """
-    free = [n for n in frame.columns if n not in taken and n not in (channels or ())]
-    if len(free) < (2 if channels is None else 1) or taken[0] not in frame.columns:
+    free = [n for n in frame.columns if n not in used and n not in (channels or ())]
+    if len(free) < (2 if channels is None else 1) or used[0] not in frame.columns:
         return None
-    number = _numbered(frame[taken[0]])[0]
+    number = _numbered(frame[used[0]])[0]
     differ = [name for name in free if not _repeats(frame[name], number)]
     usual = [name for name in free if name.lower() in NAMES]
     for name in (name for name in usual if name not in differ):

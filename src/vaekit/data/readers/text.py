@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -71,12 +71,12 @@ class TextFormat:
 
 @dataclass
 class _Layout:
-    """Where the rows of a file begin.
+    """The header of a file.
 
     Arguments:
         sep: The separator.
         names: The names of the columns.
-        skipped: The number of lines above the first row.
+        skipped: The number of rows above the first row of data, with empty rows.
     """
 
     sep: str
@@ -88,7 +88,7 @@ def read_text(path: Path, text: TextFormat) -> DataFrame:
     """Reads a text file with a row in each line.
 
     Numbers are read exactly. Whole numbers with gaps have the type Int64. Whole numbers with
-    leading zeros, such as zip codes, stay text. Warnings name the lines that were skipped, the
+    leading zeros, such as zip codes, are text. Warnings name the lines that were skipped, the
     names of columns that look like values, and the words that were read as missing.
 
     Raises:
@@ -112,8 +112,8 @@ def read_text(path: Path, text: TextFormat) -> DataFrame:
         str(name): _Cells(padded.get(str(name), column), name in padded, text.missing)
         for name, column in frame.items()
     }
-    notes = _Notes(w for own in cells.values() if own.is_number for w in own.words)
-    columns = {name: own.column(notes) for name, own in cells.items()}
+    notes = _Notes(w for column in cells.values() if column.is_number for w in column.words)
+    columns = {name: column.column(notes) for name, column in cells.items()}
     notes.warn([name for name in padded if not name.startswith("Unnamed: ")])
     return pd.DataFrame(columns)
 
@@ -121,18 +121,32 @@ def read_text(path: Path, text: TextFormat) -> DataFrame:
 # The layout
 
 
-def _records(path: Path, sep: str) -> Iterator[tuple[int, list[str]]]:
-    """The records of a file that are not empty, each with the number of its last line."""
+class _Record(NamedTuple):
+    """A row of a text file.
+
+    Arguments:
+        line: The number of its last line.
+        number: The number of the row, with empty rows.
+        cells: Its cells.
+    """
+
+    line: int
+    number: int
+    cells: list[str]
+
+
+def _records(path: Path, sep: str) -> Iterator[_Record]:
+    """Yields the rows of a file that are not empty."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         if sep == r"\s+":
             for number, line in enumerate(file, 1):
                 if cells := line.split():
-                    yield number, cells
+                    yield _Record(number, number, cells)
             return
         reader = csv.reader(file, delimiter=sep, skipinitialspace=True)
-        for cells in reader:
+        for number, cells in enumerate(reader, 1):
             if any(cells) or len(cells) > 1:
-                yield reader.line_num, [cell.strip() for cell in cells]
+                yield _Record(reader.line_num, number, [cell.strip() for cell in cells])
 
 
 def _layout(path: Path, text: TextFormat) -> _Layout:
@@ -145,17 +159,17 @@ def _layout(path: Path, text: TextFormat) -> _Layout:
     sep = text.sep
     csv.field_size_limit(2**31 - 1)
     notes, above = [], 0
-    if named := _named_separator(path):
-        sep, above = named, 1
-        notes.append(f"line 1, which names the separator {named!r},")
-    records = [r for r in islice(_records(path, sep), _SNIFFED) if r[0] > above]
+    if separator := _named_separator(path):
+        sep, above = separator, 1
+        notes.append(f"line 1, which names the separator {separator!r},")
+    records = [row for row in islice(_records(path, sep), _SNIFFED) if row.number > above]
     if not records:
         raise ValueError("it is empty")
     _refuse_other_separator(path, sep)
     while len(records) > 1 and _is_above_header(records, text.header):
-        above = records[0][0]
-        shown = sep.join(cell for cell in records[0][1] if cell)[:60]
-        notes += [f"line {above} ({shown})"] if shown else []
+        above = records[0].number
+        text_above = sep.join(cell for cell in records[0].cells if cell)[:60]
+        notes += [f"line {records[0].line} ({text_above})"] if text_above else []
         records = records[1:]
     if notes:
         warnings.warn(
@@ -163,38 +177,38 @@ def _layout(path: Path, text: TextFormat) -> _Layout:
             f"{path.name}.",
             stacklevel=2,
         )
-    end, first = records[0]
+    first = records[0]
     if not text.header:
         return _Layout(sep, [f"column{at}" for at in range(1, _width(records) + 1)], above)
-    return _Layout(sep, _names(first, path.name), end)
+    return _Layout(sep, _names(first.cells, path.name), first.number)
 
 
 def _named_separator(path: Path) -> str | None:
     """The separator that a first line such as sep=; names, as Excel writes it."""
     with path.open(encoding="utf-8-sig") as file:
-        named = re.fullmatch(r'"?sep=(.)"?', file.readline().rstrip("\r\n"))
-    return named[1] if named else None
+        match = re.fullmatch(r'"?sep=(.)"?', file.readline().rstrip("\r\n"))
+    return match[1] if match else None
 
 
-def _width(records: Sequence[tuple[int, list[str]]]) -> int:
+def _width(records: Sequence[_Record]) -> int:
     """The most frequent number of columns, without empty columns at the end."""
-    lengths = Counter(len(cells) for _, cells in records)
+    lengths = Counter(len(row.cells) for row in records)
     width = max(lengths, key=lambda n: (lengths[n], n))
-    rows = [cells for _, cells in records if len(cells) == width]
+    rows = [row.cells for row in records if len(row.cells) == width]
     while width > 1 and not any(cells[width - 1] for cells in rows):
         width -= 1
     return width
 
 
-def _is_above_header(records: Sequence[tuple[int, list[str]]], header: bool) -> bool:
+def _is_above_header(records: Sequence[_Record], header: bool) -> bool:
     """Whether the first record is a comment or a title.
 
     A title fills fewer cells than the others. A comment begins with #, and is not the header: a
     record as wide as the others, below which no other header is.
     """
-    first, width = records[0][1], _width(records[1:])
+    first, width = records[0].cells, _width(records[1:])
     if first[0].startswith("#"):
-        below = records[1][1]
+        below = records[1].cells
         return len(first) < width or not header or not any(map(is_number, below))
     filled = sum(map(bool, first))
     return not filled or (bool(first[0]) and width > 1 and 2 * filled <= width)
@@ -216,10 +230,10 @@ def _names(cells: list[str], file: str) -> list[str]:
     """
     cells = [cells[0].removeprefix("#").strip(), *cells[1:]]
     names: dict[str, None] = {}
-    given, times = set(cells), Counter[str]()
+    distinct, times = set(cells), Counter[str]()
     for at, cell in enumerate(cells):
         name = cell or f"Unnamed: {at}"
-        while name in names or (times[cell] and name in given):
+        while name in names or (times[cell] and name in distinct):
             times[cell] += 1
             name = f"{cell}.{times[cell]}"
         names[name] = None
@@ -227,11 +241,11 @@ def _names(cells: list[str], file: str) -> list[str]:
     numbers = [cell for cell in filled if is_number(cell)]
     repeated = [name for name, times in Counter(filled).items() if times > 1]
     if repeated or _are_values(numbers, len(filled)):
-        shown = ", ".join((repeated or numbers)[:5])
-        what = "repeat" if repeated else "are numbers"
+        examples = ", ".join((repeated or numbers)[:5])
+        problem = "repeat" if repeated else "are numbers"
         warnings.warn(
-            f"Read the first line of {file} as the names of the columns, some of which {what} "
-            f"({shown}). If the file has no header, set --data.header false.",
+            f"Read the first line of {file} as the names of the columns, but some {problem} "
+            f"({examples}). If the file has no header, set --data.header false.",
             stacklevel=2,
         )
     return list(names)
@@ -241,10 +255,11 @@ def _are_values(numbers: Sequence[str], names: int) -> bool:
     """Whether names that are numbers look like values, and not like years or positions."""
     if any(not _WHOLE.fullmatch(number) or number[0] in "+-" for number in numbers):
         return True
-    whole = [int(number) for number in numbers]
-    is_range = whole == list(range(whole[0], whole[0] + len(whole))) if whole else True
-    are_years = all(1000 <= number < 3000 for number in whole)
-    return 2 * len(whole) >= names and not (is_range or are_years)
+    integers = [int(number) for number in numbers]
+    first = min(integers, default=0)
+    is_range = integers == list(range(first, first + len(integers)))
+    are_years = all(1000 <= number < 3000 for number in integers)
+    return 2 * len(integers) >= names and not (is_range or are_years)
 
 
 def _refuse_other_separator(path: Path, sep: str) -> None:
@@ -262,10 +277,10 @@ def _refuse_other_separator(path: Path, sep: str) -> None:
     for other, name in _OTHER_SEPARATORS.items():
         counts = {len(_cells(line, other)) for line in lines}
         if other != sep and len(lines) > 1 and len(counts) == 1 and counts != {1}:
-            shown = {",": "commas", "\t": "tabs", r"\s+": "spaces", ";": "semicolons"}
+            names = {",": "commas", "\t": "tabs", r"\s+": "spaces", ";": "semicolons"}
             raise ValueError(
-                f"Expected {shown.get(sep, repr(sep))} between the columns but there are "
-                f"{shown.get(other, repr(other))}: set --data.sep {name}."
+                f"Expected {names.get(sep, repr(sep))} between the columns but there are "
+                f"{names.get(other, repr(other))}: set --data.sep {name}."
             )
 
 
@@ -319,10 +334,10 @@ def _typed(path: Path, layout: _Layout, **options: Any) -> DataFrame:
 
 
 def _refuse_long_rows(path: Path, layout: _Layout) -> None:
-    """Refuses a row with more values than there are columns; one empty value more is none."""
+    """Refuses a row with more values than columns, except one empty value at its end."""
     n = len(layout.names)
-    for line, cells in _records(path, layout.sep):
-        if line > layout.skipped and (len(cells) > n + 1 or any(cells[n:])):
+    for line, number, cells in _records(path, layout.sep):
+        if number > layout.skipped and (len(cells) > n + 1 or any(cells[n:])):
             names = ", ".join(layout.names[:8]) + (", ..." if n > 8 else "")
             raise ValueError(
                 f"Expected {n} values in each line, one for each column ({names}), but line "
@@ -360,7 +375,7 @@ def _has_padded(path: Path) -> bool:
 
 
 class _Notes:
-    """What is told of the words for missing values, by word.
+    """The warnings about words for missing values.
 
     Arguments:
         marks: The words that mean a missing value in the file's columns of numbers.
@@ -433,8 +448,8 @@ class _Cells:
             filled = len(self.text) - int((self.text == "").sum())
             for word, times in self.words.items():
                 is_value = word not in notes.marks and times >= _FREQUENT * filled
-                told = notes.values if is_value else notes.missing
-                told.setdefault(word, []).append(str(self.typed.name))
+                columns = notes.values if is_value else notes.missing
+                columns.setdefault(word, []).append(str(self.typed.name))
                 if is_value:
                     self.is_missing &= self.text != word
         return np.where(self.is_missing, np.nan, self.text)
@@ -475,6 +490,6 @@ def _with_gaps(numbers: np.ndarray, missing: np.ndarray) -> Any:
         column = np.full(len(missing), np.nan)
         column[~missing] = numbers
         return column
-    whole = np.zeros(len(missing), np.int64)
-    whole[~missing] = numbers
-    return pd.arrays.IntegerArray(whole, missing)
+    integers = np.zeros(len(missing), np.int64)
+    integers[~missing] = numbers
+    return pd.arrays.IntegerArray(integers, missing)

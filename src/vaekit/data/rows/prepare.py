@@ -47,7 +47,7 @@ def hidden_by(x: Tree, mask: Tree | None, share: float, seed: int, source: int) 
     """
     noise = generator("missing", seed, source)
 
-    def shown(x: Tensor | Stored, mask: Tensor | None) -> Tensor:
+    def observed(x: Tensor | Stored, mask: Tensor | None) -> Tensor:
         shape = list(x.shape)
         if len(shape) == 4:
             shape[1] = 1  # all channels of a pixel
@@ -57,7 +57,7 @@ def hidden_by(x: Tree, mask: Tree | None, share: float, seed: int, source: int) 
         drawn = drawn.expand(x.shape)
         return drawn if mask is None else drawn & mask
 
-    return each(shown, x, like(x, mask))
+    return each(observed, x, like(x, mask))
 
 
 def hide(splits: dict[str, Rows], share: float, seed: int) -> None:

@@ -176,7 +176,7 @@ def _as_counts(
 
 
 def _hint(values: np.ndarray, wrong: float) -> str:
-    """How to get counts from values that are none."""
+    """Returns a hint on how to get counts from other values."""
     if np.isnan(wrong):
         return "Fill in the missing counts, or leave out those rows or genes."
     layer = "name the layer with raw counts, as in --data.layer counts"

@@ -361,10 +361,10 @@ class Arrays(DataModule):
         single = not isinstance(rows.x, dict)
         xs, tops, scales = entries_of(rows.x), entries_of(rows.top), dict(known)
         masks = entries_of(like(rows.x, rows.mask))
-        shown = masks if known else entries_of(like(rows.x, self.observed(rows.x, rows.mask)))
+        observed = masks if known else entries_of(like(rows.x, self.observed(rows.x, rows.mask)))
         for name, x in xs.items():
             if not known and (single or x.is_floating_point()):
-                found = moments(x, shown[name], rows.index)
+                found = moments(x, observed[name], rows.index)
                 if not all(bool(moment.isfinite().all()) for moment in found):
                     refuse_overflow(x, masks[name], name)
                     continue  # which is refused with its reason

@@ -147,8 +147,8 @@ class Counts(DataModule):
         self.names = cells.names
         strict = train & (not self.is_held_out)
         mask = self.observed(x, None) if library else None
-        shown = totals if mask is None else x.totals(mask)
-        context, label = self._context(cells, shown, strict), self._labels(cells)
+        library_sizes = totals if mask is None else x.totals(mask)
+        context, label = self._context(cells, library_sizes, strict), self._labels(cells)
         self.only_held_out = self._only_held_out(cells, splits)
         found = {n: replace(rows, context=context, label=label) for n, rows in splits.items()}
         other_files(self, found, self.shares)

@@ -356,9 +356,9 @@ class Sequences(DataModule):
         frame[self.schema["time"] or "time"] = _places(lengths) if times is None else times
         if words is None:
             values = self.restored(x).numpy().transpose(0, 2, 1)[seen]
-            known = self.schema.get("numbers", [{}] * values.shape[1])
-            named = zip(self.schema["channels"], values.T, known, strict=True)
-            return frame.assign(**{name: _rounded(part, how) for name, part, how in named})
+            resolutions = self.schema.get("numbers", [{}] * values.shape[1])
+            channels = zip(self.schema["channels"], values.T, resolutions, strict=True)
+            return frame.assign(**{name: _rounded(x, how) for name, x, how in channels})
         named = np.asarray(words, dtype=object)[_index(x, len(words)).numpy()[seen]]
         return frame.assign(**{self.schema["channels"][0]: pd.Series(named).infer_objects()})
 
@@ -393,12 +393,12 @@ def _resolutions(values: DataFrame) -> list[dict[str, Any]]:
     return found
 
 
-def _rounded(x: np.ndarray, known: Mapping[str, Any]) -> np.ndarray:
+def _rounded(x: np.ndarray, resolution: Mapping[str, Any]) -> np.ndarray:
     """Numbers of a channel in its resolution."""
-    if known.get("decimals") is None:
+    if resolution.get("decimals") is None:
         return x
-    x = np.round(x, known["decimals"])
-    return x.astype(np.int64) if known["whole"] else x
+    x = np.round(x, resolution["decimals"])
+    return x.astype(np.int64) if resolution["whole"] else x
 
 
 def _places(lengths: np.ndarray) -> np.ndarray:

@@ -64,16 +64,16 @@ def _histogram(axes: Any, values: np.ndarray, quantiles: np.ndarray) -> None:
 
 
 def _shares_below(ends: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
-    """The share of numbers below each end, by their quantiles, many of which may be equal."""
-    place = np.linspace(0, 1, len(quantiles))
+    """Returns the fraction of numbers below each end, from their quantiles, which may be equal."""
+    level = np.linspace(0, 1, len(quantiles))
     values, first = np.unique(quantiles, return_index=True)
     last = len(quantiles) - 1 - np.unique(quantiles[::-1], return_index=True)[1]
     after = np.searchsorted(values, ends).clip(0, len(values) - 1)  # the next value
     before = (after - 1).clip(0)
     width = np.where(values[after] > values[before], values[after] - values[before], 1.0)
     within = ((ends - values[before]) / width).clip(0, 1)
-    share = place[last[before]] + within * (place[first[after]] - place[last[before]])
-    return np.where(ends <= values[0], 0.0, np.where(ends > values[-1], 1.0, share))
+    fraction = level[last[before]] + within * (level[first[after]] - level[last[before]])
+    return np.where(ends <= values[0], 0.0, np.where(ends > values[-1], 1.0, fraction))
 
 
 def pairs(

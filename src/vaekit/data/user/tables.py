@@ -64,9 +64,9 @@ class Table(DataModule):
         path: The file, or a frame.
         kinds: What columns are to be taken for in the place of what their values suggest: numeric,
             binary, category, count or ignore, by name.
-        label: A column that is no part of x but the rows' label: classes, or numbers if there are
-            more than 100 different ones that do not count from 0 or 1. Each split has its share of
-            each class, unless `split` or `group` says which rows stay together.
+        label: A column with the label of each row, which is not in x. It holds classes, or numbers
+            if there are more than 100 different ones that do not count from 0 or 1. Each split has
+            its share of each class, unless `split` or `group` says which rows stay together.
         context: Columns that are no part of x but conditioned on, in a list or with commas between
             them: categories become a column each, numbers are standardised.
         id: A column that names the rows; it is copied to the files that are written. None takes a
@@ -167,7 +167,11 @@ class Table(DataModule):
             skipped = {self._id(frame), *self.by}
             for name in frame.columns:
                 column = frame[name]
-                if name in skipped or column.dtype.kind not in "OU" or not _few(column, self.most):
+                if (
+                    name in skipped
+                    or column.dtype.kind not in "OU"
+                    or not _has_few_values(column, self.most)
+                ):
                     continue
                 if values := spellings_of(column):
                     known = {**known, name: values}
@@ -243,7 +247,7 @@ class Table(DataModule):
         own, aside = self._id(frame), {self.label, *self.by} - {None}
         names = [n for n in frame.columns if n not in {own, *aside, *self.context}]
         kinds = {n: self.chosen.get(n) or of.kind_for(frame[n], self.most, train) for n in names}
-        shown = self._shown(kinds, len(frame))
+        shown = self._observed_numbers(kinds, len(frame))
         found = [
             {"name": name, "kind": kind}
             if kind == "ignore"
@@ -261,7 +265,7 @@ class Table(DataModule):
         schema["classes"] = None if self.label is None else label_classes(frame[self.label])
         return schema
 
-    def _shown(self, kinds: Mapping[str, str], rows: int) -> dict[str, np.ndarray]:
+    def _observed_numbers(self, kinds: Mapping[str, str], rows: int) -> dict[str, np.ndarray]:
         """Whether `missing` leaves each row of a column of numbers observed, (N,), by column."""
         if not self.missing:
             return {}
@@ -278,17 +282,17 @@ class Table(DataModule):
 
     def _warn_of_ignored(self, frame: DataFrame, kinds: Mapping[str, str]) -> None:
         left = [n for n, kind in kinds.items() if kind == "ignore" and n not in self.chosen]
-        alone = [name for name in left if _few(frame[name], 1)]
+        alone = [name for name in left if _has_few_values(frame[name], 1)]
         text = [name for name in left if name not in alone]
         for name in text:
             if marks := of.not_numbers(frame[name]):
                 warnings.warn(f"{name}: {marks}", stacklevel=2)
-        parts = [f"{_some(alone)}, with one value in the training rows"] if alone else []
+        parts = [f"{_first_names(alone)}, with one value in the training rows"] if alone else []
         if text:
             parts.append(
-                f"{_some(text)}, with more than {self.most} different values that are not numbers "
-                "(--data.categories raises this limit, --data.id names the column that names the "
-                "rows)"
+                f"{_first_names(text)}, with more than {self.most} different values that are not "
+                "numbers (--data.categories raises this limit, --data.id names the column that "
+                "names the rows)"
             )
         if left:
             warnings.warn(
@@ -403,20 +407,20 @@ class Table(DataModule):
     def frame(self, x: Tree, context: Tensor | None = None, mask: Tree | None = None) -> DataFrame:
         """Returns rows (n, *event) as a frame of the data's columns, types and units.
 
-        Numbers beyond those of the data are brought back to the nearest of these. Numbers are
-        rounded to the resolution of their column: its decimals, its days or seconds.
+        Numbers beyond those of the data are clipped. Numbers are rounded to the resolution of
+        their column: its decimals, its days or its seconds.
 
         Arguments:
-            context: Of the rows, (n, C), whose columns are written too.
+            context: The context of the rows, (n, C), which becomes columns too.
             mask: Like x, True where an element is observed; the others are missing in the frame.
         """
         import pandas as pd
 
-        shown = [leaf for _, leaf in self._by_column(mask)] if mask is not None else []
+        masks = [leaf > 0 for _, leaf in self._by_column(mask)] if mask is not None else []
         found = {}
         for at, (column, values) in enumerate(self._by_column(x)):
-            own = of.restored(values, column, self._values.get(column["name"]))
-            found[column["name"]] = of.with_gaps(own, shown[at] > 0) if shown else own
+            restored = of.restored(values, column, self._values.get(column["name"]))
+            found[column["name"]] = of.with_gaps(restored, masks[at]) if masks else restored
         assert self.schema is not None
         at = 0
         for name, known in self.schema["context"].items() if context is not None else ():
@@ -475,7 +479,7 @@ class Table(DataModule):
         return pairs(known, before, [values for _, values in map(_in_units, self._by_column(y))])
 
     def _by_column(self, x: Tree) -> list[tuple[of.Column, np.ndarray]]:
-        """The columns, and what x holds of each, (n,)."""
+        """Returns the columns, each with its values in x, (n,)."""
         return [
             (column, leaf[:, at].double().cpu().numpy())
             for leaf, columns in zip(entries_of(x).values(), self._entries().values(), strict=True)
@@ -493,23 +497,25 @@ def _in_units(column_and_x: tuple[of.Column, np.ndarray]) -> tuple[of.Column, np
     if "values" in column or not column.get("origin"):
         return column, x
     shown = {
-        name: exact.shown(np.asarray(numbers), column).tolist()
+        name: exact.with_origin(np.asarray(numbers), column).tolist()
         for name, numbers in column["shown"].items()
         if name in ("quantiles", "first")
     }
-    mean = float(exact.shown(np.asarray(column["mean"]), column))
-    return {**column, "mean": mean, "shown": {**column["shown"], **shown}}, exact.shown(x, column)
+    mean = float(exact.with_origin(np.asarray(column["mean"]), column))
+    return {**column, "mean": mean, "shown": {**column["shown"], **shown}}, exact.with_origin(
+        x, column
+    )
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     more = f" and {len(names) - 10} more" if names[10:] else ""
     return f"{', '.join(names[:10])}{more}"
 
 
-def _few(column: Any, most: int) -> bool:
-    """Whether a column has at most so many different values."""
+def _has_few_values(column: Any, limit: int) -> bool:
+    """Whether a column has at most `limit` different values."""
     try:
-        return bool(column.nunique() <= most)
+        return bool(column.nunique() <= limit)
     except TypeError:  # of lists, or dicts
         return False
 
@@ -523,11 +529,11 @@ def _entries(columns: Sequence[of.Column]) -> dict[str, list[of.Column]]:
     found = {kind: own for kind, own in groups.items() if own}
     categories = [c for c in columns if c["kind"] == "category"]
     reserved = {*_GROUPED, "x"}
-    taken = reserved | {c["name"] for c in categories}
+    used = reserved | {c["name"] for c in categories}
     for column in categories:
         name = column["name"]
-        while name in reserved or (name != column["name"] and name in taken):
+        while name in reserved or (name != column["name"] and name in used):
             name = f"{name}_"
-        taken.add(name)
+        used.add(name)
         found[name] = [column]
     return found
