@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vaekit.contracts.trees import Ranges, Shapes, Tree, each, entries_of, first, leaves, like
+from vaekit.numerics.precision import exact
 from vaekit.numerics.random import row_keys
 
 
@@ -54,8 +55,8 @@ class Batch:
         return self._map(lambda x: x[at])
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
-        """The batch on a device."""
-        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+        """Returns the batch on a device, in float32 if that has no float64."""
+        return self._map(lambda x: moved(x, device, non_blocking))
 
     def _map(self, f: Callable[[Tensor], Tensor]) -> Batch:
         columns = (self.x, self.context, self.mask, self.label, self.keys)
@@ -67,6 +68,12 @@ class Batch:
         if self.start is None:
             return self
         return replace(self, keys=row_keys(0, self.start, len(self), first(self.x).device))
+
+
+def moved(x: Tensor, device: torch.device | str, non_blocking: bool = False) -> Tensor:
+    """Returns a tensor on a device, in float32 if it is in float64 and the device has none."""
+    dtype = exact(torch.device(device)) if x.dtype == torch.float64 else x.dtype
+    return x.to(dtype).to(device, non_blocking=non_blocking)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaekit.contracts.batch import Batch, DataInfo
+from vaekit.contracts.batch import Batch, DataInfo, moved
 from vaekit.contracts.core import Core
 from vaekit.contracts.objective import Objective, name_of, named
 from vaekit.contracts.part import Part
@@ -410,7 +410,7 @@ class Model(nn.Module):
         return None if context is None else context.to(self.device)
 
     def _moved(self, tree: Tree) -> Tree:
-        return each(lambda leaf: leaf.to(self.device), tree)
+        return each(lambda leaf: moved(leaf, self.device), tree)
 
 
 def _overriding(module: nn.Module, method: str) -> Iterator[Part]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
-from vaekit import data
+from vaekit import Model, data
 from vaekit.contracts.trees import each
 from vaekit.data.columns import exact
 from vaekit.data.columns import table as of
+from vaekit.model.parts_for_data import parts_for
 
 
 def r(seed: int = 0) -> np.random.Generator:
@@ -177,3 +179,30 @@ def test_held_out_rows_beyond_the_training_rows_keep_their_values(tmp_path: Path
     frame[50:].drop(columns="part").to_csv(tmp_path / "val.csv", index=False)
     other = data.Table(frame[:50].drop(columns="part"), val=str(tmp_path / "val.csv"), test=0)
     assert other.frame(next(other.rows("val")).x)["x"].tolist() == [1.255, -7.0]
+
+
+def test_rows_go_to_devices_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of Apple have none."""
+    table = data.Table(pd.DataFrame({"v": COLUMNS["seconds"]()}), val=0, test=0)
+    batch = next(table.rows("train"))
+    assert batch.to("cpu").x.dtype == torch.float64
+    monkeypatch.setattr("vaekit.contracts.batch.exact", lambda device: torch.float32)
+    assert batch.to("cpu").x.dtype == torch.float32
+    model = Model(table, **parts_for(table))
+    assert model.encode(batch.x[:3]).dtype == torch.float32
+
+
+def test_a_model_takes_rows_in_float64() -> None:
+    table = data.Table(pd.DataFrame({"v": COLUMNS["cents"](), "w": COLUMNS["seconds"]()}))
+    model, batch = Model(table, **parts_for(table)), next(table.rows("train"))
+    assert model.encode(batch.x).dtype == torch.float32
+    assert model.reconstruct(batch.x).shape == batch.x.shape
+    loss = model.objective(model.core, batch, 0)["loss"].mean()
+    loss.backward()
+    assert loss.isfinite()
+    narrow = replace(batch, x=batch.x.float())
+    for name, values in model.evaluate(batch.keyed()).items():
+        torch.testing.assert_close(
+            values.double(), model.evaluate(narrow.keyed())[name].double(), rtol=1e-3, atol=1e-4
+        )
+    assert set(model.predict(batch)) == set(model.predict(narrow))
