@@ -202,7 +202,7 @@ def latent_plane(model: Model, batch: Batch) -> Figure:
     finite = z.isfinite().all(1)  # a model that diverged has others
     points, names, how = _planar(z[finite])
     label = None if batch.label is None or batch.label.dim() != 1 else batch.label.cpu()[finite]
-    if label is None or not len(points):
+    if label is None or not bool(label.isfinite().any()):
         axes[0].scatter(*points.T, s=6, alpha=0.8, linewidths=0)
     else:
         _scatter(figure, axes[0], points, label)

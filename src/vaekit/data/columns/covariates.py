@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 _BOOLS, _ALL = ("bool", "boolean"), slice(None)
-_MOST_CLASSES = 100
+_MOST_CLASSES, _DENSE, _EXACT = 100, 0.9, 2**53
 
 Known = dict[str, Any]
 """What is known of a column, as plain data: its categories, or its mean and standard deviation."""
@@ -125,9 +125,7 @@ def places_of(known: Sequence[Any]) -> Callable[[Any], int]:
 
     def key(value: Any) -> Any:
         value = plain(value)
-        if isinstance(value, str) or text:
-            return str(value)
-        return float(value)
+        return str(value) if text else value
 
     place = {key(value): at for at, value in enumerate(known)}
     return lambda value: place.get(key(value), -1)
@@ -142,39 +140,71 @@ def labels(column: Series, known: Sequence[Any]) -> np.ndarray:
 
 
 def label_classes(column: Series) -> list[Any] | None:
-    """Returns the classes of a label; None if it holds numbers that are not classes.
+    """Returns the classes of a column of labels, or None if its numbers are not classes.
 
-    Numbers are classes if there are at most 100 different ones, or if they count from 0 or 1.
+    Text, categories and booleans are always classes. Numbers are classes if at most 100 of them
+    differ. More numbers are classes if they are whole, start at 0 or 1, use 90 % of the numbers up
+    to the largest, and occur twice on average. Whole numbers that float64 cannot hold are classes
+    too.
     """
-    found = classes(column)
-    if len(found) <= _MOST_CLASSES or any(isinstance(value, str | bool) for value in found):
-        return found
-    counts = all(value == int(value) for value in found) and min(found) in (0, 1)
-    return found if counts and max(found) < 1.1 * len(found) else None
+    from pandas.api.types import is_integer_dtype
+
+    values = column.dropna()
+    number = values.nunique()
+    if _is_categorical(column) or number <= _MOST_CLASSES:
+        return classes(column)
+    low, high = float(values.min()), float(values.max())
+    is_whole = bool((values % 1 == 0).all())
+    is_dense = low in (0, 1) and number >= _DENSE * (high - low + 1) and 2 * number <= len(values)
+    is_inexact = is_integer_dtype(column.dtype) and max(-low, high) > _EXACT
+    return classes(column) if (is_whole and is_dense) or is_inexact else None
 
 
-def class_numbers(column: Series) -> np.ndarray | None:
-    """Returns the class of each row, (N,), -1 if it has none; None if there are no classes."""
-    return None if label_classes(column) is None else column.factorize()[0]
-
-
-def label_values(column: Series, known: Sequence[Any] | None) -> Tensor:
-    """Returns the label of each row, (N,): the number of its class, -1 for none, or a number.
+def class_numbers(column: Series, has_classes: bool | None = None) -> np.ndarray | None:
+    """Returns the class of each row, (N,), -1 if it has none; None without classes.
 
     Arguments:
-        known: The classes; None for numbers, in which NaN is missing.
+        has_classes: Whether the label holds classes; None to infer it.
     """
-    if known is not None:
-        return torch.from_numpy(labels(column, known))
-    refuse_wide(column, str(column.name))
-    return torch.from_numpy(column.to_numpy(np.float64, na_value=np.nan)).float()
+    if has_classes is None:
+        has_classes = label_classes(column) is not None
+    return column.factorize()[0] if has_classes else None
 
 
-def labels_of(values: Tensor, known: Sequence[Any] | None) -> list[Any]:
-    """The reverse of `label_values`."""
-    if known is None:
-        return values.tolist()
-    return [known[at] if at >= 0 else None for at in values.tolist()]
+def label_values(column: Series, name: str, class_names: Sequence[Any] | None) -> Tensor:
+    """Converts a column of labels to a tensor (N,).
+
+    Arguments:
+        name: The name of the column, for errors.
+        class_names: The classes that `label_classes` returned.
+
+    Returns:
+        The number of each class, -1 for a missing or unknown class. Without classes, the numbers
+        in float64, NaN for a missing number.
+
+    Raises:
+        ValueError: If there are no classes and a value is text or infinite.
+    """
+    if class_names is not None:
+        return torch.from_numpy(labels(column, class_names))
+    if _is_categorical(column):
+        raise ValueError(f"Expected numbers in the label {name}, as in training, but got text.")
+    values = torch.tensor(column.to_numpy(np.float64, na_value=np.nan))
+    if values.isinf().any():
+        raise ValueError(f"Expected finite numbers in the label {name} but one is infinite.")
+    return values
+
+
+def label_names(values: Tensor, class_names: Sequence[Any] | None) -> Any:
+    """Converts labels (n,) back to the values of the user's column, as a list or an array.
+
+    Whole numbers are returned as integers. A missing class is None, a missing number NaN.
+    """
+    if class_names is not None:
+        return [class_names[at] if at >= 0 else None for at in values.long().tolist()]
+    numbers = values.double().cpu().numpy()
+    is_whole = bool(((numbers % 1 == 0) & (np.abs(numbers) <= _EXACT)).all())  # NaN is not
+    return numbers.astype(np.int64) if is_whole else numbers
 
 
 def values_only_held_out(

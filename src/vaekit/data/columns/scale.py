@@ -16,16 +16,16 @@ _FAR, _CLOSE = 1e4, 1e-4
 """Standard deviations and values of a column above the one, or below the other, drown the loss or
 are drowned in it."""
 
-_ROUNDING = 4 * float(np.finfo(np.float64).eps)
-"""The relative standard deviation of numbers that differ only by rounding."""
+_EXACT, _ULPS = 2.0**53, 4 * np.finfo(np.float64).eps
+"""Up to the first, whole numbers are exact. Other numbers whose standard deviation is at most the
+second, relative to the largest of them, differ by rounding only."""
 
 
 def deviation(x: np.ndarray) -> float:
-    """Returns the standard deviation of numbers (N,), or 1 if they differ only by rounding."""
+    """Returns the standard deviation of numbers (N,), or 1 if they differ by rounding only."""
     if not len(x):
         return 1.0
-    std = float((x - x[0]).std())
-    return std if std > _ROUNDING * float(np.abs(x).max()) else 1.0
+    return float(moments(torch.tensor(x, dtype=torch.float64).unsqueeze(1))[1])
 
 
 def beyond(x: np.ndarray, low: float, high: float) -> str:
@@ -38,34 +38,36 @@ def beyond(x: np.ndarray, low: float, high: float) -> str:
 def moments(
     x: Tensor, mask: Tensor | None = None, index: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the observed values, in float64.
+    """Computes the mean and standard deviation of the observed values, in float64.
 
-    Of each element of a row (D,); where a row has several axes, of each channel, (C, 1, ...). The
-    standard deviation is 1 where it would be 0, or nothing is observed.
+    Columns (N, D) have a mean each; with further axes each channel has one, (C, 1, ...). The
+    standard deviation is 1 if it would be 0, if the values differ by rounding only, or if no value
+    is observed.
 
     Arguments:
-        index: Which rows; None for all.
+        index: Which rows to use; None for all.
     """
-    axes = [0, *range(2, x.dim())]
-    count = total = squares = torch.zeros(x.shape[1], dtype=torch.float64)
-    shift = None  # about the first row: sums of large numbers would lose what differs
+    count = total = squares = largest = torch.zeros(x.shape[1], dtype=torch.float64)
+    first, is_whole = torch.full_like(count, torch.nan), torch.ones_like(count, dtype=torch.bool)
     for at in slices(len(x) if index is None else len(index), x[:1].numel()):
         here = at if index is None else index[at]
         part = x[here].double()
-        seen = torch.ones_like(part) if mask is None else mask[here].double()
-        part = torch.where(seen > 0, part, 0.0)
-        if shift is None:
-            shift = (part * seen).sum(axes) / seen.sum(axes).clamp(min=1)
-        centred = (part - shift.reshape(-1, *[1] * (x.dim() - 2))) * seen
-        count = count + seen.sum(axes)
-        total, squares = total + centred.sum(axes), squares + (centred**2).sum(axes)
-    assert shift is not None
+        observed = torch.ones_like(part, dtype=torch.bool) if mask is None else mask[here].bool()
+        part, observed = (t.movedim(1, 0).flatten(1) for t in (part, observed))  # (C, n)
+        start = part.gather(1, observed.int().argmax(1, keepdim=True)).squeeze(1)
+        first = torch.where(first.isnan() & observed.any(1), start, first)
+        # Sums of large numbers would lose what differs: sum the differences from the first.
+        centred = torch.where(observed, part - first.unsqueeze(1), 0.0)
+        part = torch.where(observed, part, 0.0)
+        count, total = count + observed.sum(1), total + centred.sum(1)
+        squares, largest = squares + (centred**2).sum(1), largest.maximum(part.abs().amax(1))
+        is_whole = is_whole & (part == part.round()).all(1)
     mean = total / count.clamp(min=1)
-    variance = (squares / count.clamp(min=1) - mean**2).clamp(min=0)
-    std = variance.sqrt()
-    std = torch.where(std > _ROUNDING * (mean + shift).abs(), std, 1.0)
+    std = (squares / count.clamp(min=1) - mean**2).clamp(min=0).sqrt()
+    rounding = torch.where(is_whole & (largest <= _EXACT), 0.0, _ULPS * largest)
+    std = torch.where(std > rounding, std, 1.0)
     shape = (-1, *[1] * (x.dim() - 2))
-    return (mean + shift).reshape(shape), std.reshape(shape)
+    return (mean + first.nan_to_num(0.0, torch.inf, -torch.inf)).reshape(shape), std.reshape(shape)
 
 
 def standardized(

@@ -87,8 +87,12 @@ def described(
         found["missing"] = f"{_hidden_share(splits['train']):.1%} of the elements"
     if info.context_features:
         found["context"] = f"{info.context_features} columns"
+    label = splits["train"].label
     if info.classes:
         found["labels"] = f"{info.classes} classes"
+    elif label is not None and label.dim() == 1 and label.isfinite().any():
+        low, high = label[label.isfinite()].aminmax()
+        found["labels"] = f"numbers from {low:g} to {high:g}"
     return found
 
 
@@ -138,8 +142,10 @@ def other_files(
             data.only_held_out = {**data.only_held_out, column: both}
         if data.names is not None or other.names is not None:
             data.names = np.concatenate([_names(data, splits), _names(other, {split: rows})])
-        if rows.label is None and splits["train"].label is not None:
-            rows = replace(rows, label=torch.full((len(first(rows.x)),), -1))
+        label = splits["train"].label
+        if rows.label is None and label is not None:
+            missing = torch.nan if label.is_floating_point() else -1
+            rows = replace(rows, label=torch.full((len(first(rows.x)),), missing))
         splits[split] = rows
         found.append(other)
     return found

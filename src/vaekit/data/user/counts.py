@@ -22,8 +22,8 @@ from vaekit.data.columns.covariates import (
     encoded,
     known_of,
     label_classes,
+    label_names,
     label_values,
-    labels_of,
     listed,
     only_held_out,
     width,
@@ -61,8 +61,9 @@ class Counts(DataModule):
             between them: each category of the training rows becomes a column, numbers are
             standardised by the training rows. A category that only held-out rows have is 0 in all
             columns.
-        label: A column of classes, for pictures and metrics. Each split has its share of each
-            class, unless `split` or `group` says which rows stay together.
+        label: A column of classes or numbers, for pictures and metrics. Each split has its share
+            of each class, unless `split` or `group` is set. Numbers are classes if at most 100 of
+            them differ, or if they are 0, 1, 2, ... or 1, 2, 3, ...
         library: Whether the context begins with the logarithm of the row's total: of its observed
             counts, without those that `missing` hides, and 0 if none of these is above 0.
         split: A column that says train, val or test of each row; `val` and `test` say nothing
@@ -182,7 +183,10 @@ class Counts(DataModule):
         classes = None
         label = self.label or self._of_model().get("label")
         if cells.about is not None and label in cells.about:
-            classes = class_numbers(column_of(cells.about, str(label), "label").iloc[kept])
+            column = column_of(cells.about, str(label), "label")
+            model = self._of_model()
+            has_classes = (model["classes"] if model else label_classes(column)) is not None
+            classes = class_numbers(column.iloc[kept], has_classes)
         return self._divided(rows, (names, groups), self.shares, classes)
 
     def _only_held_out(self, cells: Cells, splits: dict[str, Rows]) -> dict[str, str]:
@@ -237,7 +241,7 @@ class Counts(DataModule):
         column = column_of(cells.about, self.label, "label")
         if self.schema["label"] is None:
             return None  # of a model without labels
-        return label_values(column, self.schema["classes"])
+        return label_values(column, self.label, self.schema["classes"])
 
     # The way back
 
@@ -294,7 +298,7 @@ class Counts(DataModule):
         for name, values in arrays.items():
             if name == "label" and self.schema["label"] is not None:
                 known, own = self.schema["classes"], self.schema["label"]
-                found = labels_of(values, known)
+                found = label_names(values, known)
                 frame[own] = found if known is None else pd.Categorical(found, categories=known)
             elif values.dim() == 1:
                 frame[name] = values.numpy()

@@ -18,8 +18,8 @@ from vaekit.data.columns.covariates import (
     class_numbers,
     column_of,
     label_classes,
+    label_names,
     label_values,
-    labels_of,
     listed,
     values_only_held_out,
 )
@@ -172,7 +172,7 @@ class Sequences(DataModule):
         self.only_held_out = self._only_held_out(splits["train"], of_train)
         y = None
         if label is not None and schema["label"] is not None:
-            y = label_values(column_of(steps.about, label, "label"), schema["classes"])
+            y = label_values(column_of(steps.about, label, "label"), label, schema["classes"])
         splits = {name: replace(rows, label=y) for name, rows in splits.items()}
         for other in other_files(self, splits, self.shares):
             self._steps = _both(self._steps, other._steps)
@@ -234,10 +234,10 @@ class Sequences(DataModule):
             None if name is None else column_of(steps.about, name, what).tolist()
             for name, what in ((self.split, "split"), (self.group, "group"))
         )
-        has_classes = steps.about is not None and label in steps.about
         classes = None
-        if has_classes:
-            classes = class_numbers(column_of(steps.about, str(label), "label"))
+        if steps.about is not None and label in steps.about:
+            has_classes = self.schema["classes"] is not None if self.schema else None
+            classes = class_numbers(column_of(steps.about, str(label), "label"), has_classes)
         rows = Rows(torch.empty(len(steps.lengths), 0))
         return self._divided(rows, (names, groups), self.shares, classes)
 
@@ -370,7 +370,7 @@ class Sequences(DataModule):
         frame = pd.DataFrame({self.schema["id"]: ids})
         for name, values in arrays.items():
             if name == "label" and self.schema["label"] is not None:
-                frame[self.schema["label"]] = labels_of(values, self.schema["classes"])
+                frame[self.schema["label"]] = label_names(values, self.schema["classes"])
             elif values.dim() == 1:
                 frame[name] = values.numpy()
             else:

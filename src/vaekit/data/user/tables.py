@@ -24,8 +24,8 @@ from vaekit.data.columns.covariates import (
     encoded,
     known_of,
     label_classes,
+    label_names,
     label_values,
-    labels_of,
     listed,
     only_held_out,
     width,
@@ -205,7 +205,11 @@ class Table(DataModule):
         rows = Rows(torch.empty(len(frame), 0))
         names, groups = (None if name is None else frame[name].tolist() for name in self.by)
         label = self.label or (self.schema or {}).get("label")
-        classes = class_numbers(frame[label]) if label in frame.columns else None
+        classes = None
+        if label in frame.columns:
+            known = "classes" in (self.schema or {})
+            has_classes = (self.schema or {}).get("classes") is not None if known else None
+            classes = class_numbers(frame[label], has_classes)
         return self._divided(rows, (names, groups), self.held_out, classes)
 
     def _check_names(self, frame: DataFrame) -> None:
@@ -367,8 +371,9 @@ class Table(DataModule):
         if name is None:
             return None
         if name not in frame.columns:
-            return torch.full((len(frame),), -1)
-        return label_values(frame[name], self.schema["classes"])
+            missing = torch.nan if self.schema["classes"] is None else -1
+            return torch.full((len(frame),), missing)
+        return label_values(frame[name], name, self.schema["classes"])
 
     def _declare(self, splits: Mapping[str, Rows]) -> None:
         ranges: dict[str, tuple[float, float]] = {}
@@ -453,7 +458,7 @@ class Table(DataModule):
             for own, part in parts.items():
                 frame[own if own not in frame else f"{own}_"] = part
         if "label" in columns and self.schema["label"] is not None:
-            frame[self.schema["label"]] = labels_of(columns["label"], self.schema["classes"])
+            frame[self.schema["label"]] = label_names(columns["label"], self.schema["classes"])
         if rows is not None:
             own = "row" if self.names is None else self.schema["id"] or "name"
             names = rows.numpy() if self.names is None else self.names[rows.numpy()]
