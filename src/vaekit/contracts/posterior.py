@@ -9,7 +9,7 @@ from torch.distributions import Distribution, constraints
 
 from vaekit.contracts.part import FullPrecisionPart, LogJoint
 from vaekit.contracts.trees import Shapes, Tree, first
-from vaekit.numerics.precision import full_precision
+from vaekit.numerics.precision import cast, full_precision
 
 
 class Posterior(FullPrecisionPart):
@@ -55,6 +55,8 @@ class Posterior(FullPrecisionPart):
     def __call__(
         self, h: Tree, context: Tensor | None = None, log_joint: LogJoint | None = None
     ) -> Distribution:
+        if context is not None:
+            context = cast(context, self)
         with full_precision(first(h)):
             q = super().__call__(h, context, log_joint)
         return self.hold_distribution(q, (len(first(h)),), self.latent_shape)

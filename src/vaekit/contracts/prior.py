@@ -12,7 +12,7 @@ from vaekit.contracts.part import FullPrecisionPart, Infer
 from vaekit.contracts.posterior import Posterior
 from vaekit.contracts.support import _space, same_support
 from vaekit.contracts.trees import Shapes
-from vaekit.numerics.precision import first_parameter, full_precision
+from vaekit.numerics.precision import cast, first_parameter, full_precision
 
 
 class OtherSupport(ValueError):
@@ -60,6 +60,8 @@ class Prior(FullPrecisionPart):
         raise NotImplementedError
 
     def __call__(self, context: Tensor | None = None, infer: Infer | None = None) -> Distribution:
+        if context is not None:
+            context = cast(context, self)
         with full_precision(context if context is not None else self._tensor()):
             p = super().__call__(context, infer)
         batch: tuple[int, ...] = ()

@@ -62,7 +62,7 @@ class DataModule(LightningDataModule):
     """Whether all rows have been held to what is declared of them; else each batch is."""
 
     is_exact = False
-    """Whether `rows` gives x in float64, from which the user's values can be restored exactly."""
+    """Whether `rows` gives x and context in float64, to restore the user's values exactly."""
 
     follows_model = False
     """Whether `follow` was called, so that rows are a model's, or new ones for it."""
@@ -392,19 +392,8 @@ class DataModule(LightningDataModule):
 
     # What becomes of a batch
 
-    def _converted(
-        self,
-        batch: Batch,
-        split: str,
-        context_dtype: torch.dtype,
-        dtype: torch.dtype | None = None,
-    ) -> Batch:
-        """The batch with x as the model sees it.
-
-        Arguments:
-            dtype: That of x; None for that of the context.
-        """
-        dtype = dtype or context_dtype
+    def _converted(self, batch: Batch, split: str, dtype: torch.dtype) -> Batch:
+        """The batch with x as the model sees it."""
 
         def scaled(x: Tensor, top: float | None, stored: Tensor) -> Tensor:
             return apart(x.to(dtype), stored) if top is None else x.to(dtype) / top
@@ -437,7 +426,7 @@ class DataModule(LightningDataModule):
             batch.x = each(lambda p, m: p if m is None else torch.where(m, p, 0.0), batch.x, seen)
             batch.x = each(torch.bernoulli, batch.x)
         if batch.context is not None:
-            batch.context = batch.context.to(context_dtype)
+            batch.context = batch.context.to(dtype)
         return batch
 
     def _keys_of(self, batch: Batch, split: str) -> Tensor | None:
@@ -482,8 +471,8 @@ class DataModule(LightningDataModule):
         if batch_size is None:
             batch_size = fitting(1000, each(lambda leaf: leaf.shape[1:], rows.x), 2**20)
         for batch in Batches(rows, batch_size, shuffle=False):
-            dtype = torch.get_default_dtype()
-            yield self._converted(batch, split, dtype, torch.float64 if self.is_exact else dtype)
+            dtype = torch.float64 if self.is_exact else torch.get_default_dtype()
+            yield self._converted(batch, split, dtype)
 
 
 def _path_as_text(value: Any) -> Any:

@@ -40,7 +40,7 @@ def test_one_far_number_is_told_with_its_row(n: int) -> None:
 )
 def test_ordinary_tails_are_not_told(x: np.ndarray) -> None:
     known = of.learned(pd.Series(x, name="x"), "numeric", np.arange(len(x)))
-    assert of.outlier(x, known, range(len(x)), True) is None
+    assert of.find_outlier(x, known, range(len(x)), True) is None
 
 
 def test_a_mark_for_missing_values_is_told() -> None:

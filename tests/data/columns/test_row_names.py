@@ -61,8 +61,8 @@ def test_a_column_left_out_names_the_options() -> None:
     countries = [f"country {x % 195}" for x in range(800)]
     frame = pd.DataFrame({"country": countries, "x": range(800), "one": "a"})
     words = (
-        "Left out: one, with one value .*; country, with more than 100 .*--data.categories raises "
-        "this limit, --data.id names .*--data.kinds.COLUMN"
+        "Left out: one, with at most one .*; country, with more than 100 .*--data.categories "
+        "raises this limit, --data.id names .*--data.kinds.COLUMN"
     )
     with pytest.warns(UserWarning, match=words):
         data.Table(frame).info  # noqa: B018

@@ -127,7 +127,7 @@ def test_it_obeys_the_laws(tmp_path: Path, form: str, kind: str) -> None:
 def test_signals_are_standardised_by_the_training_steps() -> None:
     data = Sequences(signals())
     train = next(data.rows("train"))
-    seen = train.x.transpose(1, 2)[train.mask.transpose(1, 2)].view(-1, 2)
+    seen = train.x.float().transpose(1, 2)[train.mask.transpose(1, 2)].view(-1, 2)
     assert torch.allclose(seen.mean(0), torch.zeros(2), atol=1e-5)
     assert torch.allclose(seen.std(0, correction=0), torch.ones(2), atol=1e-5)
     assert (train.x[~train.mask] == 0).all()

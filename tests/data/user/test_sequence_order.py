@@ -100,14 +100,34 @@ def test_steps_of_a_file_are_sorted_and_keep_their_times(
 def test_a_column_with_the_name_of_times_is_the_time(name: str) -> None:
     sequences = Sequences(frame(name, range(2000, 2012)))
     assert sequences.info.event_shape == (1, 12)
-    assert sequences.told()["time"].startswith(f"the column {name} (--data.time names another")
+    assert sequences.told()["time"].startswith(f"the column {name} (--data.time NAME chooses")
     assert is_sorted(sequences)
 
 
 def test_a_column_that_counts_within_each_sequence_is_the_time() -> None:
-    sequences = Sequences(frame("k", range(3, 9)))
+    rows = frame("k", range(3, 9))
+    sequences = Sequences(rows.sort_values("k"))
     assert sequences.told()["time"].startswith("the column k ")
     assert is_sorted(sequences)
+    with pytest.raises(ValueError, match=r"k only counts .* set --data\.time k if it is"):
+        Sequences(rows).info  # noqa: B018
+    assert is_sorted(Sequences(rows, time="k"))
+    assert Sequences(rows, time="none").info.event_shape == (2, 6)
+
+
+def test_year_and_month_are_asked_about() -> None:
+    rows = frame("k", range(6))
+    rows = rows.assign(year=2020 + rows["k"] // 3, month=rows["k"] % 3).drop(columns="k")
+    words = r"only year and month together differ .* one column of dates"
+    with pytest.raises(ValueError, match=words):
+        Sequences(rows).info  # noqa: B018
+
+
+def test_an_index_that_pandas_has_written_is_no_sequence(tmp_path: Path) -> None:
+    frame().to_csv(tmp_path / "steps.csv")
+    sequences = Sequences(tmp_path / "steps.csv")
+    assert sequences.info.event_shape == (1, 12)
+    assert sequences.info.schema["id"] == "who"
 
 
 def test_numbers_that_do_not_count_are_a_channel() -> None:

@@ -263,14 +263,14 @@ def encoded(column: Series, name: str, known: Known, strict: np.ndarray | slice 
                 f"Expected {name} of the model's categories, {own}, but got "
                 f"{', '.join(others[:5])}: it has learned nothing of these."
             )
-        one_hot = torch.eye(len(known["categories"]) + 1)[:, :-1]
+        one_hot = torch.eye(len(known["categories"]) + 1, dtype=torch.float64)[:, :-1]
         return one_hot[torch.from_numpy(at)]  # the last row, at -1, is 0
     if _is_categorical(column):
         raise ValueError(f"Expected numbers in {name}, as the model knows, but got text.")
     values = (_numbers(column, name) - known["mean"]) / known["std"]
     counted = type(column.index).__name__ == "RangeIndex"
     refuse_large(values, name, column.index, counted, scaled=True)
-    return torch.from_numpy(values).float().unsqueeze(1)
+    return torch.from_numpy(values).unsqueeze(1)
 
 
 def width(known: Known) -> int:

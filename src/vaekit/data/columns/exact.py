@@ -7,6 +7,7 @@ Numbers have `decimals` and `digits`, to which they are rounded.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -74,12 +75,15 @@ def resolution_of(column: Series) -> dict[str, Any]:
     if times is None:
         is_whole = pd.api.types.is_integer_dtype(column.dtype)
         low, high = (int(column.min()), int(column.max())) if is_whole else (0, 0)
-        return {"times": None, "origin": low if max(-low, high) >= _LARGE else 0}
+        has_origin = max(-low, high) >= _LARGE and high - low < 2**63
+        return {"times": None, "origin": low if has_origin else 0}
     when = _when(column, times)
     unit = str(np.datetime_data(when.dtype)[0])
     ticks = when[~np.isnat(when)].astype(np.int64)
     origin = int(ticks.min()) if len(ticks) else 0
     step = _FORMATS.get(times) or _step_of(ticks - origin, unit)
+    if step in _PER_SECOND and len(ticks):
+        step = _rounded_step(step, int(ticks.max()) - origin, unit, str(column.name))
     return {"times": times, "origin": origin, "unit": unit, "step": step}
 
 
@@ -88,6 +92,21 @@ def _step_of(ticks: np.ndarray, unit: str) -> str:
     steps = {name: seconds * _PER_SECOND[unit] for name, seconds in _SECONDS.items()}
     steps |= {name: _PER_SECOND[unit] // n for name, n in _PER_SECOND.items() if n > 1}
     return next(name for name, size in steps.items() if size and not (ticks % size).any())
+
+
+def _rounded_step(step: str, span: int, unit: str, name: str) -> str:
+    """Returns a step that float64 can count over the span of the times, with a warning."""
+    steps = list(_PER_SECOND)
+    rounded = step
+    while span * _PER_SECOND[rounded] // _PER_SECOND[unit] >= _ROUNDED and rounded != "s":
+        rounded = steps[steps.index(rounded) - 1]
+    if rounded != step:
+        warnings.warn(
+            f"The times of {name} are rounded to {rounded}: float64 cannot count {step} over "
+            "their span.",
+            stacklevel=2,
+        )
+    return {"s": "second"}.get(rounded, rounded)
 
 
 def digits_of(x: np.ndarray) -> dict[str, int | None]:
@@ -169,6 +188,7 @@ def column(x: np.ndarray, info: Mapping[str, Any], values: Values | None = None)
         number = np.round(number, resolution["decimals"])
     else:
         number = _significant(number) if resolution.get("digits") else number
+        number = _with_decimals(number, info) if info["decimals"] is not None else number
         number = number if values is None else values.replacing(number, x)
     is_whole = resolution["decimals"] == 0
     kind = pd.api.types.pandas_dtype(dtype)
@@ -177,6 +197,13 @@ def column(x: np.ndarray, info: Mapping[str, Any], values: Values | None = None)
     elif not pd.api.types.is_numeric_dtype(kind):  # text that is read as numbers
         return pd.Series(number.astype(np.int64) if is_whole else number, name=name)
     return pd.Series(number, name=name).astype(dtype)
+
+
+def _with_decimals(number: np.ndarray, info: Mapping[str, Any]) -> np.ndarray:
+    """Returns numbers, rounded to the column's decimals if this changes only rounding errors."""
+    rounded = np.round(number, info["decimals"])
+    error = 8 * np.finfo(np.float64).eps * (np.abs(number) + abs(info["mean"]) + info["std"])
+    return np.where(np.abs(rounded - number) <= error, rounded, number)
 
 
 def scaled(x: np.ndarray, info: Mapping[str, Any]) -> np.ndarray:

@@ -16,6 +16,7 @@ _FAR, _CLOSE = 1e4, 1e-4
 """Standard deviations and values of a column above the one, or below the other, drown the loss or
 are drowned in it."""
 
+_TINY = 1e-100
 _EXACT, _ULPS = 2.0**53, 4 * np.finfo(np.float64).eps
 """Up to the first, whole numbers are exact. Other numbers whose standard deviation is at most the
 second, relative to the largest of them, differ by rounding only."""
@@ -25,6 +26,9 @@ def deviation(x: np.ndarray) -> float:
     """Returns the standard deviation of numbers (N,), or 1 if they differ by rounding only."""
     if not len(x):
         return 1.0
+    largest = float(np.abs(x).max())
+    if 0 < largest < _TINY:  # squares of such numbers are 0
+        return deviation(x / largest) * largest
     return float(moments(torch.tensor(x, dtype=torch.float64).unsqueeze(1))[1])
 
 

@@ -15,7 +15,7 @@ _PAIRS = (
 )
 """Words that mean yes or no, true or false."""
 
-_SHORT = {"yes", "no", "ja", "si", "oui", "y", "n"}
+_SHORT = {"no", "ja", "si", "y", "n"}
 """Words of one or two letters that mean the same in any case; AA, Aa and aa do not."""
 
 
@@ -37,7 +37,7 @@ def spellings_of(column: Series) -> dict[str, str]:
 
 def respelled(column: Series, values: Mapping[str, str]) -> Series:
     """Returns a column with the values of its spellings."""
-    pairs = next((p for p in _PAIRS if set(p.values()) == set(values)), {})
+    pairs = next((p for p in _PAIRS if set(values) <= set(p.values())), {})
     by_spelling = {
         value: values.get(_key(value, pairs), value)
         for value in column.dropna().unique()

@@ -55,6 +55,8 @@ def kind_of(column: Series, most: int) -> str:
         return "binary"
     if isinstance(column.dtype, pd.CategoricalDtype):
         return "category"
+    if pd.api.types.is_integer_dtype(column.dtype) and _is_too_wide(values):
+        return "ignore"
     if pd.api.types.is_numeric_dtype(column):
         return "count" if _looks_counted(values.to_numpy(dtype=np.float64)) else "numeric"
     if exact.times_of(column):
@@ -79,6 +81,12 @@ def kind_for(column: Series, most: int, rows: np.ndarray) -> str:
         return kind if values.nunique() == 2 else "numeric"
     counted = kind != "count" or bool(((values >= 0) & (values % 1 == 0)).all())
     return kind if counted else "numeric"
+
+
+def _is_too_wide(values: Series) -> bool:
+    """Whether float64 cannot hold the differences of whole numbers, which then are codes."""
+    low, high = int(values.min()), int(values.max())
+    return high < 2**63 and high - low >= 2**53
 
 
 def _looks_counted(x: np.ndarray) -> bool:
@@ -326,13 +334,15 @@ def not_numbers(column: Series) -> str:
     if 2 * is_number.sum() < len(text):
         return ""
     words = text[~is_number].value_counts().index[:5].tolist()
+    if not words:
+        return ""
     return (
         f"{is_number.sum():,} of {len(text):,} values are numbers, the others are "
         f"{', '.join(map(repr, words))}: --data.na {','.join(words)!r} reads these as missing."
     )
 
 
-def outlier(x: np.ndarray, known: Column, rows: Any, counted: bool) -> Outlier | None:
+def find_outlier(x: np.ndarray, known: Column, rows: Any, counted: bool) -> Outlier | None:
     """Finds a number that is so far from the quartiles that the others look equal on its scale.
 
     The mean and the standard deviation would hide it: one of n numbers is at most sqrt(n - 1)
@@ -349,13 +359,15 @@ def outlier(x: np.ndarray, known: Column, rows: Any, counted: bool) -> Outlier |
     low, middle, high = np.quantile(numbers, [0.25, 0.5, 0.75])
     distance = np.abs(x - middle)
     at = int(np.nanargmax(distance))
-    rest = numbers[np.arange(len(numbers)) != int(np.abs(numbers - middle).argmax())]
-    spread = float(high - low) / 1.349 or float(rest.std())
-    if not 0 < _FAR * spread < distance[at]:
-        return None
-    row = f"{rows[at]}{', counted from 0' if counted else ''}"
+    near = numbers[np.abs(numbers - middle).argsort()][: -max(1, len(numbers) // 100)]
+    spread, trimmed = float(high - low) / 1.349, float(near.std())
     times = int((numbers == x[at]).sum())
-    return Outlier(known["name"], written(x[at], known), row, float(distance[at] / spread), times)
+    row = f"{rows[at]}{', counted from 0' if counted else ''}"
+    outlier = Outlier(known["name"], written(x[at], known), row, float(distance[at]), times)
+    if outlier.is_mark and 0 < _FAR * (spread or trimmed) < distance[at]:
+        return outlier
+    outlier.distance /= max(spread, trimmed) or np.inf
+    return outlier if outlier.distance > _FAR and not outlier.is_mark else None
 
 
 @dataclass
@@ -366,7 +378,7 @@ class Outlier:
         column: The name of the column.
         value: The number.
         row: The name of the row.
-        distance: From the median, in standard deviations of the middle half of the numbers.
+        distance: From the median, in standard deviations of the other numbers.
         times: How many rows have it.
     """
 
@@ -398,9 +410,9 @@ def warn_of_outliers(outliers: Sequence[Outlier]) -> None:
     worst, names = others[0], ", ".join(f"{o.column} (row {o.row})" for o in others[1:6])
     more = f" {len(others) - 1} other columns have outliers: {names}." if names else ""
     warnings.warn(
-        f"{worst.column} holds {worst.value} in row {worst.row}, {worst.distance:,.0f} standard "
-        "deviations of the middle half of its values from their median: the other values "
-        "look equal on its scale. If it is an error, leave the row out. Otherwise the "
+        f"{worst.column} holds {worst.value} in row {worst.row}, which is {worst.distance:,.0f} "
+        "standard deviations of the other values from their median: they look equal on its "
+        "scale. If it is an error, leave the row out. Otherwise the "
         f"logarithm of the column may be learned better.{more}",
         stacklevel=2,
     )

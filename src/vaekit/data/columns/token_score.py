@@ -11,6 +11,7 @@ _PRIOR = 4.0
 """Weight of the frequencies of single tokens, in steps, in those of pairs."""
 
 _LAGS = 2
+_LITTLE = 0.02  # nats per time step
 _EVERY = 5  # every fifth sequence is held out
 
 
@@ -21,15 +22,17 @@ class TokenScore:
     Arguments:
         tokens: If the values are tokens without an order.
         signal: If they are the values of a signal, rounded to whole numbers.
+        unordered: As signal, without the previous values.
     """
 
     tokens: float
     signal: float
+    unordered: float
 
     @property
     def are_tokens(self) -> bool:
-        """Whether tokens predict the held-out sequences at least as well."""
-        return self.tokens >= self.signal
+        """Whether tokens predict as well as a signal, or previous values predict nothing."""
+        return self.tokens >= self.signal or self.signal - self.unordered < _LITTLE
 
 
 def token_score(values: np.ndarray, lengths: np.ndarray) -> TokenScore:
@@ -51,9 +54,11 @@ def token_score(values: np.ndarray, lengths: np.ndarray) -> TokenScore:
         held_out = number % min(_EVERY, len(lengths)) == min(_EVERY, len(lengths)) - 1
     position = np.arange(len(values)) - np.repeat(lengths.cumsum() - lengths, lengths)
     values = values.astype(np.int64)
+    numbers = values.astype(np.float64)
     return TokenScore(
         float(_of_tokens(values, position, held_out).mean()),
-        float(_of_signal(values.astype(np.float64), position, held_out).mean()),
+        float(_of_signal(numbers, position, held_out, _LAGS).mean()),
+        float(_of_signal(numbers, position, held_out, 0).mean()),
     )
 
 
@@ -75,11 +80,13 @@ def _of_tokens(values: np.ndarray, position: np.ndarray, held_out: np.ndarray) -
     return np.asarray(np.log(follows[held_out]))
 
 
-def _of_signal(values: np.ndarray, position: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+def _of_signal(
+    values: np.ndarray, position: np.ndarray, held_out: np.ndarray, most_lags: int
+) -> np.ndarray:
     """Log-probabilities of the held-out steps as rounded values of a signal, (H,)."""
     scores = np.empty(len(values))
-    for lags in range(_LAGS + 1):
-        rows = position == lags if lags < _LAGS else position >= lags
+    for lags in range(most_lags + 1):
+        rows = position == lags if lags < most_lags else position >= lags
         if not (rows & held_out).any():
             continue
         columns = [np.ones(len(values)), *(np.roll(values, lag) for lag in range(1, lags + 1))]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 _ALL = slice(None)
-_FEW = 16  # at most 16 different whole numbers are tokens without a score
+_FEW = 8  # at most 8 different whole numbers are tokens without a score
 
 
 def vocabulary_of(
@@ -62,7 +62,7 @@ def _are_tokens(column: Series, lengths: np.ndarray) -> tuple[bool, str]:
     counts = np.bincount(number, minlength=len(lengths))
     score = token_score(values, counts[counts > 0])
     kind, other = ("tokens", "a signal") if score.are_tokens else ("a signal", "tokens")
-    scores = sorted((score.tokens, score.signal), reverse=True)
+    scores = (score.tokens, score.signal)[:: 1 if score.are_tokens else -1]
     return score.are_tokens, (
         f"{kind}: {scores[0]:.2f} nats per held-out time step, {scores[1]:.2f} as {other} "
         f"(--data.tokens {str(not score.are_tokens).lower()} reads {other})"

@@ -418,7 +418,8 @@ def _label_of_part(key: str, shapes: Shapes) -> str | None:
     left = [name for part in splits.values() if part is not chosen for name in part.values()]
     if left:
         warnings.warn(
-            f"--data.key {key} leaves {', '.join(left)} out: without it, they are other splits.",
+            f"--data.key {key} leaves {', '.join(left)} out. Without --data.key "
+            "they are read as further splits.",
             stacklevel=2,
         )
     label = chosen.get("label")

@@ -119,6 +119,10 @@ def _plain(frame: DataFrame, text: TextFormat) -> DataFrame:
     """
     import pandas as pd
 
+    if isinstance(frame.index, pd.MultiIndex):
+        frame = frame.reset_index()
+    if frame.columns.nlevels > 1:
+        frame = frame.set_axis(["_".join(map(str, name)) for name in frame.columns], axis=1)
     frame = frame.rename(columns=str)
     changed: dict[int, Any] = {}
     for at, kind in enumerate(frame.dtypes):
@@ -152,6 +156,10 @@ def _plain_column(column: Any) -> Any:
     if content == "date":
         days = np.asarray(column.where(column.notna(), None), dtype="datetime64[s]")
         return pd.Series(days, column.index, name=column.name)
+    if content in ("integer", "floating", "mixed-integer-float"):
+        numbers = column.convert_dtypes(dtype_backend="numpy_nullable")
+        is_float = str(numbers.dtype).startswith("Float")
+        return numbers.astype(np.float64) if is_float else numbers
     if content in ("mixed", "mixed-integer") and _are_scalars(column):
         return column.where(column.isna(), column.astype(str))
     return column
@@ -185,7 +193,8 @@ def _from_arrow(column: Any, kind: Any) -> Any:
     if str(kind).startswith("dictionary"):
         return column.astype("category")
     if kind.kind == "M":
-        return pd.to_datetime(column.astype(object))
+        is_zoned = kind.pyarrow_dtype.tz is not None
+        return column.astype(object if is_zoned else kind.numpy_dtype).pipe(pd.to_datetime)
     if kind.kind in "iufb":
         if not column.isna().any():
             return column.astype(kind.numpy_dtype)

@@ -84,6 +84,7 @@ def read_steps(
             "Expected a file, a DataFrame or a list of arrays, one for each sequence, but got "
             f"{type(source).__name__}."
         )
+    frame = _without_index(frame) if id is None else frame
     id = str(frame.columns[0]) if id is None else id
     if finds_time and time is None:
         time = _time_of(frame, [id, *columns], channels)
@@ -227,6 +228,13 @@ def _of_frame(
     return SequenceFrame(values, lengths, form, names, about, times, id, time)
 
 
+def _without_index(frame: DataFrame) -> DataFrame:
+    """Returns a frame without a first column that is an index, as pandas writes it."""
+    first = str(frame.columns[0])
+    is_index = first.startswith("Unnamed: ") and frame[first].is_unique
+    return frame.drop(columns=first) if is_index and len(frame.columns) > 2 else frame
+
+
 def _time_of(frame: DataFrame, used: Sequence[str], channels: Sequence[str] | None) -> str | None:
     """Finds the column of times: by its name, or since it counts within each sequence.
 
@@ -241,23 +249,37 @@ def _time_of(frame: DataFrame, used: Sequence[str], channels: Sequence[str] | No
     usual = [name for name in free if name.lower() in NAMES]
     for name in (name for name in usual if name not in differ):
         warnings.warn(
-            f"Read {name} as a channel, since its values repeat within a sequence: --data.time "
-            f"{name} sorts time steps by it.",
+            f"Read {name} as a channel, since its values repeat within a sequence or are missing: "
+            f"--data.time {name} sorts time steps by it.",
             stacklevel=2,
         )
-    counted = (name for name in differ if _counts(frame[name], number))
+    counted = [name for name in differ if _counts(frame[name], number)]
+    others = [name for name in free if name.lower() in OTHER_NAMES]
     for candidates in (
         [name for name in usual if name in differ],
-        [name for name in differ if name.lower() in OTHER_NAMES],
-        list(counted),
+        [name for name in others if name in differ],
+        counted,
     ):
         if len(candidates) == 1:
-            return candidates[0]
+            name = candidates[0]
+            if candidates is counted and not _is_sorted(frame[name], number):
+                raise ValueError(
+                    f"Expected the column of times by its name but {name} only counts within each "
+                    f"sequence, in another order than the file: set --data.time {name} if it is "
+                    "the time, or --data.time none if it is a channel."
+                )
+            return name
         if candidates:
             raise ValueError(
                 f"Expected one column of times but {' and '.join(candidates)} may be it: name it "
                 "with --data.time, or set --data.time none to keep the order of the file."
             )
+    if len(others) > 1 and not _repeat_together(frame[others], number):
+        raise ValueError(
+            f"Expected one column of times but only {' and '.join(others)} together differ within "
+            "a sequence: write them as one column of dates, such as 2024-03, or set --data.time "
+            "none to keep the order of the file."
+        )
     return None
 
 
@@ -268,6 +290,16 @@ def _repeats(column: Series, number: np.ndarray) -> bool:
     if column.isna().any() or pd.api.types.infer_dtype(column) == "mixed":
         return True
     return bool(pd.DataFrame({"number": number, "value": column.to_numpy()}).duplicated().any())
+
+
+def _repeat_together(columns: DataFrame, number: np.ndarray) -> bool:
+    """Whether a row of values occurs twice in a sequence."""
+    return bool(columns.assign(**{"": number}).duplicated().any())
+
+
+def _is_sorted(column: Series, number: np.ndarray) -> bool:
+    """Whether a column rises within each sequence."""
+    return bool((column.groupby(number).diff().dropna() > 0).all())
 
 
 def _counts(column: Series, number: np.ndarray) -> bool:

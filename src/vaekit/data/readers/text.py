@@ -6,13 +6,15 @@ import csv
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from vaekit.data.columns.row_names import are_quantities
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -35,7 +37,11 @@ _FREQUENT = 0.05
 
 _SNIFFED = 50  # records from which the layout of a file is found
 _EXTRA = "\0"  # the name of the column behind the last one
-_WHOLE = re.compile(r"[+-]?\d{1,19}")
+_WHOLE = re.compile(r"[+-]?\d{1,20}", re.ASCII)
+_NUMBER = re.compile(
+    r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity)", re.ASCII | re.IGNORECASE
+)
+_BOOLS = {"true": True, "false": False}
 _PADDED = re.compile(r"[+-]?0\d+")
 
 
@@ -48,17 +54,43 @@ class TextFormat:
             None for that of the file's suffix.
         header: Whether the first line holds the names of the columns.
         na: The words that mean a missing value, in addition to empty cells, in a list or with
-            commas between them; None to infer them for each column.
+            commas between them; None to infer them for each column. In a column of numbers the
+            usual words, such as NA, are missing too.
+        values: The values of columns that a model knows, by name: other usual words are missing
+            there. Empty for columns of numbers.
+        is_given: Whether the user named the separator.
     """
 
     sep: str | None = None
     header: bool = True
     na: Sequence[str] | str | None = None
+    values: Mapping[str, Collection[str]] | None = None
+    is_given: bool = False
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """What differs from the default, as plain data for a schema."""
+        na = self.na if self.na is None or isinstance(self.na, str) else list(self.na)
+        own = {"sep": self.sep, "header": self.header, "na": na}
+        usual = {"sep": None, "header": True, "na": None}
+        return {name: value for name, value in own.items() if value != usual[name]}
+
+    def following(
+        self, schema: Mapping[str, Any], values: Mapping[str, Collection[str]] | None = None
+    ) -> TextFormat:
+        """Returns this with the format of a model's data for all options that are not set.
+
+        Arguments:
+            schema: The model's schema.
+            values: The values of columns that the model knows.
+        """
+        return replace(self, **{**schema.get("text", {}), **self.plain}, values=values)
 
     def with_separator(self, usual: str) -> TextFormat:
         """Returns this with the separator in full."""
         sep = usual if self.sep is None else self.sep
-        return replace(self, sep=_NAMED_SEPARATORS.get(sep, sep))
+        is_given = self.sep is not None
+        return replace(self, sep=_NAMED_SEPARATORS.get(sep, sep), is_given=is_given)
 
     @property
     def missing(self) -> frozenset[str] | None:
@@ -109,7 +141,7 @@ def read_text(path: Path, text: TextFormat) -> DataFrame:
     import pandas as pd
 
     cells = {
-        str(name): _Cells(padded.get(str(name), column), name in padded, text.missing)
+        str(name): _Cells(padded.get(str(name), column), name in padded, text)
         for name, column in frame.items()
     }
     notes = _Notes(w for column in cells.values() if column.is_number for w in column.words)
@@ -165,7 +197,8 @@ def _layout(path: Path, text: TextFormat) -> _Layout:
     records = [row for row in islice(_records(path, sep), _SNIFFED) if row.number > above]
     if not records:
         raise ValueError("it is empty")
-    _refuse_other_separator(path, sep)
+    if not text.is_given:
+        _refuse_other_separator(path, sep)
     while len(records) > 1 and _is_above_header(records, text.header):
         above = records[0].number
         text_above = sep.join(cell for cell in records[0].cells if cell)[:60]
@@ -203,24 +236,26 @@ def _width(records: Sequence[_Record]) -> int:
 def _is_above_header(records: Sequence[_Record], header: bool) -> bool:
     """Whether the first record is a comment or a title.
 
-    A title fills fewer cells than the others. A comment begins with #, and is not the header: a
-    record as wide as the others, below which no other header is.
+    A comment begins with #, and a title fills at most half of the cells. If they have as many
+    cells as the other lines, the next line must look like a header: it has no numbers, but a
+    column below it has.
     """
-    first, width = records[0].cells, _width(records[1:])
-    if first[0].startswith("#"):
-        below = records[1].cells
-        return len(first) < width or not header or not any(map(is_number, below))
-    filled = sum(map(bool, first))
-    return not filled or (bool(first[0]) and width > 1 and 2 * filled <= width)
+    first, rest = records[0].cells, [row.cells for row in records[1:] if any(row.cells)]
+    width, filled = _width(records[1:]), sum(map(bool, first))
+    if not filled:
+        return True
+    is_title = bool(first[0]) and width > 1 and 2 * filled <= width
+    if not (first[0].startswith("#") or is_title):
+        return False
+    if len(first) < width:
+        return True
+    is_header = bool(rest) and all(rest[0][:width]) and not any(map(is_number, rest[0]))
+    return header and is_header and _has_numbers(rest)
 
 
 def is_number(cell: str) -> bool:
     """Whether a text is a number."""
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+    return bool(_NUMBER.fullmatch(cell))
 
 
 def _names(cells: list[str], file: str) -> list[str]:
@@ -228,7 +263,7 @@ def _names(cells: list[str], file: str) -> list[str]:
 
     It warns of names that are numbers or repeat.
     """
-    cells = [cells[0].removeprefix("#").strip(), *cells[1:]]
+    cells = [cells[0].removeprefix("#").strip() or cells[0], *cells[1:]]
     names: dict[str, None] = {}
     distinct, times = set(cells), Counter[str]()
     for at, cell in enumerate(cells):
@@ -263,7 +298,7 @@ def _are_values(numbers: Sequence[str], names: int) -> bool:
 
 
 def _refuse_other_separator(path: Path, sep: str) -> None:
-    """Refuses a file whose lines have as many columns each by another separator, but not by this.
+    """Refuses a file that another separator, but not this one, divides into equal columns.
 
     Raises:
         ValueError: If it is such a file.
@@ -276,12 +311,20 @@ def _refuse_other_separator(path: Path, sep: str) -> None:
         return
     for other, name in _OTHER_SEPARATORS.items():
         counts = {len(_cells(line, other)) for line in lines}
+        if other == r"\s+" and not _has_numbers([_cells(line, other) for line in lines]):
+            continue  # words of a text
         if other != sep and len(lines) > 1 and len(counts) == 1 and counts != {1}:
             names = {",": "commas", "\t": "tabs", r"\s+": "spaces", ";": "semicolons"}
             raise ValueError(
                 f"Expected {names.get(sep, repr(sep))} between the columns but there are "
                 f"{names.get(other, repr(other))}: set --data.sep {name}."
             )
+
+
+def _has_numbers(rows: Sequence[list[str]]) -> bool:
+    """Whether a column holds numbers in all rows but the first."""
+    columns = zip(*rows[1:], strict=False)
+    return any(all(map(is_number, column)) for column in columns)
 
 
 def _cells(line: str, sep: str) -> list[str]:
@@ -334,7 +377,7 @@ def _typed(path: Path, layout: _Layout, **options: Any) -> DataFrame:
 
 
 def _refuse_long_rows(path: Path, layout: _Layout) -> None:
-    """Refuses a row with more values than columns, except one empty value at its end."""
+    """Refuses a row with more values than columns. One extra empty value at the end is allowed."""
     n = len(layout.names)
     for line, number, cells in _records(path, layout.sep):
         if number > layout.skipped and (len(cells) > n + 1 or any(cells[n:])):
@@ -402,7 +445,7 @@ class _Notes:
         if padded:
             warnings.warn(
                 f"Read as text, since they have leading zeros: {', '.join(padded)}. "
-                "--data.kinds.COLUMN numeric reads a column as numbers.",
+                "In a table, --data.kinds.COLUMN numeric reads a column as numbers.",
                 stacklevel=3,
             )
 
@@ -421,17 +464,18 @@ class _Cells:
     Arguments:
         column: As pandas reads it.
         is_code: Whether its numbers have leading zeros.
-        na: The words that mean a missing value; None to infer them.
+        text: The format of the file.
     """
 
-    def __init__(self, column: Series, is_code: bool, na: frozenset[str] | None) -> None:
-        self.typed, self.infers = column, na is None
+    def __init__(self, column: Series, is_code: bool, text: TextFormat) -> None:
+        self.typed, self.na = column, text.missing
+        self.known = (text.values or {}).get(str(column.name))
         self.words: Counter[str] = Counter()
         self.is_number = str(column.dtype) != "string"
         if self.is_number:
             return
         self.text = np.asarray(column.str.strip().astype(object).fillna(""), dtype=object)
-        possible = _MISSING if na is None else na
+        possible = _MISSING | (self.na or frozenset())
         self.is_word = np.asarray([cell in possible for cell in self.text], dtype=bool)
         self.words = Counter(self.text[self.is_word].tolist())
         self.is_missing = (self.text == "") | self.is_word
@@ -439,19 +483,25 @@ class _Cells:
         numbers = None if is_code or not len(rest) else _numbers(rest)
         if numbers is not None:
             self.is_number, self.typed = True, _with_gaps(numbers, self.is_missing)
+        self.are_words = not are_quantities(set(rest))
 
     def column(self, notes: _Notes) -> Any:
         """The column in a type of NumPy's if no value is missing, else of pandas."""
         if self.is_number:
             return _as_plain(self.typed)
-        if self.infers:
-            filled = len(self.text) - int((self.text == "").sum())
-            for word, times in self.words.items():
-                is_value = word not in notes.marks and times >= _FREQUENT * filled
+        filled = len(self.text) - int((self.text == "").sum())
+        for word, times in self.words.items():
+            if self.na is not None:
+                is_value = word not in self.na
+            elif self.known is not None:
+                is_value = word in self.known
+            else:
+                is_frequent = times >= _FREQUENT * filled
+                is_value = self.are_words and word not in notes.marks and is_frequent
                 columns = notes.values if is_value else notes.missing
                 columns.setdefault(word, []).append(str(self.typed.name))
-                if is_value:
-                    self.is_missing &= self.text != word
+            if is_value:
+                self.is_missing &= self.text != word
         return np.where(self.is_missing, np.nan, self.text)
 
 
@@ -468,16 +518,19 @@ def _as_plain(column: Any) -> Any:
 
 
 def _numbers(cells: np.ndarray) -> Any:
-    """Text as whole numbers or as numbers, None if it is neither or has leading zeros."""
+    """Returns text as booleans or numbers, None if it is neither or has leading zeros."""
     texts = set(cells)
-    if any(_PADDED.fullmatch(text) for text in texts):
+    if all(text.lower() in _BOOLS for text in texts):
+        return np.asarray([_BOOLS[cell.lower()] for cell in cells])
+    if any(_PADDED.fullmatch(text) for text in texts) or not all(map(is_number, texts)):
         return None
-    try:
-        if all(map(_WHOLE.fullmatch, texts)) and all(abs(int(text)) < 2**63 for text in texts):
-            return np.asarray([int(cell) for cell in cells], dtype=np.int64)
+    if not all(map(_WHOLE.fullmatch, texts)):
         return cells.astype(np.float64)
-    except ValueError:
+    low, high = (end(int(text) for text in texts) for end in (min, max))
+    if low < -(2**63) or high >= 2**64 or (low < 0 and high >= 2**63):
         return None
+    kind = np.uint64 if high >= 2**63 else np.int64
+    return np.asarray([int(cell) for cell in cells], dtype=kind)
 
 
 def _with_gaps(numbers: np.ndarray, missing: np.ndarray) -> Any:
@@ -490,6 +543,7 @@ def _with_gaps(numbers: np.ndarray, missing: np.ndarray) -> Any:
         column = np.full(len(missing), np.nan)
         column[~missing] = numbers
         return column
-    integers = np.zeros(len(missing), np.int64)
-    integers[~missing] = numbers
-    return pd.arrays.IntegerArray(integers, missing)
+    values = np.zeros(len(missing), numbers.dtype)
+    values[~missing] = numbers
+    is_bool = numbers.dtype.kind == "b"
+    return (pd.arrays.BooleanArray if is_bool else pd.arrays.IntegerArray)(values, missing)

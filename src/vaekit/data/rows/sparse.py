@@ -185,7 +185,10 @@ def _hint(values: np.ndarray, wrong: float) -> str:
             "Round estimated counts, as of RSEM and Salmon, with numpy.rint. If these are "
             f"normalised values, {layer}."
         )
-    return f"If these are normalised or logged values of an .h5ad file, {layer}."
+    return (
+        f"If these are normalised or logged values of an .h5ad file, {layer}. Round other numbers "
+        "with numpy.rint."
+    )
 
 
 def _parts(n: int) -> Iterator[slice]:

@@ -71,11 +71,10 @@ class Counts(DataModule):
         group: A column of what rows that stay in one split have in common, such as a donor.
         val: Share of the rows held out for validation, or a file that holds these rows.
         test: The same for testing.
-
-        na: Words or numbers that mean a missing value in a text file, as of `Table`; so are the
-            next two.
+        na: Words or numbers that mean a missing value in a text file, as in `Table`.
         header: Whether the first line of a text file holds the names of the columns.
         sep: The separator of a text file; None for that of its suffix.
+
     Raises:
         ValueError: If a value is no count, a file is damaged or of another type, there is no
             column of a name, or new data lack a gene or have a category that the model does not
@@ -136,7 +135,9 @@ class Counts(DataModule):
         named = [*(model["covariates"] if model else self.covariates)]
         named += [name for name in (self.label, self.split, self.group) if name is not None]
         named += [name for name in model.get("aside", []) if name not in named]
-        cells = read_cells(self.source, self.layer, named, model.get("layer"), self.text)
+        cells = read_cells(
+            self.source, self.layer, named, model.get("layer"), self.text.following(model)
+        )
         if model:
             cells = _as_known(cells, model["genes"], model["size"])
         x = Sparse(cells.counts)
@@ -215,6 +216,7 @@ class Counts(DataModule):
             "classes": label,
             "form": cells.form,
             "layer": self.layer,
+            **({"text": self.text.plain} if self.text.plain else {}),
             "aside": [n for n in (self.label, self.split, self.group) if n is not None],
         }
 
@@ -232,7 +234,7 @@ class Counts(DataModule):
         for name, known in self.schema["covariates"].items():
             column = column_of(cells.about, name, "covariate")
             columns.append(encoded(column, name, known, strict))
-        return torch.cat(columns, 1) if columns else None
+        return torch.cat(columns, 1).float() if columns else None
 
     def _labels(self, cells: Cells) -> Tensor | None:
         if self.label is None:

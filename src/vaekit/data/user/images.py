@@ -237,6 +237,7 @@ class ImageFolder(OfImages):
         _refuse_masks(folder, inner, splits is not None)
         if splits is None and not self.follows_model:
             _warn_of_splits(folder, {path.partition("/")[0] for path in inner})
+            _warn_of_inner_splits(folder, {name for name in folders if name is not None})
         return folders, splits
 
     def told(self) -> dict[str, str]:
@@ -335,8 +336,26 @@ def _warn_of_splits(folder: Path, tops: set[str]) -> None:
         warnings.warn(
             f"In {folder}, {', '.join(called)} {'is' if is_one else 'are'} called like "
             f"{'a split' if is_one else 'splits'} but read as {'a class' if is_one else 'classes'}"
-            ": splits are a folder train and a folder val or test. Rename folders if these are "
-            "splits.",
+            ". To use splits, name the folders train and val or test.",
+            stacklevel=2,
+        )
+
+
+def _warn_of_inner_splits(folder: Path, classes: set[str]) -> None:
+    """Warns of folders train and test that are inside of other folders, and are classes."""
+    inner: dict[str, set[str]] = defaultdict(set)
+    for name in classes:
+        parts = name.split("/")
+        for at in range(1, len(parts)):
+            if split := split_called(parts[at]):
+                inner["/".join(parts[:at])].add(split)
+    parents = sorted(
+        name for name, splits in inner.items() if "train" in splits and splits - {"train"}
+    )
+    if parents:
+        warnings.warn(
+            f"In {folder / parents[0]}, folders are called like splits but read as classes: "
+            f"--data.path {folder / parents[0]} reads them as splits.",
             stacklevel=2,
         )
 

@@ -23,8 +23,9 @@ _LARGEST = 1e18
 """Of values: sums of squares of larger ones overflow in float32."""
 
 
-_FEWEST_COLUMNS = 64
-"""Number of columns from which rows (N, D) may be images without their two axes."""
+_FEWEST_COLUMNS, _BRIGHT = 64, 128
+"""The number of columns from which rows (N, D) may be images without their two axes, and the
+largest value from which whole numbers of images may be grey values."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _top_of_grey(
     if is_unscaled or not (is_image or is_flat) or spread(x) is not None:
         return None
     low, high, _ = span(x, mask) or (0.0, 0.0, True)
-    if not (low >= 0 and (high == 255 or (is_image and 31 <= high <= 255))):
+    if not (low >= 0 and (high == 255 or (is_image and _BRIGHT <= high <= 255))):
         return None
     if not all_observed(x, mask, lambda part: part == part.round()):
         if is_image and high > 100 and model is None:

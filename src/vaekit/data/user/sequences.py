@@ -73,11 +73,10 @@ class Sequences(DataModule):
         group: A column of what sequences that stay in one split have in common.
         val: Share of the sequences held out for validation, or a file that holds these.
         test: The same for testing.
-
-        na: Words or numbers that mean a missing value in a text file, as of `Table`; so are the
-            next two.
+        na: Words or numbers that mean a missing value in a text file, as in `Table`.
         header: Whether the first line of a text file holds the names of the columns.
         sep: The separator of a text file; None for that of its suffix.
+
     Raises:
         ValueError: If values are of another kind, a file is damaged, lengths do not fit, there is
             no column of a name, or new data have tokens that the model does not know.
@@ -132,6 +131,11 @@ class Sequences(DataModule):
         """Whether samples are draws of p(x|z): of tokens."""
         return bool(self.schema and self.schema.get("vocabulary"))
 
+    @property
+    def is_exact(self) -> bool:  # type: ignore[override]
+        """Whether `rows` gives x in float64: of signals."""
+        return bool(self.schema) and (self.schema or {}).get("vocabulary") is None
+
     def natural_range(self) -> tuple[float, float]:
         if self.schema is None:
             return (-inf, inf)
@@ -147,7 +151,8 @@ class Sequences(DataModule):
         time = (self.time or model.get("time")) if self.time != "none" else None
         id = self.id or (model.get("id") if model.get("form") != ".npz" else None)
         finds_time = self.time is None and not model
-        steps = read_steps(self.source, id, time, channels, named, finds_time, self.text)
+        text = self.text.following(model)
+        steps = read_steps(self.source, id, time, channels, named, finds_time, text)
         label = self.label or ("label" if steps.form == ".npz" else None)
         if steps.about is None or label not in steps.about:
             label = self.label
@@ -208,6 +213,7 @@ class Sequences(DataModule):
             "classes": known,
             "id": self.id or steps.id,
             "time": steps.time,
+            **({"text": self.text.plain} if self.text.plain else {}),
             "form": steps.form,
             **({"numbers": _resolutions(values)} if vocabulary is None else {}),
         }
@@ -284,8 +290,10 @@ class Sequences(DataModule):
         found = super().told()
         assert self.schema is not None
         if self.schema.get("time"):
-            words = "another; none keeps the order of the file"
-            found["time"] = f"the column {self.schema['time']} (--data.time names {words})"
+            found["time"] = (
+                f"the column {self.schema['time']} (--data.time NAME chooses another column, "
+                "--data.time none keeps the order of the file)"
+            )
         if self._reason:
             found["time steps"] = self._reason
         return found
@@ -445,4 +453,4 @@ def _padded(values: np.ndarray, lengths: np.ndarray, length: int) -> tuple[Tenso
 
 def _standardized(x: Tensor, mask: Tensor, schema: Mapping[str, Any]) -> Tensor:
     mean, std = (torch.tensor(schema[n], dtype=x.dtype)[:, None] for n in ("mean", "std"))
-    return torch.where(mask, (x - mean) / std, 0.0).float()
+    return torch.where(mask, (x - mean) / std, 0.0)

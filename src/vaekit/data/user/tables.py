@@ -139,7 +139,8 @@ class Table(DataModule):
     # Reading
 
     def load(self) -> dict[str, Rows]:
-        frame = frame_of(self.source, self.text)
+        text = self.text.following(self.schema or {}, self._known_words())
+        frame = frame_of(self.source, text)
         self._check_names(frame)
         self.names = self._names(frame)
         frame, spellings = self._respelled(frame)
@@ -148,6 +149,7 @@ class Table(DataModule):
         if self.schema is None or "columns" not in self.schema:
             schema = self._learned(frame, np.flatnonzero(train))
             schema |= {"spellings": spellings} if spellings else {}
+            schema |= {"text": self.text.plain} if self.text.plain else {}
             self.schema = self._noting_split(schema)
             self._warn_of_outliers(frame, train)
         rows = self._rows(frame, train & (not self.is_held_out))
@@ -160,16 +162,27 @@ class Table(DataModule):
         self._declare(found)
         return found
 
+    def _known_words(self) -> dict[str, set[str]] | None:
+        """The values of each column of a model's data, by which new words are read."""
+        if not self.schema or "columns" not in self.schema:
+            return None
+        known = {c["name"]: set(map(str, c.get("values", ()))) for c in self.schema["columns"]}
+        for name, context in self.schema["context"].items():
+            known[name] = set(map(str, context.get("categories", ())))
+        if self.schema["label"] is not None:
+            known[self.schema["label"]] = set(map(str, self.schema["classes"] or ()))
+        return known
+
     def _respelled(self, frame: DataFrame) -> tuple[DataFrame, dict[str, dict[str, str]]]:
         """The frame with one spelling of each category, and the values by column and spelling."""
         known = (self.schema or {}).get("spellings", {})
         if not known and not self.schema:
-            skipped = {self._id(frame), *self.by}
+            skipped = {self._id(frame), *self.by, *self.chosen}
             for name in frame.columns:
                 column = frame[name]
                 if (
                     name in skipped
-                    or column.dtype.kind not in "OU"
+                    or column.dtype != object
                     or not _has_few_values(column, self.most)
                 ):
                     continue
@@ -186,7 +199,9 @@ class Table(DataModule):
         )
         if any(groups.values()):
             warnings.warn(
-                f"Read several spellings of one category as one: {'; '.join(told)}.", stacklevel=2
+                f"Read several spellings of one category as one: {'; '.join(told)}. "
+                "--data.kinds.COLUMN category keeps those of a column.",
+                stacklevel=2,
             )
         return frame.assign(**{n: respelled(frame[n], v) for n, v in own.items()}), known
 
@@ -194,9 +209,9 @@ class Table(DataModule):
         """Warns of numbers of the training rows that drown the others."""
         rows = np.flatnonzero(train) if self.names is None else self.names[train]
         outliers = (
-            of.outlier(of.codes(frame.loc[train, c["name"]], c), c, rows, self.names is None)
+            of.find_outlier(of.codes(frame.loc[train, c["name"]], c), c, rows, self.names is None)
             for c in self._columns()
-            if c["kind"] == "numeric" and not c["times"]
+            if c["kind"] in ("numeric", "count") and not c["times"]
         )
         of.warn_of_outliers([outlier for outlier in outliers if outlier])
 
@@ -232,7 +247,10 @@ class Table(DataModule):
         if self.schema and "id" in self.schema:
             known = self.schema["id"]
             return known if known in frame.columns else None
+        others = {self.label, *self.by, *self.context}
         for at, name in enumerate(frame.columns):
+            if name in others:
+                continue
             bare = at == 0 and name.startswith("Unnamed: ")
             several = (at == 0 and len(frame) > 9) or len(frame) > self.most
             if bare or (several and name not in self.chosen and are_row_names(frame[name])):
@@ -287,17 +305,20 @@ class Table(DataModule):
     def _warn_of_ignored(self, frame: DataFrame, kinds: Mapping[str, str]) -> None:
         left = [n for n, kind in kinds.items() if kind == "ignore" and n not in self.chosen]
         alone = [name for name in left if _has_few_values(frame[name], 1)]
-        text = [name for name in left if name not in alone]
-        for name in text:
+        codes = [name for name in left if name not in alone and frame[name].dtype.kind in "iu"]
+        text = [name for name in left if name not in [*alone, *codes]]
+        words = [name for name, kind in kinds.items() if kind in ("category", "binary")]
+        for name in (n for n in [*text, *words] if n not in self.chosen):
             if marks := of.not_numbers(frame[name]):
                 warnings.warn(f"{name}: {marks}", stacklevel=2)
-        parts = [f"{_first_names(alone)}, with one value in the training rows"] if alone else []
-        if text:
-            parts.append(
-                f"{_first_names(text)}, with more than {self.most} different values that are not "
-                "numbers (--data.categories raises this limit, --data.id names the column that "
-                "names the rows)"
-            )
+        reasons = {
+            "with at most one value in the training rows": alone,
+            "whole numbers whose differences float64 cannot hold, as of codes": codes,
+            f"with more than {self.most} different values that are not numbers "
+            "(--data.categories raises this limit, --data.id names the column that names the "
+            "rows)": text,
+        }
+        parts = [f"{_first_names(names)}, {why}" for why, names in reasons.items() if names]
         if left:
             warnings.warn(
                 f"Left out: {'; '.join(parts)}. --data.kinds.COLUMN sets the kind of a column.",
