@@ -191,6 +191,13 @@ TOKENS: dict[str, Callable[[], list[np.ndarray]]] = {
     "bits": lambda: [np.random.default_rng(at).integers(0, 2, 20) for at in range(30)],
     "dice": lambda: [np.random.default_rng(at).integers(1, 7, 20) for at in range(30)],
     "amino acids": lambda: [np.random.default_rng(at).integers(0, 20, 50) for at in range(80)],
+    "codes without an order": lambda: list(np.random.default_rng(0).integers(0, 100, (50, 20))),
+    "far numbers": lambda: list(
+        np.random.default_rng(0).choice([-(2**63), 2**63 - 1, *range(30)], (20, 20))
+    ),
+    "unsigned numbers": lambda: list(
+        np.uint64(2**63) + np.random.default_rng(0).integers(0, 40, (40, 20)).astype(np.uint64)
+    ),
     "bytes of a text": words,
 }
 
@@ -211,6 +218,12 @@ def test_a_slow_wave_of_whole_numbers_is_a_signal() -> None:
     assert Sequences(waves).info.levels is None
 
 
+@pytest.mark.parametrize("unit", [1, 100])
+def test_the_unit_of_a_signal_does_not_make_it_tokens(unit: int) -> None:
+    walks = np.random.default_rng(0).normal(0, 3, (60, 24)).cumsum(1).round().astype(int)
+    assert Sequences(list(unit * walks)).info.levels is None
+
+
 def test_the_score_of_tokens_is_that_of_a_markov_chain() -> None:
     """Five sequences, the last of which is held out: its steps by hand."""
     values = np.asarray([0, 1, 0, 1, 0, 1, 0, 1, 0, 1])
@@ -220,6 +233,13 @@ def test_the_score_of_tokens_is_that_of_a_markov_chain() -> None:
     second = (4 + 4 * single) / (4 + 4)  # 1 follows 0 four times
     expected = (np.log(first) + np.log(second)) / 2
     assert token_score(values, lengths).tokens == pytest.approx(expected, rel=1e-12)
+
+
+def test_tokens_without_an_order_get_the_score_of_their_frequencies() -> None:
+    """Each of 50 tokens is equally probable, whatever the previous token."""
+    values = np.random.default_rng(0).integers(0, 50, 4000)
+    score = token_score(values, np.full(100, 40)).tokens
+    assert score == pytest.approx(-np.log(50), abs=0.02)
 
 
 def test_the_score_of_a_signal_is_that_of_an_autoregression() -> None:

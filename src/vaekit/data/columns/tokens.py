@@ -54,7 +54,8 @@ def _are_tokens(column: Series, lengths: np.ndarray) -> tuple[bool, str]:
     """Whether whole numbers are tokens: few different ones, or by their score; and in words."""
     observed = column.notna().to_numpy()
     number = np.repeat(np.arange(len(lengths)), lengths)[observed]
-    values = column[observed].to_numpy(dtype=np.int64)
+    is_unsigned = str(column.dtype).lower().startswith("uint")
+    values = column[observed].to_numpy(dtype=np.uint64 if is_unsigned else np.int64)
     different = len(np.unique(values))
     if different <= _FEW:
         words = f"tokens, of {different} different values"
