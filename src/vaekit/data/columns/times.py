@@ -18,9 +18,10 @@ OTHER_NAMES = ("year", "month", "week", "day", "hour", "minute", "second", "visi
 """Further names of a column of times, if no value repeats within a sequence."""
 
 _CLOCK = re.compile(r"(\d{1,3}):(\d{2})(?::(\d{2}(?:\.\d+)?))?\s*([ap]\.?m\.?)?", re.IGNORECASE)
+_HOUR = re.compile(r"(\d{1,2})()()\s*([ap]\.?m\.?)", re.IGNORECASE)
 _DATE = re.compile(r"(\d{1,4})([-/. ])(\d{1,2})\2(\d{1,4})(?:[T ]+(.*))?")
 _MONTH = re.compile(r"\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b", re.IGNORECASE)
-_NUMBERED = re.compile(r"(\D*?)(\d+(?:\.\d+)?)(\D*)")
+_NUMBERED = re.compile(r"(\D*?)((?:(?<=\s)-)?\d+(?:\.\d+)?)(\D*)")
 
 
 def order_of(column: Series) -> np.ndarray:
@@ -66,13 +67,13 @@ def _numbers(texts: list[str]) -> list[float] | None:
 
 
 def _clock(text: str) -> float | None:
-    """Seconds of a clock time, such as 8:05 or 8:05:30 pm."""
-    match = _CLOCK.fullmatch(text)
+    """Seconds of a clock time, such as 8:05, 8:05:30 pm or 8 pm."""
+    match = _CLOCK.fullmatch(text) or _HOUR.fullmatch(text)
     if not match:
         return None
     hour, minute, second, half = match.groups()
     hours = int(hour) % 12 + 12 * (half[0] in "pP") if half else int(hour)
-    return 3600 * hours + 60 * int(minute) + float(second or 0)
+    return 3600 * hours + 60 * int(minute or 0) + float(second or 0)
 
 
 def _clocks(texts: list[str]) -> list[float] | None:
@@ -134,7 +135,7 @@ def _months(texts: list[str]) -> np.ndarray | None:
 
 
 def _numbered(texts: list[str]) -> list[float] | None:
-    """Words with a number, such as visit 12."""
+    """Words with a number, such as visit 12 or day -1."""
     parts = [_NUMBERED.fullmatch(text) for text in texts]
     words = {(part[1].strip().lower(), part[3].strip().lower()) for part in parts if part}
     return [float(part[2]) for part in parts if part] if all(parts) and len(words) == 1 else None
