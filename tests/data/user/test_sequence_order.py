@@ -60,6 +60,7 @@ def test_time_steps_are_in_the_order_of_their_times(name: str) -> None:
             "which number is the day but got '3/4/2023'",
         ),
         (["13/4/2023", "4/13/2023"], "which number is the day"),
+        (["Jan-12", "Dec-12", "Jan-13"], "numbers or times"),
         (["early", "late"], "numbers or times in the column when.* got 'early', 'late'"),
         (["8:00", "9 am"], "numbers or times"),
         (["visit 1", "call 2"], "numbers or times"),

@@ -21,6 +21,7 @@ _CLOCK = re.compile(r"(\d{1,3}):(\d{2})(?::(\d{2}(?:\.\d+)?))?\s*([ap]\.?m\.?)?"
 _HOUR = re.compile(r"(\d{1,2})()()\s*([ap]\.?m\.?)", re.IGNORECASE)
 _DATE = re.compile(r"(\d{1,4})([-/. ])(\d{1,2})\2(\d{1,4})(?:[T ]+(.*))?")
 _MONTH = re.compile(r"\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b", re.IGNORECASE)
+_YEAR = re.compile(r"\d{4}|\d\D+\d")  # Jan-12 is a day or a year
 _NUMBERED = re.compile(r"(\D*?)((?:(?<=\s)-)?\d+(?:\.\d+)?)(\D*)")
 
 
@@ -125,10 +126,10 @@ def _dates(texts: list[str], name: str) -> list[float] | None:
 
 
 def _months(texts: list[str]) -> np.ndarray | None:
-    """Dates with the names of months."""
+    """Dates with the names of months, and with a year."""
     import pandas as pd
 
-    if not all(_MONTH.search(text) and any(map(str.isdigit, text)) for text in texts):
+    if not all(_MONTH.search(text) and _YEAR.search(text) for text in texts):
         return None
     when = pd.to_datetime(pd.Series(texts), format="mixed", dayfirst=True, errors="coerce")
     return None if when.isna().any() else when.astype(np.int64).to_numpy()
