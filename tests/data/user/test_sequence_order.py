@@ -139,11 +139,34 @@ def test_several_columns_of_times_are_asked_about() -> None:
     with pytest.raises(ValueError, match=words):
         Sequences(rows).info  # noqa: B018
     assert Sequences(rows, time="time").info.event_shape == (2, 12)
+    trials = frame("trial").assign(time=lambda rows: np.sin(rows.index))
+    with pytest.raises(ValueError, match="time and trial may be it"):
+        Sequences(trials).info  # noqa: B018
+    same = frame().assign(k=lambda rows: rows["time"] + 1)
+    assert Sequences(same).told()["time"].startswith("the column time ")
 
 
 def test_a_column_with_the_name_of_times_that_repeats_is_a_channel_and_told() -> None:
     with pytest.warns(UserWarning, match="Read t as a channel, since .*--data.time t sorts"):
         assert Sequences(frame("t", [37.5, 38.0, 37.5])).info.event_shape == (2, 3)
+
+
+def test_dates_that_repeat_sort_time_steps_with_a_warning() -> None:
+    dates = ["2/1/2024", "2/1/2024", "13/1/2024", "1/2/2024"]
+    rows = frame("Date", dates, people=30).sort_values("signal").iloc[np.r_[60:120, :60]]
+    with pytest.warns(UserWarning, match=r"Sorted time steps by Date, though .*--data\.time none"):
+        assert is_sorted(Sequences(rows))
+
+
+def test_times_in_the_first_column_do_not_name_the_sequences() -> None:
+    rows = frame()[["time", "who", "signal"]].assign(
+        who=lambda rows: rows["who"].str[1:].astype(int)
+    )
+    with pytest.raises(ValueError, match=r"first column but it is called time: .*--data\.id"):
+        Sequences(rows).info  # noqa: B018
+    assert Sequences(rows, id="who").info.event_shape == (1, 12)
+    days = frame("hour").rename(columns={"who": "date"})
+    assert Sequences(days).told()["time"].startswith("the column hour ")
 
 
 def test_the_error_about_several_channels_names_the_time() -> None:

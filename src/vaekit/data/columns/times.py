@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 NAMES = ("time", "t", "date", "step", "timestamp", "datetime")
 """The usual names of a column of times."""
 
+SURE_NAMES = ("time", "date", "timestamp", "datetime")
+"""The names of a column of times even if values repeat within a sequence."""
+
 OTHER_NAMES = ("year", "month", "week", "day", "hour", "minute", "second", "visit", "timestep")
 """Further names of a column of times, if no value repeats within a sequence."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vaekit.data.columns.times import NAMES, OTHER_NAMES, order_of
+from vaekit.data.columns.times import NAMES, OTHER_NAMES, SURE_NAMES, order_of
 from vaekit.data.readers.frames import FRAMES, frame_of, read_frame
 from vaekit.data.readers.text import TextFormat
 
@@ -84,10 +84,12 @@ def read_steps(
             "Expected a file, a DataFrame or a list of arrays, one for each sequence, but got "
             f"{type(source).__name__}."
         )
-    id = str(frame.columns[0]) if id is None else id
+    first = str(frame.columns[0])
     if finds_time and time is None:
-        time = _time_of(frame, [id, *columns], channels)
-    return _of_frame(frame, id, time, channels, columns, form)
+        time = _time_of(frame, [id or first, *columns], channels)
+        if id is None and first.lower() in NAMES:
+            _refuse_times_as_names(first, time)
+    return _of_frame(frame, id or first, time, channels, columns, form)
 
 
 # Arrays
@@ -231,34 +233,67 @@ def _time_of(frame: DataFrame, used: Sequence[str], channels: Sequence[str] | No
     """Finds the column of times: by its name, or since it counts within each sequence.
 
     Raises:
-        ValueError: If several columns may be it.
+        ValueError: If several columns may be it, and sort time steps differently.
     """
     free = [n for n in frame.columns if n not in used and n not in (channels or ())]
     if len(free) < (2 if channels is None else 1) or used[0] not in frame.columns:
         return None
     number = _numbered(frame[used[0]])[0]
     differ = [name for name in free if not _repeats(frame[name], number)]
-    usual = [name for name in free if name.lower() in NAMES]
-    for name in (name for name in usual if name not in differ):
-        warnings.warn(
-            f"Read {name} as a channel, since its values repeat within a sequence: --data.time "
-            f"{name} sorts time steps by it.",
-            stacklevel=2,
-        )
-    counted = (name for name in differ if _counts(frame[name], number))
-    for candidates in (
-        [name for name in usual if name in differ],
-        [name for name in differ if name.lower() in OTHER_NAMES],
-        list(counted),
-    ):
-        if len(candidates) == 1:
-            return candidates[0]
-        if candidates:
+    named = _called_times(frame, free, differ, number)
+    named = named or [name for name in differ if name.lower() in OTHER_NAMES]
+    counted = [name for name in differ if name not in named and _counts(frame[name], number)]
+    candidates = [*named, *counted]
+    if len(candidates) > 1:
+        orders = [_order(number, order_of(frame[name])) for name in candidates]
+        if not all(np.array_equal(order, orders[0]) for order in orders):
             raise ValueError(
                 f"Expected one column of times but {' and '.join(candidates)} may be it: name it "
                 "with --data.time, or set --data.time none to keep the order of the file."
             )
-    return None
+    if candidates and candidates[0] not in differ:
+        warnings.warn(
+            f"Sorted time steps by {candidates[0]}, though its values repeat within a sequence: "
+            "steps of the same time keep the order of the file. --data.time names another "
+            "column, and --data.time none keeps the order of the file.",
+            stacklevel=2,
+        )
+    return candidates[0] if candidates else None
+
+
+def _called_times(
+    frame: DataFrame, free: Sequence[str], differ: Sequence[str], number: np.ndarray
+) -> list[str]:
+    """Finds columns with the name of times, and warns of those that are channels all the same.
+
+    Arguments:
+        differ: The columns whose values do not repeat within a sequence.
+    """
+    found = []
+    for name in (name for name in free if name.lower() in NAMES):
+        if name in differ or (name.lower() in SURE_NAMES and _varies(frame[name], number)):
+            found.append(name)
+        else:
+            warnings.warn(
+                f"Read {name} as a channel, since its values repeat or are missing within a "
+                f"sequence: --data.time {name} sorts time steps by it.",
+                stacklevel=2,
+            )
+    return found
+
+
+def _varies(column: Series, number: np.ndarray) -> bool:
+    """Whether a column has several values in a sequence, and no missing ones."""
+    return bool(column.notna().all() and (column.groupby(number).nunique() > 1).any())
+
+
+def _refuse_times_as_names(first: str, time: str | None) -> None:
+    """Refuses times as the names of sequences, unless another column has the name of times."""
+    if time is None or time.lower() not in (*NAMES, *OTHER_NAMES):
+        raise ValueError(
+            f"Expected the names of the sequences in the first column but it is called {first}: "
+            f"name their column with --data.id, which may be {first}."
+        )
 
 
 def _repeats(column: Series, number: np.ndarray) -> bool:
