@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
@@ -237,6 +239,60 @@ def test_codes_are_tokens(name: str) -> None:
     assert "--data.tokens false reads a signal" in sequences.told()["time steps"]
 
 
+GAPS: dict[str, Callable[[Path, np.ndarray], Any]] = {
+    "frame": lambda _, x: pd.DataFrame({"id": np.repeat(range(30), 20), "x": x.ravel()}),
+    "list": lambda _, x: list(x),
+    ".csv": lambda path, x: path.write_text(
+        "id,x\n"
+        + "".join(
+            f"{at},{'' if np.isnan(value) else int(value)}\n"
+            for at, row in enumerate(x)
+            for value in row
+        )
+    ),
+    ".parquet": lambda path, x: pq.write_table(
+        pa.table({"id": np.repeat(range(30), 20), "x": pa.array(x.ravel(), from_pandas=True)}),
+        path,
+    ),
+    ".npz": lambda path, x: np.savez(path, values=x.ravel(), lengths=np.full(30, 20)),
+}
+
+
+@pytest.mark.parametrize("form", GAPS)
+def test_codes_with_a_gap_are_tokens(tmp_path: Path, form: str) -> None:
+    x = np.random.default_rng(0).integers(0, 5, (30, 20)).astype(float)
+    x[3, 5] = np.nan
+    path = tmp_path / f"x{form}"
+    source = GAPS[form](path, x)
+    sequences = Sequences(path if form.startswith(".") else source, val=0, test=0)
+    assert sequences.info.levels == 5
+    assert (~next(sequences.rows("train")).mask).nonzero().tolist() == [[3, 5]]
+
+
+def test_whole_numbers_and_labels_with_gaps_come_back_as_whole_numbers(tmp_path: Path) -> None:
+    rows = passengers().assign(kind=lambda rows: (rows["line"] % 3).where(rows["line"] != 7))
+    rows["passengers"] = rows["passengers"].where(rows.index != 5).astype(float)
+    sequences = Sequences(rows, label="kind", val=0, test=0)
+    batch, numbers = next(sequences.rows("train")), sequences.numbers("train")
+    files = sequences.write(tmp_path, "out", batch.x, {"label": batch.label}, numbers)
+    steps, about = (pd.read_parquet(file) for file in files)
+    is_known = rows["passengers"].notna().to_numpy()
+    assert steps["passengers"].dtype == "int64"
+    assert steps["passengers"][is_known].tolist() == rows["passengers"][is_known].tolist()
+    assert about["kind"].tolist()[:9] == [0, 1, 2, 0, 1, 2, 0, pd.NA, 2]
+
+
+def test_new_data_without_the_column_of_times_name_the_option() -> None:
+    schema = Sequences(frame()).info.schema
+    new = Sequences(frame().drop(columns="time"), val=0, test=0).follow(schema)
+    with pytest.raises(
+        ValueError, match=r"no time among who, signal: --data\.time names another column, and none"
+    ):
+        new.info  # noqa: B018
+    unsorted = Sequences(frame().drop(columns="time"), time="none", val=0, test=0).follow(schema)
+    assert unsorted.info.event_shape == (1, 12)
+
+
 def test_a_slow_wave_of_whole_numbers_is_a_signal() -> None:
     r = np.random.default_rng(0)
     waves = [
@@ -327,6 +383,14 @@ def test_large_whole_numbers_of_a_channel_come_back(tmp_path: Path) -> None:
         seen = known["count"].notna().to_numpy()
         assert back["count"][seen].tolist() == known["count"][seen].tolist()
         assert back.dtypes.astype(str).tolist() == ["int64", "int64", "int64", "float64", "int64"]
+
+
+def test_no_number_is_written_as_minus_zero(tmp_path: Path) -> None:
+    sequences = Sequences(frame().assign(signal=lambda rows: rows["signal"] - 0.5), val=0, test=0)
+    (file,) = sequences.write(tmp_path, "out", next(sequences.rows("train")).x - 1e-6, {})
+    signal = pd.read_parquet(file)["signal"].to_numpy()
+    assert (signal == 0).any()
+    assert not np.signbit(signal).any()
 
 
 def test_a_label_of_many_numbers_is_a_number() -> None:

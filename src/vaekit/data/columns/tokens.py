@@ -93,6 +93,19 @@ def as_tokens(column: Series) -> Series:
     return column.astype("Int64")
 
 
+def whole_with_gaps(values: DataFrame) -> DataFrame:
+    """Returns columns of whole numbers that missing values turned into floats as whole numbers."""
+    from pandas.api.types import is_float_dtype
+
+    columns = {}
+    for name, column in values.items():
+        x = column.dropna()
+        if is_float_dtype(column.dtype) and 0 < len(x) < len(column):
+            is_whole = bool(((x == x.round()) & (x.abs() < 2**53)).all())
+            columns[name] = column.astype("Int64") if is_whole else column
+    return values.assign(**columns)
+
+
 def read_numbers(
     values: DataFrame, schema: Mapping[str, Any], strict: np.ndarray | slice = _ALL
 ) -> np.ndarray:

@@ -205,9 +205,10 @@ def _of_frame(
     """Sequences of a frame of a row for each step, in the order in which they first come."""
     own = [name for name in (id, time, *columns, *(channels or ())) if name is not None]
     if unknown := [name for name in own if name not in frame.columns]:
+        hint = ": --data.time names another column, and none keeps the order of the file"
         raise ValueError(
             f"Expected columns {', '.join(own)} but there is no {', '.join(unknown)} among "
-            f"{', '.join(frame.columns[:10])}."
+            f"{', '.join(frame.columns[:10])}{hint if time in unknown else ''}."
         )
     if channels is None:
         channels = [name for name in frame.columns if name not in own]
@@ -240,10 +241,10 @@ def _time_of(frame: DataFrame, used: Sequence[str], channels: Sequence[str] | No
         return None
     number = _numbered(frame[used[0]])[0]
     differ = [name for name in free if not _repeats(frame[name], number)]
-    named = _called_times(frame, free, differ, number)
-    named = named or [name for name in differ if name.lower() in OTHER_NAMES]
-    counted = [name for name in differ if name not in named and _counts(frame[name], number)]
-    candidates = [*named, *counted]
+    usual = _called_times(frame, free, differ, number)
+    usual = usual or [name for name in differ if name.lower() in OTHER_NAMES]
+    counted = [name for name in differ if name not in usual and _counts(frame[name], number)]
+    candidates = [*usual, *counted]
     if len(candidates) > 1:
         orders = [_order(number, order_of(frame[name])) for name in candidates]
         if not all(np.array_equal(order, orders[0]) for order in orders):
@@ -269,17 +270,17 @@ def _called_times(
     Arguments:
         differ: The columns whose values do not repeat within a sequence.
     """
-    found = []
+    columns = []
     for name in (name for name in free if name.lower() in NAMES):
         if name in differ or (name.lower() in SURE_NAMES and _varies(frame[name], number)):
-            found.append(name)
+            columns.append(name)
         else:
             warnings.warn(
                 f"Read {name} as a channel, since its values repeat or are missing within a "
                 f"sequence: --data.time {name} sorts time steps by it.",
                 stacklevel=2,
             )
-    return found
+    return columns
 
 
 def _varies(column: Series, number: np.ndarray) -> bool:

@@ -25,7 +25,12 @@ from vaekit.data.columns.covariates import (
 )
 from vaekit.data.columns.exact import digits_of
 from vaekit.data.columns.scale import beyond, moments
-from vaekit.data.columns.tokens import as_tokens, read_numbers, vocabulary_of
+from vaekit.data.columns.tokens import (
+    as_tokens,
+    read_numbers,
+    vocabulary_of,
+    whole_with_gaps,
+)
 from vaekit.data.readers.frames import write_frame
 from vaekit.data.readers.sequences import SequenceFrame, read_steps
 from vaekit.data.readers.text import TextFormat
@@ -73,11 +78,11 @@ class Sequences(DataModule):
         group: A column of what sequences that stay in one split have in common.
         val: Share of the sequences held out for validation, or a file that holds these.
         test: The same for testing.
-
         na: Words or numbers that mean a missing value in a text file, as of `Table`; so are the
             next two.
         header: Whether the first line of a text file holds the names of the columns.
         sep: The separator of a text file; None for that of its suffix.
+
     Raises:
         ValueError: If values are of another kind, a file is damaged, lengths do not fit, there is
             no column of a name, or new data have tokens that the model does not know.
@@ -198,7 +203,8 @@ class Sequences(DataModule):
         known = None
         if label is not None:
             known = label_classes(column_of(steps.about, label, "label"))
-        values = steps.values[of_train]
+        is_text = steps.form in (".csv", ".tsv")  # which tells 1 from 1.0 despite gaps
+        values = (steps.values if is_text else whole_with_gaps(steps.values))[of_train]
         trained = of_train[steps.lengths.cumsum() - 1]  # whether each sequence is for training
         vocabulary, self._reason = vocabulary_of(values, self.tokens, steps.lengths[trained])
         return {
@@ -371,6 +377,8 @@ class Sequences(DataModule):
         for name, values in arrays.items():
             if name == "label" and self.schema["label"] is not None:
                 frame[self.schema["label"]] = label_names(values, self.schema["classes"])
+                if self.schema["classes"] is not None:
+                    frame = whole_with_gaps(frame)
             elif values.dim() == 1:
                 frame[name] = values.numpy()
             else:
@@ -397,7 +405,7 @@ def _rounded(x: np.ndarray, resolution: Mapping[str, Any]) -> np.ndarray:
     """Numbers of a channel in its resolution."""
     if resolution.get("decimals") is None:
         return x
-    x = np.round(x, resolution["decimals"])
+    x = np.round(x, resolution["decimals"]) + 0.0  # not -0.0
     return x.astype(np.int64) if resolution["whole"] else x
 
 
