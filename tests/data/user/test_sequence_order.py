@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
@@ -19,6 +21,10 @@ ORDERED: dict[str, list[Any]] = {
     "clock": ["8:00", "9:00", "10:00", "11:30"],
     "clock with seconds": ["8:00:05", "08:00:30", "10:00:00", "13:00:00.5"],
     "clock with halves": ["8:00 am", "11:30 AM", "12:15 pm", "1:05 p.m."],
+    "hours with halves": ["12 am", "8am", "12 p.m.", "1 PM", "11 pm"],
+    "days before and after": ["day -10", "day -2", "day 0", "day 1", "day 12"],
+    "days before": ["day -10", "day -2", "day -1"],
+    "weeks with a hyphen": ["week-1", "week-2", "week-10"],
     "visits": [f"visit {at}" for at in range(1, 13)],
     "visits with another ending": [f"V{at}.5 h" for at in range(8, 12)],
     "numbers as text": [str(at) for at in range(12)],
@@ -56,6 +62,7 @@ def test_time_steps_are_in_the_order_of_their_times(name: str) -> None:
             "which number is the day but got '3/4/2023'",
         ),
         (["13/4/2023", "4/13/2023"], "which number is the day"),
+        (["Jan-12", "Dec-12", "Jan-13"], "numbers or times"),
         (["early", "late"], "numbers or times in the column when.* got 'early', 'late'"),
         (["8:00", "9 am"], "numbers or times"),
         (["visit 1", "call 2"], "numbers or times"),
@@ -154,11 +161,34 @@ def test_several_columns_of_times_are_asked_about() -> None:
     with pytest.raises(ValueError, match=words):
         Sequences(rows).info  # noqa: B018
     assert Sequences(rows, time="time").info.event_shape == (2, 12)
+    trials = frame("trial").assign(time=lambda rows: np.sin(rows.index))
+    with pytest.raises(ValueError, match="time and trial may be it"):
+        Sequences(trials).info  # noqa: B018
+    same = frame().assign(k=lambda rows: rows["time"] + 1)
+    assert Sequences(same).told()["time"].startswith("the column time ")
 
 
 def test_a_column_with_the_name_of_times_that_repeats_is_a_channel_and_told() -> None:
     with pytest.warns(UserWarning, match="Read t as a channel, since .*--data.time t sorts"):
         assert Sequences(frame("t", [37.5, 38.0, 37.5])).info.event_shape == (2, 3)
+
+
+def test_dates_that_repeat_sort_time_steps_with_a_warning() -> None:
+    dates = ["2/1/2024", "2/1/2024", "13/1/2024", "1/2/2024"]
+    rows = frame("Date", dates, people=30).sort_values("signal").iloc[np.r_[60:120, :60]]
+    with pytest.warns(UserWarning, match=r"Sorted time steps by Date, though .*--data\.time none"):
+        assert is_sorted(Sequences(rows))
+
+
+def test_times_in_the_first_column_do_not_name_the_sequences() -> None:
+    rows = frame()[["time", "who", "signal"]].assign(
+        who=lambda rows: rows["who"].str[1:].astype(int)
+    )
+    with pytest.raises(ValueError, match=r"first column but it is called time: .*--data\.id"):
+        Sequences(rows).info  # noqa: B018
+    assert Sequences(rows, id="who").info.event_shape == (1, 12)
+    days = frame("hour").rename(columns={"who": "date"})
+    assert Sequences(days).told()["time"].startswith("the column hour ")
 
 
 def test_the_error_about_several_channels_names_the_time() -> None:
@@ -211,6 +241,13 @@ TOKENS: dict[str, Callable[[], list[np.ndarray]]] = {
     "bits": lambda: [np.random.default_rng(at).integers(0, 2, 20) for at in range(30)],
     "dice": lambda: [np.random.default_rng(at).integers(1, 7, 20) for at in range(30)],
     "amino acids": lambda: [np.random.default_rng(at).integers(0, 20, 50) for at in range(80)],
+    "codes without an order": lambda: list(np.random.default_rng(0).integers(0, 100, (50, 20))),
+    "far numbers": lambda: list(
+        np.random.default_rng(0).choice([-(2**63), 2**63 - 1, *range(30)], (20, 20))
+    ),
+    "unsigned numbers": lambda: list(
+        np.uint64(2**63) + np.random.default_rng(0).integers(0, 40, (40, 20)).astype(np.uint64)
+    ),
     "bytes of a text": words,
 }
 
@@ -222,6 +259,60 @@ def test_codes_are_tokens(name: str) -> None:
     assert "--data.tokens false reads a signal" in sequences.told()["time steps"]
 
 
+GAPS: dict[str, Callable[[Path, np.ndarray], Any]] = {
+    "frame": lambda _, x: pd.DataFrame({"id": np.repeat(range(30), 20), "x": x.ravel()}),
+    "list": lambda _, x: list(x),
+    ".csv": lambda path, x: path.write_text(
+        "id,x\n"
+        + "".join(
+            f"{at},{'' if np.isnan(value) else int(value)}\n"
+            for at, row in enumerate(x)
+            for value in row
+        )
+    ),
+    ".parquet": lambda path, x: pq.write_table(
+        pa.table({"id": np.repeat(range(30), 20), "x": pa.array(x.ravel(), from_pandas=True)}),
+        path,
+    ),
+    ".npz": lambda path, x: np.savez(path, values=x.ravel(), lengths=np.full(30, 20)),
+}
+
+
+@pytest.mark.parametrize("form", GAPS)
+def test_codes_with_a_gap_are_tokens(tmp_path: Path, form: str) -> None:
+    x = np.random.default_rng(0).integers(0, 5, (30, 20)).astype(float)
+    x[3, 5] = np.nan
+    path = tmp_path / f"x{form}"
+    source = GAPS[form](path, x)
+    sequences = Sequences(path if form.startswith(".") else source, val=0, test=0)
+    assert sequences.info.levels == 5
+    assert (~next(sequences.rows("train")).mask).nonzero().tolist() == [[3, 5]]
+
+
+def test_whole_numbers_and_labels_with_gaps_come_back_as_whole_numbers(tmp_path: Path) -> None:
+    rows = passengers().assign(kind=lambda rows: (rows["line"] % 3).where(rows["line"] != 7))
+    rows["passengers"] = rows["passengers"].where(rows.index != 5).astype(float)
+    sequences = Sequences(rows, label="kind", val=0, test=0)
+    batch, numbers = next(sequences.rows("train")), sequences.numbers("train")
+    files = sequences.write(tmp_path, "out", batch.x, {"label": batch.label}, numbers)
+    steps, about = (pd.read_parquet(file) for file in files)
+    is_known = rows["passengers"].notna().to_numpy()
+    assert steps["passengers"].dtype == "int64"
+    assert steps["passengers"][is_known].tolist() == rows["passengers"][is_known].tolist()
+    assert about["kind"].tolist()[:9] == [0, 1, 2, 0, 1, 2, 0, pd.NA, 2]
+
+
+def test_new_data_without_the_column_of_times_name_the_option() -> None:
+    schema = Sequences(frame()).info.schema
+    new = Sequences(frame().drop(columns="time"), val=0, test=0).follow(schema)
+    with pytest.raises(
+        ValueError, match=r"no time among who, signal: --data\.time names another column, and none"
+    ):
+        new.info  # noqa: B018
+    unsorted = Sequences(frame().drop(columns="time"), time="none", val=0, test=0).follow(schema)
+    assert unsorted.info.event_shape == (1, 12)
+
+
 def test_a_slow_wave_of_whole_numbers_is_a_signal() -> None:
     r = np.random.default_rng(0)
     waves = [
@@ -229,6 +320,12 @@ def test_a_slow_wave_of_whole_numbers_is_a_signal() -> None:
         for _ in range(40)
     ]
     assert Sequences(waves).info.levels is None
+
+
+@pytest.mark.parametrize("unit", [1, 100])
+def test_the_unit_of_a_signal_does_not_make_it_tokens(unit: int) -> None:
+    walks = np.random.default_rng(0).normal(0, 3, (60, 24)).cumsum(1).round().astype(int)
+    assert Sequences(list(unit * walks)).info.levels is None
 
 
 def test_the_score_of_tokens_is_that_of_a_markov_chain() -> None:
@@ -240,6 +337,13 @@ def test_the_score_of_tokens_is_that_of_a_markov_chain() -> None:
     second = (4 + 4 * single) / (4 + 4)  # 1 follows 0 four times
     expected = (np.log(first) + np.log(second)) / 2
     assert token_score(values, lengths).tokens == pytest.approx(expected, rel=1e-12)
+
+
+def test_tokens_without_an_order_get_the_score_of_their_frequencies() -> None:
+    """Each of 50 tokens is equally probable, whatever the previous token."""
+    values = np.random.default_rng(0).integers(0, 50, 4000)
+    score = token_score(values, np.full(100, 40)).tokens
+    assert score == pytest.approx(-np.log(50), abs=0.02)
 
 
 def test_the_score_of_a_signal_is_that_of_an_autoregression() -> None:
@@ -299,6 +403,14 @@ def test_large_whole_numbers_of_a_channel_come_back(tmp_path: Path) -> None:
         seen = known["count"].notna().to_numpy()
         assert back["count"][seen].tolist() == known["count"][seen].tolist()
         assert back.dtypes.astype(str).tolist() == ["int64", "int64", "int64", "float64", "int64"]
+
+
+def test_no_number_is_written_as_minus_zero(tmp_path: Path) -> None:
+    sequences = Sequences(frame().assign(signal=lambda rows: rows["signal"] - 0.5), val=0, test=0)
+    (file,) = sequences.write(tmp_path, "out", next(sequences.rows("train")).x - 1e-6, {})
+    signal = pd.read_parquet(file)["signal"].to_numpy()
+    assert (signal == 0).any()
+    assert not np.signbit(signal).any()
 
 
 def test_a_label_of_many_numbers_is_a_number() -> None:

@@ -14,13 +14,18 @@ if TYPE_CHECKING:
 NAMES = ("time", "t", "date", "step", "timestamp", "datetime")
 """The usual names of a column of times."""
 
+SURE_NAMES = ("time", "date", "timestamp", "datetime")
+"""The names of a column of times even if values repeat within a sequence."""
+
 OTHER_NAMES = ("year", "month", "week", "day", "hour", "minute", "second", "visit", "timestep")
 """Further names of a column of times, if no value repeats within a sequence."""
 
 _CLOCK = re.compile(r"(\d{1,3}):(\d{2})(?::(\d{2}(?:\.\d+)?))?\s*([ap]\.?m\.?)?", re.IGNORECASE)
+_HOUR = re.compile(r"(\d{1,2})()()\s*([ap]\.?m\.?)", re.IGNORECASE)
 _DATE = re.compile(r"(\d{1,4})([-/. ])(\d{1,2})\2(\d{1,4})(?:[T ]+(.*))?")
 _MONTH = re.compile(r"\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b", re.IGNORECASE)
-_NUMBERED = re.compile(r"(\D*?)(\d+(?:\.\d+)?)(\D*)")
+_YEAR = re.compile(r"\d{4}|\d\D+\d")  # Jan-12 is a day or a year
+_NUMBERED = re.compile(r"(\D*?)((?:(?<=\s)-)?\d+(?:\.\d+)?)(\D*)")
 
 
 def order_of(column: Series) -> np.ndarray:
@@ -66,13 +71,13 @@ def _numbers(texts: list[str]) -> list[float] | None:
 
 
 def _clock(text: str) -> float | None:
-    """Seconds of a clock time, such as 8:05 or 8:05:30 pm."""
-    match = _CLOCK.fullmatch(text)
+    """Seconds of a clock time, such as 8:05, 8:05:30 pm or 8 pm."""
+    match = _CLOCK.fullmatch(text) or _HOUR.fullmatch(text)
     if not match:
         return None
     hour, minute, second, half = match.groups()
     hours = int(hour) % 12 + 12 * (half[0] in "pP") if half else int(hour)
-    return 3600 * hours + 60 * int(minute) + float(second or 0)
+    return 3600 * hours + 60 * int(minute or 0) + float(second or 0)
 
 
 def _clocks(texts: list[str]) -> list[float] | None:
@@ -124,17 +129,17 @@ def _dates(texts: list[str], name: str) -> list[float] | None:
 
 
 def _months(texts: list[str]) -> np.ndarray | None:
-    """Dates with the names of months."""
+    """Dates with the names of months, and with a year."""
     import pandas as pd
 
-    if not all(_MONTH.search(text) and any(map(str.isdigit, text)) for text in texts):
+    if not all(_MONTH.search(text) and _YEAR.search(text) for text in texts):
         return None
     when = pd.to_datetime(pd.Series(texts), format="mixed", dayfirst=True, errors="coerce")
     return None if when.isna().any() else when.astype(np.int64).to_numpy()
 
 
 def _numbered(texts: list[str]) -> list[float] | None:
-    """Words with a number, such as visit 12."""
+    """Words with a number, such as visit 12 or day -1."""
     parts = [_NUMBERED.fullmatch(text) for text in texts]
     words = {(part[1].strip().lower(), part[3].strip().lower()) for part in parts if part}
     return [float(part[2]) for part in parts if part] if all(parts) and len(words) == 1 else None

@@ -54,7 +54,8 @@ def _are_tokens(column: Series, lengths: np.ndarray) -> tuple[bool, str]:
     """Whether whole numbers are tokens: few different ones, or by their score; and in words."""
     observed = column.notna().to_numpy()
     number = np.repeat(np.arange(len(lengths)), lengths)[observed]
-    values = column[observed].to_numpy(dtype=np.int64)
+    is_unsigned = str(column.dtype).lower().startswith("uint")
+    values = column[observed].to_numpy(dtype=np.uint64 if is_unsigned else np.int64)
     different = len(np.unique(values))
     if different <= _FEW:
         words = f"tokens, of {different} different values"
@@ -90,6 +91,19 @@ def as_tokens(column: Series) -> Series:
     if (seen != seen.round()).any():
         raise ValueError(f"Expected tokens in {column.name} but it holds {seen.iloc[0]:g}.")
     return column.astype("Int64")
+
+
+def whole_with_gaps(values: DataFrame) -> DataFrame:
+    """Returns columns of whole numbers that missing values turned into floats as whole numbers."""
+    from pandas.api.types import is_float_dtype
+
+    columns = {}
+    for name, column in values.items():
+        x = column.dropna()
+        if is_float_dtype(column.dtype) and 0 < len(x) < len(column):
+            is_whole = bool(((x == x.round()) & (x.abs() < 2**53)).all())
+            columns[name] = column.astype("Int64") if is_whole else column
+    return values.assign(**columns)
 
 
 def read_numbers(

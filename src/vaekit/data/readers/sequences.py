@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vaekit.data.columns.times import NAMES, OTHER_NAMES, order_of
+from vaekit.data.columns.times import NAMES, OTHER_NAMES, SURE_NAMES, order_of
 from vaekit.data.readers.frames import FRAMES, frame_of, read_frame
 from vaekit.data.readers.text import TextFormat
 
@@ -85,10 +85,12 @@ def read_steps(
             f"{type(source).__name__}."
         )
     frame = _without_index(frame) if id is None else frame
-    id = str(frame.columns[0]) if id is None else id
+    first = str(frame.columns[0])
     if finds_time and time is None:
-        time = _time_of(frame, [id, *columns], channels)
-    return _of_frame(frame, id, time, channels, columns, form)
+        if id is None:
+            _refuse_times_as_names(frame)
+        time = _time_of(frame, [id or first, *columns], channels)
+    return _of_frame(frame, id or first, time, channels, columns, form)
 
 
 # Arrays
@@ -204,9 +206,10 @@ def _of_frame(
     """Sequences of a frame of a row for each step, in the order in which they first come."""
     own = [name for name in (id, time, *columns, *(channels or ())) if name is not None]
     if unknown := [name for name in own if name not in frame.columns]:
+        hint = ": --data.time names another column, and none keeps the order of the file"
         raise ValueError(
             f"Expected columns {', '.join(own)} but there is no {', '.join(unknown)} among "
-            f"{', '.join(frame.columns[:10])}."
+            f"{', '.join(frame.columns[:10])}{hint if time in unknown else ''}."
         )
     if channels is None:
         channels = [name for name in frame.columns if name not in own]
@@ -239,48 +242,88 @@ def _time_of(frame: DataFrame, used: Sequence[str], channels: Sequence[str] | No
     """Finds the column of times: by its name, or since it counts within each sequence.
 
     Raises:
-        ValueError: If several columns may be it.
+        ValueError: If several columns may be it, and sort time steps differently.
     """
     free = [n for n in frame.columns if n not in used and n not in (channels or ())]
     if len(free) < (2 if channels is None else 1) or used[0] not in frame.columns:
         return None
     number = _numbered(frame[used[0]])[0]
     differ = [name for name in free if not _repeats(frame[name], number)]
-    usual = [name for name in free if name.lower() in NAMES]
-    for name in (name for name in usual if name not in differ):
-        warnings.warn(
-            f"Read {name} as a channel, since its values repeat within a sequence or are missing: "
-            f"--data.time {name} sorts time steps by it.",
-            stacklevel=2,
-        )
-    counted = [name for name in differ if _counts(frame[name], number)]
-    others = [name for name in free if name.lower() in OTHER_NAMES]
-    for candidates in (
-        [name for name in usual if name in differ],
-        [name for name in others if name in differ],
-        counted,
-    ):
-        if len(candidates) == 1:
-            name = candidates[0]
-            if candidates is counted and not _is_sorted(frame[name], number):
-                raise ValueError(
-                    f"Expected the column of times by its name but {name} only counts within each "
-                    f"sequence, in another order than the file: set --data.time {name} if it is "
-                    "the time, or --data.time none if it is a channel."
-                )
-            return name
-        if candidates:
+    usual = _called_times(frame, free, differ, number)
+    usual = usual or [name for name in differ if name.lower() in OTHER_NAMES]
+    counted = [name for name in differ if name not in usual and _counts(frame[name], number)]
+    candidates = [*usual, *counted]
+    if len(candidates) > 1:
+        orders = [_order(number, order_of(frame[name])) for name in candidates]
+        if not all(np.array_equal(order, orders[0]) for order in orders):
             raise ValueError(
                 f"Expected one column of times but {' and '.join(candidates)} may be it: name it "
                 "with --data.time, or set --data.time none to keep the order of the file."
             )
-    if len(others) > 1 and not _repeat_together(frame[others], number):
+    if candidates and candidates[0] not in differ:
+        warnings.warn(
+            f"Sorted time steps by {candidates[0]}, though its values repeat within a sequence: "
+            "steps of the same time keep the order of the file. --data.time names another "
+            "column, and --data.time none keeps the order of the file.",
+            stacklevel=2,
+        )
+    if not candidates:
+        _refuse_parts_of_times(frame, free, number)
+        return None
+    if not usual and not _is_sorted(frame[candidates[0]], number):
         raise ValueError(
-            f"Expected one column of times but only {' and '.join(others)} together differ within "
+            f"Expected the column of times by its name but {candidates[0]} only counts within "
+            f"each sequence, in another order than the file: set --data.time {candidates[0]} if "
+            "it is the time, or --data.time none if it is a channel."
+        )
+    return candidates[0]
+
+
+def _refuse_parts_of_times(frame: DataFrame, free: Sequence[str], number: np.ndarray) -> None:
+    """Refuses columns such as year and month, which differ within a sequence only together."""
+    parts = [name for name in free if name.lower() in OTHER_NAMES]
+    if len(parts) > 1 and not _repeat_together(frame[parts], number):
+        raise ValueError(
+            f"Expected one column of times but only {' and '.join(parts)} together differ within "
             "a sequence: write them as one column of dates, such as 2024-03, or set --data.time "
             "none to keep the order of the file."
         )
-    return None
+
+
+def _called_times(
+    frame: DataFrame, free: Sequence[str], differ: Sequence[str], number: np.ndarray
+) -> list[str]:
+    """Finds columns with the name of times, and warns of those that are channels all the same.
+
+    Arguments:
+        differ: The columns whose values do not repeat within a sequence.
+    """
+    columns = []
+    for name in (name for name in free if name.lower() in NAMES):
+        if name in differ or (name.lower() in SURE_NAMES and _varies(frame[name], number)):
+            columns.append(name)
+        else:
+            warnings.warn(
+                f"Read {name} as a channel, since its values repeat or are missing within a "
+                f"sequence: --data.time {name} sorts time steps by it.",
+                stacklevel=2,
+            )
+    return columns
+
+
+def _varies(column: Series, number: np.ndarray) -> bool:
+    """Whether a column has several values in a sequence, and no missing ones."""
+    return bool(column.notna().all() and (column.groupby(number).nunique() > 1).any())
+
+
+def _refuse_times_as_names(frame: DataFrame) -> None:
+    """Refuses times as the names of sequences, unless another column has the name of times."""
+    first, *others = frame.columns
+    if first.lower() in NAMES and not {name.lower() for name in others} & {*NAMES, *OTHER_NAMES}:
+        raise ValueError(
+            f"Expected the names of the sequences in the first column but it is called {first}: "
+            f"name their column with --data.id, which may be {first}."
+        )
 
 
 def _repeats(column: Series, number: np.ndarray) -> bool:

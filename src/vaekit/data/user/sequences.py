@@ -25,7 +25,12 @@ from vaekit.data.columns.covariates import (
 )
 from vaekit.data.columns.exact import digits_of
 from vaekit.data.columns.scale import beyond, moments
-from vaekit.data.columns.tokens import as_tokens, read_numbers, vocabulary_of
+from vaekit.data.columns.tokens import (
+    as_tokens,
+    read_numbers,
+    vocabulary_of,
+    whole_with_gaps,
+)
 from vaekit.data.readers.frames import write_frame
 from vaekit.data.readers.sequences import SequenceFrame, read_steps
 from vaekit.data.readers.text import TextFormat
@@ -203,7 +208,8 @@ class Sequences(DataModule):
         known = None
         if label is not None:
             known = label_classes(column_of(steps.about, label, "label"))
-        values = steps.values[of_train]
+        is_text = steps.form in (".csv", ".tsv")  # which tells 1 from 1.0 despite gaps
+        values = (steps.values if is_text else whole_with_gaps(steps.values))[of_train]
         trained = of_train[steps.lengths.cumsum() - 1]  # whether each sequence is for training
         vocabulary, self._reason = vocabulary_of(values, self.tokens, steps.lengths[trained])
         return {
@@ -379,6 +385,8 @@ class Sequences(DataModule):
         for name, values in arrays.items():
             if name == "label" and self.schema["label"] is not None:
                 frame[self.schema["label"]] = label_names(values, self.schema["classes"])
+                if self.schema["classes"] is not None:
+                    frame = whole_with_gaps(frame)
             elif values.dim() == 1:
                 frame[name] = values.numpy()
             else:
@@ -405,7 +413,7 @@ def _rounded(x: np.ndarray, resolution: Mapping[str, Any]) -> np.ndarray:
     """Numbers of a channel in its resolution."""
     if resolution.get("decimals") is None:
         return x
-    x = np.round(x, resolution["decimals"])
+    x = np.round(x, resolution["decimals"]) + 0.0  # not -0.0
     return x.astype(np.int64) if resolution["whole"] else x
 
 
