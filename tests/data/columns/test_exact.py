@@ -206,3 +206,39 @@ def test_a_model_takes_rows_in_float64() -> None:
             values.double(), model.evaluate(narrow.keyed())[name].double(), rtol=1e-3, atol=1e-4
         )
     assert set(model.predict(batch)) == set(model.predict(narrow))
+
+
+def test_a_file_with_finer_numbers_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    train = pd.DataFrame({"x": (np.arange(60) - 30) / 10})
+    pd.DataFrame({"x": r().normal(size=40)}).to_csv(tmp_path / "val.csv", index=False)
+    table = data.Table(train, val=str(tmp_path / "val.csv"), test=0)
+    assert table.frame(next(table.rows("train")).x)["x"].tolist() == train["x"].tolist()
+    known = pd.read_csv(tmp_path / "val.csv", float_precision="round_trip")["x"]
+    assert table.frame(next(table.rows("val")).x)["x"].tolist() == known.tolist()
+
+
+def test_times_finer_than_float64_can_count_are_rounded_and_told() -> None:
+    base = pd.Timestamp("2001-01-01") + pd.to_timedelta(r().integers(0, 7 * 10**17, 60), unit="ns")
+    table = data.Table(pd.DataFrame({"t": base, "x": range(60)}), val=0, test=0)
+    with pytest.warns(UserWarning, match="times of t are rounded to us: float64 cannot count ns"):
+        table.setup()
+    back = table.frame(next(table.rows("train")).x)["t"]
+    assert (back - pd.Series(base)).abs().max() <= pd.Timedelta("1us")
+
+
+def test_numbers_of_a_context_come_back() -> None:
+    frame = pd.DataFrame({"x": range(80), "stamp": 1_700_000_000 + np.arange(80) * 654_321})
+    frame["dose"] = r().normal(size=80).round(3)
+    table = data.Table(frame, context=["stamp", "dose"], val=0, test=0)
+    batch = next(table.rows("train"))
+    pd.testing.assert_frame_equal(table.frame(batch.x, batch.context), frame)
+    model = Model(table, **parts_for(table), prior="LearnedNormal")
+    assert model.encode(batch.x, batch.context).dtype == torch.float32
+    assert model.evaluate(batch)["elbo"].isfinite().all()
+
+
+def test_tiny_numbers_have_a_standard_deviation() -> None:
+    x = np.arange(1.0, 41) * 1e-200
+    table = data.Table(pd.DataFrame({"x": x}), val=0, test=0)
+    assert next(table.rows("train")).x.std(correction=0).item() == pytest.approx(1)
+    assert table.frame(next(table.rows("train")).x)["x"].tolist() == x.tolist()

@@ -35,8 +35,9 @@ def test_one_far_number_is_told_with_its_row(n: int) -> None:
         np.random.default_rng(0).exponential(size=3000),
         np.where(np.arange(3000) % 50, 0.0, np.arange(3000)),  # most are 0
         np.r_[np.zeros(260), 1.0, 2.0, 2.0],
+        np.where(normal(3000) > 0.7, np.exp(8 + normal(3000)), 0.0),
     ],
-    ids=["normal", "lognormal", "exponential", "zeros", "nearly constant"],
+    ids=["normal", "lognormal", "exponential", "zeros", "nearly constant", "three quarters zeros"],
 )
 def test_ordinary_tails_are_not_told(x: np.ndarray) -> None:
     known = of.learned(pd.Series(x, name="x"), "numeric", np.arange(len(x)))
@@ -55,6 +56,14 @@ def test_a_mark_for_missing_values_is_told() -> None:
         table = data.Table(frame, na="-999", val=0, test=0)
         assert table.told()["missing"] == "2.5% of the elements"
         assert table.info.schema["columns"][0]["low"] > -10
+
+
+def test_a_mark_in_a_column_of_counts_is_told() -> None:
+    visits = np.random.default_rng(0).poisson(3.0, 400)
+    visits[::40] = 9999
+    frame = pd.DataFrame({"visits": visits, "y": normal(400)})
+    with pytest.warns(UserWarning, match="visits holds 9999 in 10 rows.* set --data.na 9999"):
+        data.Table(frame, val=0, test=0).info  # noqa: B018
 
 
 def test_several_columns_with_outliers_are_told_in_one_warning() -> None:

@@ -29,6 +29,8 @@ QUANTITIES: dict[str, list[Any]] = {
     "days with dots": [f"{1 + x % 28}.{1 + x % 12}.{1990 + x}" for x in range(N)],
     "ISO times": [f"2024-03-01T{x // 60:02}:{x % 60:02}:00Z" for x in range(N)],
     "months in words": [f"Mar {1 + x % 28}, {1900 + x}" for x in range(N)],
+    "day and month in words": [f"{1 + x % 28} March {1900 + x}" for x in range(N)],
+    "months of years": [f"December {1900 + x}" for x in range(N)],
     "clock": [f"{x // 60}:{x % 60:02}" for x in range(N)],
     "durations": list(pd.to_timedelta(np.arange(N), unit="s")),
     "periods": list(pd.period_range("2000-01", periods=N, freq="M")),
@@ -38,6 +40,11 @@ NAMES: dict[str, list[Any]] = {
     "people": [f"person {x}" for x in range(N)],
     "codes": [f"{x:05}" for x in range(N)],
     "samples": [f"{x}A-{x % 7}" for x in range(N)],
+    "markers": [f"Marker {x}" for x in range(N)],
+    "deciles": [f"Decile {x}" for x in range(N)],
+    "names with numbers": [f"May Smith {x}" for x in range(N)],
+    "addresses": [f"10.0.1.{x}" for x in range(N)],
+    "telephones": [f"079 123 {x:04}" for x in range(N)],
     "May": [f"May {chr(65 + x % 26)}{chr(65 + x // 26)}" for x in range(N)],
 }
 
@@ -80,3 +87,22 @@ def test_a_column_of_numbers_and_a_mark_names_the_option() -> None:
         table.setup()
     table = data.Table(frame, na="?", kinds={"level": "numeric"}, val=0, test=0)
     assert table.told()["missing"] == "0.2% of the elements"
+
+
+def test_a_label_or_a_context_never_names_the_rows() -> None:
+    frame = pd.DataFrame({"y": [f"class {x}" for x in range(N)], "x": np.arange(N) % 11})
+    for role in ({"label": "y"}, {"context": ["y"]}, {"split": "y"}):
+        if "split" in role:
+            frame["y"] = ["train"] * (N - 1) + ["val"]
+        assert "names the rows" not in data.Table(frame, **role, val=0, test=0).told().values()
+
+
+def test_whole_numbers_that_float64_cannot_tell_apart_are_left_out() -> None:
+    r = np.random.default_rng(0)
+    frame = pd.DataFrame({"tweet": r.integers(10**18, 2 * 10**18, 300), "x": r.normal(size=300)})
+    frame.loc[::9, "tweet"] = -1
+    with pytest.warns(UserWarning, match="Left out: tweet, whole numbers whose differences"):
+        assert data.Table(frame).told()["tweet"] == "left out"
+    far = frame.assign(tweet=np.where(np.arange(300) % 9, 17 * 10**17, -(2**63) + 1))
+    with pytest.warns(UserWarning, match="Left out: tweet"):
+        data.Table(far.assign(tweet=far["tweet"] + np.arange(300))).info  # noqa: B018

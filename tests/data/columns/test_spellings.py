@@ -20,6 +20,8 @@ from vaekit.data.columns.spellings import respelled, spellings_of
         ),
         (["Male", "male", "male", "FEMALE", "female", "female"], ["male"] * 3 + ["female"] * 3),
         (["New York ", "New York", "New York"], ["New York"] * 3),
+        (["n", "N", "no", "no"], ["no"] * 4),
+        (["T", "true", "t", "TRUE", "true"], ["true"] * 5),
     ],
 )
 def test_spellings_become_the_most_frequent_one(words: list[str], values: list[str]) -> None:
@@ -65,3 +67,15 @@ def test_spellings_of_a_label_are_one_class() -> None:
     with pytest.warns(UserWarning, match="kind: 'Oak', 'oak ' are 'Oak'"):
         table.setup()
     assert table.info.classes == 2
+
+
+def test_the_categories_of_pandas_and_chosen_columns_keep_their_spellings() -> None:
+    group = pd.Categorical(
+        ["low", "Low", "high"] * 20, ["low", "Low", "mid", "high"], ordered=True
+    )
+    frame = pd.DataFrame({"group": group, "gene": ["MYC", "Myc", "Sox2"] * 20, "x": range(60)})
+    table = data.Table(frame, kinds={"gene": "category"}, val=0, test=0)
+    assert table.told()["group"] == "category: low, Low, mid, high"
+    assert table.told()["gene"] == "category: MYC, Myc, Sox2"
+    back = table.frame(next(table.rows("train")).x)
+    pd.testing.assert_frame_equal(back, frame)

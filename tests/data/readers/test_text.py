@@ -164,6 +164,31 @@ def test_names_that_repeat_stay_apart(tmp_path: Path) -> None:
         assert list(read_frame(path)) == ["a", "a.2", "a.1", "a.3"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        (["x,", "1,a", "2,b"], ["x", "Unnamed: 1"]),
+        (["id,,,", "1,a,b,c", "2,d,e,f"], ["id", "Unnamed: 1", "Unnamed: 2", "Unnamed: 3"]),
+        (["name,,", "u,v,w", "a,b,c"], ["name", "Unnamed: 1", "Unnamed: 2"]),
+        (["#id,type", "a,u", "b,v"], ["id", "type"]),
+        (["#,name,hp", "1,a,7", "2,b,8"], ["#", "name", "hp"]),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_header_with_few_names_is_no_title(
+    tmp_path: Path, lines: list[str], names: list[str]
+) -> None:
+    frame = read_frame(write(tmp_path / "few.csv", lines))
+    assert list(frame) == names
+    assert len(frame) == len(lines) - 1
+
+
+@pytest.mark.parametrize("first", ["1,,,", "#a,1.5,2,3"])
+def test_a_first_row_is_no_title_if_there_is_no_header(tmp_path: Path, first: str) -> None:
+    path = write(tmp_path / "nohead.csv", [first, "2,3,4,5", "6,7,8,9"])
+    assert len(read_frame(path, TextFormat(header=False))) == 3
+
+
 # Separators
 
 
@@ -199,6 +224,17 @@ def test_decimal_commas_between_semicolons_are_not_taken_for_titles(tmp_path: Pa
         read_frame(path)
 
 
+def test_texts_of_equally_many_words_are_one_column(tmp_path: Path) -> None:
+    path = write(tmp_path / "texts.csv", ["my text", "hello you", "good day", "good bye"])
+    assert rows(path) == [["hello you"], ["good day"], ["good bye"]]
+
+
+@pytest.mark.parametrize("name", [",", "comma"])
+def test_a_separator_that_is_named_is_taken(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "x.csv", ["a;b", "1;2", "3;4"])
+    assert rows(path, sep=name) == [["1;2"], ["3;4"]]
+
+
 # Missing values
 
 
@@ -227,6 +263,32 @@ def test_a_word_that_is_missing_among_numbers_is_missing_among_words(tmp_path: P
         frame = read_frame(path)
     assert frame.isna().sum().tolist() == [5, 5]
     assert frame["age"].dropna().tolist() == [20, 30] * 5
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (["TRUE", "FALSE", "NA"], "boolean"),
+        (["2024-01-01", "2024-02-01", "NA"], "object"),
+        (["$5.00", "$7.50", "None"], "object"),
+    ],
+)
+def test_a_frequent_word_is_missing_among_truth_values_times_and_money(
+    tmp_path: Path, words: list[str], kind: str
+) -> None:
+    frame = read_frame(write(tmp_path / "r.csv", ["a,b", *(f"{word},1" for word in words * 5)]))
+    assert frame["a"].isna().sum() == 5
+    assert str(frame["a"].dtype) == kind
+
+
+def test_words_that_are_named_are_missing_in_addition_to_the_usual_ones_of_numbers(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path / "both.csv", ["a,b,c", "-999,NA,x", "3,2.5,?", "?,NaN,NA"])
+    frame = read_frame(path, TextFormat(na="-999,?"))
+    assert frame["a"].tolist()[1] == 3
+    assert frame.isna().sum().tolist() == [2, 2, 1]
+    assert frame["c"].tolist()[2] == "NA"
 
 
 def test_a_number_may_mean_a_missing_value(tmp_path: Path) -> None:
@@ -267,6 +329,20 @@ def test_whole_numbers_beside_words_for_missing_values_are_exact(tmp_path: Path)
     frame = read_frame(path)
     assert frame["a"].dropna().tolist() == [2**60 + 1, 7]
     assert frame["b"].dropna().tolist() == [0.1, 0.30000000000000004]
+
+
+@pytest.mark.parametrize("cells", [["1_1", "2_2"], ["\u0661\u0662", "\u0663"], ["0x1A", "0x2B"]])
+def test_text_that_python_reads_as_a_number_is_text(tmp_path: Path, cells: list[str]) -> None:
+    path = tmp_path / "plate.csv"
+    path.write_text("\n".join(["plate,x", *(f"{cell},1" for cell in cells)]), encoding="utf-8")
+    assert read_frame(path)["plate"].tolist() == cells
+
+
+def test_numbers_of_64_bits_with_a_gap_are_exact(tmp_path: Path) -> None:
+    lines = ["x,y", "NA,1", f"{2**64 - 1},2", "7,3"]
+    column = read_frame(write(tmp_path / "x.csv", lines))["x"]
+    assert str(column.dtype) == "UInt64"
+    assert column.dropna().tolist() == [2**64 - 1, 7]
 
 
 def test_a_column_of_a_large_file_has_one_type(tmp_path: Path) -> None:
@@ -311,6 +387,31 @@ def _arrow(column: pd.Series) -> Any:
     import pyarrow as pa
 
     return pa.chunked_array([pa.Array.from_pandas(column)])
+
+
+def test_arrow_times_of_far_years_and_days_are_read() -> None:
+    import pyarrow as pa
+
+    days = np.asarray(["1500-03-01", "2400-03-01"], dtype="datetime64[D]")
+    for kind in (pa.timestamp("s"), pa.date32()):
+        column = pd.Series(pd.arrays.ArrowExtensionArray(pa.array(days).cast(kind)), name="d")
+        assert frame_of(column.to_frame())["d"].tolist() == [
+            pd.Timestamp(str(day)) for day in days
+        ]
+
+
+def test_levels_of_rows_become_columns_and_levels_of_columns_are_joined() -> None:
+    index = pd.MultiIndex.from_tuples([("a", 1), ("b", 2)], names=["who", "year"])
+    columns = pd.MultiIndex.from_tuples([("money", "in"), ("money", "out")])
+    frame = frame_of(pd.DataFrame([[1, 2], [3, 4]], index, columns).reset_index(drop=True))
+    assert list(frame) == ["money_in", "money_out"]
+    frame = frame_of(pd.DataFrame({"x": [1, 2]}, index))
+    assert frame.to_dict("list") == {"who": ["a", "b"], "year": [1, 2], "x": [1, 2]}
+
+
+def test_whole_numbers_among_objects_are_whole() -> None:
+    frame = frame_of(pd.DataFrame({"n": [1, None, 3], "x": [0.5, None, 2]}, dtype=object))
+    assert frame.dtypes.astype(str).tolist() == ["Int64", "float64"]
 
 
 def test_complex_numbers_are_refused() -> None:

@@ -221,3 +221,10 @@ def test_classes_whose_files_have_the_same_names_are_classes(tmp_path: Path) -> 
     folder_of(tmp_path / "b", "labels", n=1)
     (tmp_path / "b/labels/0.png").rename(tmp_path / "b/labels/other.png")
     assert ImageFolder(tmp_path / "b").info.classes == 2
+
+
+def test_splits_next_to_other_folders_one_folder_deeper_are_named(tmp_path: Path) -> None:
+    folder_of(tmp_path, "mnist/train", "mnist/test", "pictures")
+    words = f"In {tmp_path / 'mnist'}, folders are called like splits .*--data.path .*mnist reads"
+    with pytest.warns(UserWarning, match=words):
+        ImageFolder(tmp_path).setup()

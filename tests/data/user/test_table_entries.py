@@ -123,3 +123,37 @@ def test_options_of_text_files_reach_the_table(tmp_path: Path, cli: Callable[...
         *("--data.na", "-", "--trainer.max_epochs", 1),
     )
     assert folder
+
+
+def test_new_files_are_read_with_the_words_of_the_model(tmp_path: Path) -> None:
+    """By their own frequencies, None would be a value in one file and missing in the other."""
+    words = ["None", "Some", "Much"] * 40
+    frame = pd.DataFrame({"alcohol": words, "sex": ["f", "m", "f"] * 40, "n": range(120)})
+    frame.loc[:2, "sex"] = "NA"
+    frame.to_csv(tmp_path / "train.csv", index=False)
+    table = data.Table(tmp_path / "train.csv", val=0, test=0)
+    assert table.told()["alcohol"] == "category: Much, None, Some"
+    assert table.told()["sex"] == "binary: f, m"
+    rare = pd.DataFrame(
+        {"alcohol": ["Some"] * 99 + ["None"], "sex": ["f"] * 100, "n": ["NA"] * 100}
+    )
+    rare.loc[:20, "sex"] = "NA"
+    rare.to_csv(tmp_path / "new.csv", index=False)
+    new = data.Table(tmp_path / "new.csv", val=0, test=0).follow(table.info.schema)
+    batch = next(new.rows("train"))
+    back = new.frame(batch.x, mask=batch.mask)
+    assert back["alcohol"].tolist() == rare["alcohol"].tolist()
+    assert back["sex"].isna().sum() == 21
+    assert back["n"].isna().all()
+
+
+def test_new_files_are_read_in_the_format_of_the_model_s(tmp_path: Path) -> None:
+    lines = [f"{at % 7 - 3};{-999 if at % 9 == 0 else at / 8}" for at in range(90)]
+    path = tmp_path / "x.csv"
+    path.write_text("\n".join(lines))
+    table = data.Table(path, header=False, sep=";", na=["-999"], val=0, test=0)
+    assert table.info.schema["text"] == {"sep": ";", "header": False, "na": ["-999"]}
+    new = data.Table(path, val=0, test=0).follow(table.info.schema)
+    one, other = next(new.rows("train")), next(table.rows("train"))
+    assert new.told()["missing"] == table.told()["missing"]
+    assert (one.x == other.x).all()

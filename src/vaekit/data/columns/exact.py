@@ -98,7 +98,7 @@ def _rounded_step(step: str, span: int, unit: str, name: str) -> str:
     """Returns a step that float64 can count over the span of the times, with a warning."""
     steps = list(_PER_SECOND)
     rounded = step
-    while span * _PER_SECOND[rounded] // _PER_SECOND[unit] >= _ROUNDED and rounded != "s":
+    while span * _PER_SECOND[rounded] // _PER_SECOND[unit] >= _WHOLE / 8 and rounded != "s":
         rounded = steps[steps.index(rounded) - 1]
     if rounded != step:
         warnings.warn(

@@ -193,8 +193,10 @@ def _from_arrow(column: Any, kind: Any) -> Any:
     if str(kind).startswith("dictionary"):
         return column.astype("category")
     if kind.kind == "M":
-        is_zoned = kind.pyarrow_dtype.tz is not None
-        return column.astype(object if is_zoned else kind.numpy_dtype).pipe(pd.to_datetime)
+        if getattr(kind.pyarrow_dtype, "tz", None) is not None:
+            return pd.to_datetime(column.astype(object))
+        unit = getattr(kind.pyarrow_dtype, "unit", "s")
+        return column.astype(f"datetime64[{unit}]")
     if kind.kind in "iufb":
         if not column.isna().any():
             return column.astype(kind.numpy_dtype)
