@@ -334,8 +334,8 @@ def not_numbers(column: Series) -> str:
     if 2 * is_number.sum() < len(text):
         return ""
     words = text[~is_number].value_counts().index[:5].tolist()
-    if not words:
-        return ""
+    if not words or any(re.search(r"\d", word) for word in words):
+        return ""  # codes, such as 136A
     return (
         f"{is_number.sum():,} of {len(text):,} values are numbers, the others are "
         f"{', '.join(map(repr, words))}: --data.na {','.join(words)!r} reads these as missing."
